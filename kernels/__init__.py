@@ -1,0 +1,1 @@
+"""Triton sources, installed as ``nerve_fast.kernels``."""

@@ -1,0 +1,39 @@
+"""NERVE: training-free open-vocabulary segmentation by a random walk on diffusion attention."""
+
+from nerve_fast.config import NerveConfig
+from nerve_fast.errors import InputError
+from nerve_fast.ops import (
+    LocalAffinity,
+    cosine_affinity,
+    entropy_weights,
+    head_entropy,
+    local_affinity,
+    random_walk,
+)
+
+__all__ = [
+    "InputError",
+    "LocalAffinity",
+    "NerveConfig",
+    "NervePipeline",
+    "PriorConfig",
+    "SegmentationOutput",
+    "cosine_affinity",
+    "entropy_weights",
+    "head_entropy",
+    "local_affinity",
+    "random_walk",
+]
+
+
+def __getattr__(name):
+    # The operations need torch alone; transformers and diffusers take seconds to import.
+    if name in ("NervePipeline", "SegmentationOutput"):
+        from nerve_fast import pipeline
+
+        return getattr(pipeline, name)
+    if name == "PriorConfig":
+        from nerve_fast.priors import PriorConfig
+
+        return PriorConfig
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,8 @@
+"""``python -m nerve_fast``: the command line."""
+
+import sys
+
+from nerve_fast.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

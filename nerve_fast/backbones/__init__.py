@@ -1,0 +1,1 @@
+"""The networks, through transformers and diffusers: features, queries and keys out."""

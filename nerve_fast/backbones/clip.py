@@ -1,0 +1,176 @@
+"""CLIP through transformers: text embeddings of words, and patch features at any grid."""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import normalize
+from tqdm import tqdm
+from transformers import CLIPModel, CLIPTokenizer
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+
+from nerve_fast.backbones.loading import loading
+from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
+from nerve_fast.backbones.text_cache import TextCache, cache_folder, fingerprint
+from nerve_fast.errors import InputError
+from nerve_fast.images import to_tensor
+
+DEFAULT_CLIP = "openai/clip-vit-large-patch14"
+
+FILES = (
+    "config.json",
+    "preprocessor_config.json",
+    ("tokenizer.json", "vocab.json"),
+    ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
+)
+
+ReadOut = Callable[[CLIPEncoderLayer, Tensor, tuple[int, int]], Tensor]
+"""What replaces the last encoder layer: ``(layer, x (B, 1+N, C), grid) -> (B, 1+N, C)``."""
+
+
+class CLIPBackbone:
+    """A frozen CLIP model that gives a feature for each patch and an embedding for each word.
+
+    Args:
+        model: any transformers CLIP, on its device and in its dtype.
+        tokenizer: its tokenizer.
+        image_mean, image_std: per-channel normalisation, three numbers each.
+        resample: Pillow's number of the filter that resizes images.
+        source: hub id or folder, for messages and the cache's key.
+        cache: the folder for text embeddings.
+    """
+
+    def __init__(
+        self,
+        model: CLIPModel,
+        tokenizer: CLIPTokenizer,
+        *,
+        image_mean: Sequence[float],
+        image_std: Sequence[float],
+        resample: int,
+        source: str,
+        cache: Path,
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.image_mean = torch.tensor(image_mean).view(3, 1, 1)
+        self.image_std = torch.tensor(image_std).view(3, 1, 1)
+        self.resample = Image.Resampling(resample)
+        self.source = source
+        self.patch = model.config.vision_config.patch_size
+        self.image_size = model.config.vision_config.image_size
+        self.context = model.config.text_config.max_position_embeddings
+        self._embeddings: dict[str, Tensor] = {}
+        self._cache_folder = cache
+        self._cache: TextCache | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str = DEFAULT_CLIP, *, device: torch.device, dtype: torch.dtype
+    ) -> "CLIPBackbone":
+        """Load a CLIP checkpoint from the hub or a local folder in transformers layout.
+
+        Raises:
+            InputError: it cannot be had, or lacks a file.
+        """
+        source = str(source)
+        with loading("CLIP", source, FILES, "clip"):
+            model = CLIPModel.from_pretrained(source, dtype=dtype)
+            tokenizer = CLIPTokenizer.from_pretrained(source)
+            images, _ = ImageProcessingMixin.get_image_processor_dict(source)
+        return cls(
+            model.to(device),
+            tokenizer,
+            image_mean=images["image_mean"],
+            image_std=images["image_std"],
+            resample=images["resample"],
+            source=source,
+            cache=cache_folder(),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    @torch.inference_mode()
+    def encode_words(self, words: Sequence[str], *, progress: bool = False) -> Tensor:
+        """Text embeddings: the mean over OpenAI's 80 templates of normalised embeddings.
+
+        Each word is encoded once: later calls take it from memory, later runs from disk.
+
+        Args:
+            words: names of things.
+            progress: show a progress bar over the words that have to be encoded.
+
+        Returns:
+            ``(len(words), E)`` float32 on the model's device, rows of norm 1.
+
+        Raises:
+            InputError: a word does not fit into the model's context.
+        """
+        missing = [word for word in dict.fromkeys(words) if word not in self._embeddings]
+        if missing and self._cache is None:
+            self._cache = TextCache(self._cache_folder, self._identity())
+        for word in tqdm(missing, "text", unit="word", disable=not progress):
+            embedding = self._cache.read(word)
+            if embedding is None:
+                embedding = self._encode(word)
+                self._cache.write(word, embedding)
+            self._embeddings[word] = embedding
+        return torch.stack([self._embeddings[word] for word in words]).to(self.device)
+
+    def _encode(self, word: str) -> Tensor:
+        prompts = [template.format(word) for template in IMAGENET_TEMPLATES]
+        tokens = self.tokenizer(prompts, padding=True, return_tensors="pt")
+        length = tokens.input_ids.shape[1]
+        if length > self.context:
+            raise InputError(
+                f"the label {word!r} takes {length} tokens with its prompt, and CLIP reads "
+                f"{self.context}: shorten it"
+            )
+        tokens = tokens.to(self.device)
+        pooled = self.model.text_model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+        ).pooler_output
+        embeddings = normalize(self.model.text_projection(pooled).float(), dim=-1)
+        return normalize(embeddings.mean(0), dim=-1).cpu()
+
+    def _identity(self) -> dict:
+        """All that an embedding depends on besides the word."""
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        return {
+            "model": self.source,
+            "revision": getattr(self.model.config, "_commit_hash", None),
+            "weights": fingerprint(self.model.text_model, self.model.text_projection),
+            "vocabulary": vocabulary,
+            "templates": IMAGENET_TEMPLATES,
+        }
+
+    def pixels(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
+        """The image as CLIP wants it: ``(3, H, W)``, normalised, at ``size = (W, H)``."""
+        pixels = to_tensor(image.resize(size, self.resample))
+        return ((pixels - self.image_mean) / self.image_std).to(self.device, self.model.dtype)
+
+    @torch.inference_mode()
+    def patch_features(self, pixels: Tensor, read_out: ReadOut) -> Tensor:
+        """A feature in CLIP's joint space for each patch.
+
+        Position embeddings are interpolated (bicubic) to the patches' grid.
+
+        Args:
+            pixels: ``(B, 3, H, W)``, sides multiples of the patch size.
+            read_out: computes the last encoder layer's output from its input.
+
+        Returns:
+            ``(B, H/patch, W/patch, E)`` float32, of norm 1.
+        """
+        vision = self.model.vision_model
+        grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
+        states = vision(pixels, interpolate_pos_encoding=True, output_hidden_states=True)
+        x = read_out(vision.encoder.layers[-1], states.hidden_states[-2], grid)
+        x = self.model.visual_projection(vision.post_layernorm(x[:, 1:]))
+        return normalize(x.float(), dim=-1).unflatten(1, grid)

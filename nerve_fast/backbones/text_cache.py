@@ -1,0 +1,90 @@
+"""Text embeddings kept on disk, so that a label is encoded once a machine."""
+
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from nerve_fast.errors import InputError
+from nerve_fast.files import written_whole
+
+logger = logging.getLogger(__name__)
+
+
+def cache_folder() -> Path:
+    """``$NERVE_FAST_CACHE``, else ``$XDG_CACHE_HOME/nerve-fast``, else ``~/.cache/nerve-fast``."""
+    if os.environ.get("NERVE_FAST_CACHE"):
+        return Path(os.environ["NERVE_FAST_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nerve-fast"
+
+
+def fingerprint(*modules: nn.Module) -> str:
+    """SHA-256 of the modules' parameters: a folder's path does not change when its weights do."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, value in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+class TextCache:
+    """One small file for each ``(model, revision, templates, word)``.
+
+    A file that is damaged, or was written for something else, counts as absent. A folder that
+    cannot be written costs a warning, not the run.
+
+    Args:
+        folder: where the files lie.
+        model: whatever tells one model from another, JSON-able: id, revision, fingerprint,
+            templates.
+    """
+
+    def __init__(self, folder: Path, model: dict):
+        self.folder = folder / "text"
+        self.model = model
+        self.writable = True
+
+    def read(self, word: str) -> Tensor | None:
+        """The embedding of ``word``, ``(E,)`` float32, or ``None``."""
+        key = self._key(word)
+        try:
+            with safe_open(self._path(key), framework="pt") as file:
+                embedding, metadata = file.get_tensor("embedding"), file.metadata() or {}
+        except (OSError, SafetensorError):
+            return None
+        if metadata.get("key") != key or metadata.get("sha256") != _digest(embedding):
+            return None
+        return embedding
+
+    def write(self, word: str, embedding: Tensor) -> None:
+        """Keep the embedding of ``word``, ``(E,)`` float32."""
+        if not self.writable:
+            return
+        key = self._key(word)
+        metadata = {"key": key, "sha256": _digest(embedding), "word": word}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with written_whole(self._path(key)) as path:
+                save_file({"embedding": embedding.contiguous()}, path, metadata=metadata)
+        except (OSError, InputError, SafetensorError) as error:
+            self.writable = False
+            logger.warning(
+                "text embeddings are not kept: cannot write to %s (%s)", self.folder, error
+            )
+
+    def _key(self, word: str) -> str:
+        return hashlib.sha256(json.dumps([self.model, word]).encode()).hexdigest()
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}.safetensors"
+
+
+def _digest(embedding: Tensor) -> str:
+    return hashlib.sha256(embedding.contiguous().view(torch.uint8).numpy()).hexdigest()

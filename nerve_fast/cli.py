@@ -1,0 +1,340 @@
+"""The command line: ``nerve-fast segment | demo | doctor``."""
+
+import argparse
+import dataclasses
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from nerve_fast.config import NORMALIZATIONS, NerveConfig
+from nerve_fast.dispatch import BACKEND_NAMES, BACKENDS
+from nerve_fast.errors import InputError
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+STRIP_STEPS = (1, 2, 5, 10)
+CONFIG_HELP = {
+    "alpha": "probability that a walker moves on",
+    "beta": "share of the global part, the rest is local",
+    "steps": "length of the walk",
+    "radius": "of the local window, in tokens",
+    "self_affinity": "affinity of a token with itself in the local part",
+    "sharpness": "how much certain heads outweigh uncertain ones",
+    "normalization": "how affinities become probabilities",
+    "temperature": "of softmax",
+    "global_stride": "pool keys and values of the global part; 1 is exact",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, or 2 after a mistake that a person can mend."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.run(options)
+    except InputError as error:
+        print(f"nerve-fast: {error}", file=sys.stderr)
+        return 2
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            raise
+        print(
+            "nerve-fast: out of memory; a smaller --resolution needs less, and so do fewer labels",
+            file=sys.stderr,
+        )
+        return 2
+    except KeyboardInterrupt:
+        print("nerve-fast: interrupted", file=sys.stderr)
+        return 130
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    # On a CPU torch raises a plain RuntimeError.
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nerve-fast",
+        description="Training-free open-vocabulary segmentation: words in, a label a pixel out.",
+    )
+    parser.add_argument("--version", action="version", version=metadata.version("nerve-fast"))
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_segment(commands)
+    _add_demo(commands)
+    doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")
+    doctor.set_defaults(run=_doctor)
+    return parser
+
+
+def _add_segment(commands) -> None:
+    command = commands.add_parser(
+        "segment",
+        help="label every pixel of images",
+        description="Writes NAME.labels.png (palette image) and NAME.overlay.png for each image.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.set_defaults(run=_segment)
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    command.add_argument(
+        "--labels",
+        required=True,
+        help='classes, ";" between them, "," between synonyms: "cat; dog, puppy; grass"',
+    )
+    command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    command.add_argument("--save-heatmaps", action="store_true", help="also NAME.heatmaps.png")
+    command.add_argument("--save-probabilities", action="store_true", help="also NAME.npz")
+    command.add_argument("--save-steps", action="store_true", help="also NAME.steps.png")
+
+    models = command.add_argument_group("models")
+    models.add_argument(
+        "--models", metavar="DIR|tiny", help="folder that holds clip/ and diffusion/"
+    )
+    models.add_argument("--clip", metavar="ID|DIR", help="CLIP checkpoint (default: ViT-L/14)")
+    models.add_argument(
+        "--diffusion", metavar="ID|DIR", help="Stable Diffusion (default: 2.1 base)"
+    )
+    models.add_argument("--layers", nargs="+", metavar="NAME", help="self-attentions of the UNet")
+    models.add_argument("--timestep", type=int, default=100, help="noise that the UNet sees")
+    models.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
+    models.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else float16")
+    models.add_argument("--backend", choices=BACKEND_NAMES, default="auto")
+    models.add_argument(
+        "--resolution", type=int, help="short side for the UNet, 0: the image's own"
+    )
+    models.add_argument("--seed", type=int, default=0, help="of the noise")
+
+    prior = command.add_argument_group("prior")
+    prior.add_argument("--prior", choices=("naclip", "maskclip"), default="naclip")
+    prior.add_argument("--prior-resolution", type=int, help="short side for CLIP")
+    prior.add_argument("--prior-window", type=int, help="side of CLIP's sliding window")
+    prior.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
+    prior.add_argument("--logit-scale", type=float, default=40.0)
+
+    graph = command.add_argument_group("graph stage")
+    for field in dataclasses.fields(NerveConfig):
+        graph.add_argument(
+            "--" + field.name.replace("_", "-"),
+            type=field.type,
+            default=field.default,
+            choices=NORMALIZATIONS if field.name == "normalization" else None,
+            help=CONFIG_HELP[field.name],
+        )
+
+
+def _segment(options) -> int:
+    config = _user_settings(
+        NerveConfig,
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(NerveConfig)},
+    )
+    if options.models and (options.clip or options.diffusion):
+        raise InputError("--models stands for both --clip and --diffusion; pass one or the other")
+    labels = [label.strip() for label in options.labels.split(";")]
+
+    # transformers and diffusers take seconds to import; mistakes above should not.
+    from nerve_fast.images import load_image
+    from nerve_fast.labels import parse_labels
+
+    classes = parse_labels(labels)
+    _check_names(options.images)
+    images, failed = [], 0
+    for path in options.images:
+        try:
+            load_image(path)
+            images.append(path)
+        except InputError as error:
+            failed += 1
+            print(f"nerve-fast: {error}", file=sys.stderr)
+    if not images:
+        return 2
+    _prepare_folder(options.output)
+
+    pipe = _load(options, config)
+    pipe.clip.encode_words([word for words in classes for word in words], progress=True)
+    for path in tqdm(images, "images", unit="image", disable=len(images) < 2):
+        out = pipe(
+            path,
+            labels,
+            processing_resolution=options.resolution,
+            generator=torch.Generator().manual_seed(options.seed),
+            return_steps=STRIP_STEPS if options.save_steps else (),
+        )
+        _write(out, options.output / path.stem, options)
+    print(f"{len(images)} image{'s' * (len(images) != 1)} written to {options.output}")
+    return 2 if failed else 0
+
+
+def _user_settings(make, **values):
+    """A settings object from flags: what it refuses is the user's to mend."""
+    try:
+        return make(**values)
+    except (ValueError, TypeError) as error:
+        raise InputError(str(error)) from error
+
+
+def _check_names(images: Sequence[Path]) -> None:
+    """Results are named after the image's stem: two alike would overwrite each other."""
+    first = {}
+    for path in images:
+        if path.stem in first:
+            raise InputError(
+                f"{first[path.stem]} and {path} would both be written as {path.stem}.*; rename "
+                "one, or write them to different folders"
+            )
+        first[path.stem] = path
+
+
+def _prepare_folder(folder: Path) -> None:
+    """Make the folder, and find out now whether it can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the output folder {folder} cannot be written: {error.strerror or error}"
+        ) from error
+
+
+def _load(options, config: NerveConfig):
+    from nerve_fast.backbones.clip import DEFAULT_CLIP
+    from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
+    from nerve_fast.pipeline import NervePipeline
+    from nerve_fast.priors import PriorConfig
+
+    _hide_loading_bars()
+    prior = _user_settings(
+        PriorConfig,
+        name=options.prior,
+        resolution=options.prior_resolution,
+        window=options.prior_window,
+        stride=options.prior_stride,
+        logit_scale=options.logit_scale,
+    )
+    return NervePipeline.from_pretrained(
+        options.models,
+        clip=options.clip or DEFAULT_CLIP,
+        diffusion=options.diffusion or DEFAULT_DIFFUSION,
+        device=options.device,
+        dtype=DTYPES.get(options.dtype),
+        prior=prior,
+        config=config,
+        backend=options.backend,
+        layers=options.layers,
+        timestep=options.timestep,
+    )
+
+
+def _hide_loading_bars() -> None:
+    """Reading weights from the disk is quick; downloads keep their bars."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()
+
+
+def _write(out, stem: Path, options) -> None:
+    from nerve_fast import visualize
+
+    out.save(Path(f"{stem}.labels.png"))
+    pictures = {"overlay": out.overlay()}
+    if options.save_heatmaps:
+        probabilities = out.probabilities.numpy()
+        pictures["heatmaps"] = visualize.heat_maps(out.image, probabilities, out.labels)
+    if options.save_steps:
+        steps = {count: maps.numpy() for count, maps in out.steps.items()}
+        pictures["steps"] = visualize.steps_strip(out.image, out.prior.numpy(), steps, out.labels)
+    for kind, picture in pictures.items():
+        visualize.save_picture(picture, Path(f"{stem}.{kind}.png"))
+    if options.save_probabilities:
+        out.save(Path(f"{stem}.npz"))
+
+
+def _add_demo(commands) -> None:
+    command = commands.add_parser(
+        "demo",
+        help="segment 50 invented scenes with the shipped models, and say how well",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.set_defaults(run=_demo)
+    command.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR")
+    command.add_argument("--scenes", type=int, default=50, help="held-out scenes, at least 1")
+
+
+def _demo(options) -> int:
+    if options.scenes < 1:
+        raise InputError(f"--scenes is {options.scenes}; expected 1 or more")
+    _prepare_folder(options.output)
+
+    from nerve_fast.demo import run
+    from nerve_fast.pipeline import NervePipeline
+
+    _hide_loading_bars()
+    pipe = NervePipeline.from_pretrained("tiny", device="cpu")
+    scores = run(pipe, options.output, scenes=options.scenes)
+    print(f"mIoU on {options.scenes} held-out scenes, default settings")
+    prior = scores["prior"]
+    for method, score in scores.items():
+        gain = "" if method == "prior" else f"  {100 * (score - prior):+.1f}"
+        print(f"  {method:34}{100 * score:5.1f}{gain}")
+    print(f"pictures: {options.output}{os.sep}scene-*.png")
+    return 0
+
+
+def _doctor(options) -> int:
+    """Say in words what is here, and of what is not, how to get it."""
+    print(f"nerve-fast {metadata.version('nerve-fast')}, Python {platform.python_version()}")
+    print(f"system: {platform.platform()}, {os.cpu_count()} CPU cores")
+    print("\npackages")
+    for name in ("torch", "triton", "diffusers", "transformers"):
+        try:
+            print(f"  {name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"  {name} is not installed")
+    print("\ndevices")
+    print("  cpu")
+    for index in range(torch.cuda.device_count()):
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
+        major, minor = torch.cuda.get_device_capability(index)
+        print(
+            f"  cuda:{index} {torch.cuda.get_device_name(index)}, capability {major}.{minor}, "
+            f"{free:.1f} of {total:.1f} GiB free"
+        )
+    if not torch.cuda.is_available():
+        built_for = torch.version.cuda or torch.version.hip
+        print(
+            f"  no GPU that torch can use (this torch is built for {built_for})"
+            if built_for
+            else "  no GPU: this torch is built for the CPU alone"
+        )
+    if torch.backends.mps.is_available():
+        print("  mps")
+    print("\nbackends")
+    for name in BACKEND_NAMES[1:]:
+        print(f"  {name}: {'ready' if name in BACKENDS else 'not part of this version'}")
+    print("\nmodels")
+    _report_models()
+    return 0
+
+
+def _report_models() -> None:
+    from huggingface_hub import try_to_load_from_cache
+
+    from nerve_fast.backbones.clip import DEFAULT_CLIP
+    from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
+    from nerve_fast.backbones.text_cache import cache_folder
+
+    print("  tiny: ships with the package")
+    for source, file in ((DEFAULT_CLIP, "config.json"), (DEFAULT_DIFFUSION, "unet/config.json")):
+        here = isinstance(try_to_load_from_cache(source, file), str)
+        print(
+            f"  {source}: "
+            + ("in the cache" if here else f"not here; get it: hf download {source}")
+        )
+    print(f"  text embeddings are kept in {cache_folder()}")

@@ -1,0 +1,96 @@
+"""The settings of the graph stage."""
+
+import dataclasses
+import math
+import numbers
+from typing import Any
+
+NORMALIZATIONS = ("softmax", "relu", "l1", "shift")
+
+
+@dataclasses.dataclass(frozen=True)
+class NerveConfig:
+    """Settings of the graph stage: immutable, checked when made.
+
+    Args:
+        alpha: probability that a walker moves on, in [0, 1].
+        beta: share of the global part in the transition matrix, in [0, 1]; the rest is local.
+        steps: number of steps ``L`` of the walk, at least 0.
+        radius: the local window is ``(2·radius + 1)²`` tokens, at least 1.
+        self_affinity: ``ε_self``, affinity of a token with itself in the local part, at least 0.
+        sharpness: ``c`` of the head weights ``∝ exp(−c · entropy)``, at least 0; 0 is the mean.
+        normalization: how a row of affinities becomes a row of probabilities, one of ``softmax``,
+            ``relu``, ``l1``, ``shift``.
+        temperature: ``τ`` of ``softmax``, above 0; the others do not use it.
+        global_stride: the global part takes keys and values pooled over cells of
+            ``global_stride × global_stride`` tokens; 1 is exact, more is an approximation.
+
+    Raises:
+        ValueError: a value is out of its range, or not finite.
+        TypeError: a value is of the wrong type.
+    """
+
+    alpha: float = 0.9
+    beta: float = 0.5
+    steps: int = 10
+    radius: int = 1
+    self_affinity: float = 1.0
+    sharpness: float = 1.0
+    normalization: str = "softmax"
+    temperature: float = 0.05
+    global_stride: int = 1
+
+    def __post_init__(self):
+        for name in ("alpha", "beta"):
+            self._check_real(name, lambda x: 0 <= x <= 1, "between 0 and 1")
+        for name in ("self_affinity", "sharpness"):
+            self._check_real(name, lambda x: x >= 0, "0 or more")
+        self._check_real("temperature", lambda x: x > 0, "above 0")
+        self._check_integer("steps", 0)
+        self._check_integer("radius", 1)
+        self._check_integer("global_stride", 1)
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(
+                f"normalization is {self.normalization!r}; expected one of "
+                f"{', '.join(NORMALIZATIONS)}"
+            )
+
+    def _check_real(self, name, in_range, expected):
+        value = getattr(self, name)
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}; expected a number {expected}")
+        if not (math.isfinite(value) and in_range(value)):
+            raise ValueError(f"{name} is {value!r}; expected a finite number {expected}")
+        object.__setattr__(self, name, float(value))
+
+    def _check_integer(self, name, least):
+        value = getattr(self, name)
+        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+            raise TypeError(f"{name} is {value!r}; expected a whole number, {least} or more")
+        if value < least:
+            raise ValueError(f"{name} is {value!r}; expected {least} or more")
+        object.__setattr__(self, name, int(value))
+
+    def replace(self, **changes: Any) -> "NerveConfig":
+        """A copy with some values changed, checked like a new one."""
+        return self.from_dict({**self.to_dict(), **changes})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings, fit for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "NerveConfig":
+        """The inverse of :meth:`to_dict`; values left out keep their defaults.
+
+        Raises:
+            ValueError: a key is not a setting's name.
+        """
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(
+                f"unknown setting {', '.join(map(repr, unknown))}; the settings are "
+                f"{', '.join(known)}"
+            )
+        return cls(**values)

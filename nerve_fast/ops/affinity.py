@@ -1,0 +1,83 @@
+"""Cosine affinity between all tokens, and between each token and its neighbours."""
+
+import numbers
+
+from torch import Tensor
+
+from nerve_fast.dispatch import backend_for
+from nerve_fast.ops.checks import check_grid, check_head_weights, check_qk, check_real
+from nerve_fast.ops.local import LocalAffinity
+
+
+def cosine_affinity(
+    q: Tensor, k: Tensor, head_weights: Tensor | None = None, *, backend: str = "auto"
+) -> Tensor:
+    r"""Cosine affinity between all pairs of tokens (NERVE, slides 4.2 and 4.3).
+
+    .. math:: A^{(h)}_{ij} = \frac{\langle q_i, k_j \rangle}{\|q_i\| \|k_j\|}, \quad
+              A = \sum_h w_h A^{(h)}
+
+    Norms are floored at 1e-12, as in ``torch.nn.functional.normalize``.
+
+    Args:
+        q, k: ``(…, H, N, D)``, any floating dtype.
+        head_weights: ``(…, H)``, finite, 0 or more, used as given.
+        backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
+
+    Returns:
+        ``(…, N, N)``, or ``(…, H, N, N)`` without ``head_weights``; in the dtype of ``q``,
+        computed in float32 or better.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; the message says how.
+    """
+    check_qk(q, k)
+    if head_weights is not None:
+        check_head_weights(head_weights, q)
+    return backend_for(backend).cosine_affinity(q, k, head_weights).to(q.dtype)
+
+
+def local_affinity(
+    q: Tensor,
+    k: Tensor,
+    grid: tuple[int, int],
+    *,
+    head_weights: Tensor | None = None,
+    radius: int = 1,
+    self_affinity: float = 1.0,
+    backend: str = "auto",
+) -> LocalAffinity:
+    r"""Cosine affinity between each token and the tokens in a window around it (slides 4.2).
+
+    .. math:: A_{ij} = \begin{cases} ε_{self} & i = j \\
+              \frac{\langle q_i, k_j \rangle}{\|q_i\| \|k_j\|} & j \in N(i) \\ 0 & else
+              \end{cases}
+
+    Args:
+        q, k: ``(…, H, N, D)``, any floating dtype.
+        grid: ``(h, w)`` with ``h · w = N``; tokens are in row-major order.
+        head_weights: ``(…, H)``, finite, 0 or more, used as given.
+        radius: the window is ``(2·radius + 1)²`` tokens, clipped at the border; at least 1.
+        self_affinity: ``ε_self``, 0 or more.
+        backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
+
+    Returns:
+        A :class:`LocalAffinity` with values ``(…, N, (2r+1)²)``, or ``(…, H, N, (2r+1)²)`` without
+        ``head_weights``; in the dtype of ``q``.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; the message says how.
+    """
+    check_qk(q, k)
+    grid = check_grid(grid, q.shape[-2])
+    if head_weights is not None:
+        check_head_weights(head_weights, q)
+    if not isinstance(radius, numbers.Integral) or isinstance(radius, bool):
+        raise TypeError(f"radius is {radius!r}; expected a whole number, 1 or more")
+    if radius < 1:
+        raise ValueError(f"radius is {radius}; expected 1 or more")
+    self_affinity = check_real("self_affinity", self_affinity, least=0)
+    values = backend_for(backend).local_affinity(
+        q, k, grid, head_weights, int(radius), self_affinity
+    )
+    return LocalAffinity(values.to(q.dtype), grid, int(radius))

@@ -1,0 +1,95 @@
+"""Checks of what callers pass in, with messages that say what came and what was expected."""
+
+import math
+import numbers
+
+import torch
+from torch import Tensor
+
+
+def check_float_tensor(name: str, x: Tensor, shape: str, ndim: int) -> None:
+    """``x`` is a floating tensor of at least ``ndim`` dimensions, the last ``ndim`` not empty."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor {shape}")
+    if not x.is_floating_point():
+        raise TypeError(
+            f"{name} has dtype {x.dtype}; expected a floating dtype: convert it with .float()"
+        )
+    if x.ndim < ndim:
+        raise ValueError(f"{name} has shape {tuple(x.shape)}; expected {shape}")
+    if 0 in x.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(x.shape)}; expected {shape} with no dimension of size 0"
+        )
+
+
+def check_qk(q: Tensor, k: Tensor) -> None:
+    """``q`` and ``k`` are two tensors ``(…, H, N, D)`` alike in shape, dtype and device."""
+    check_float_tensor("q", q, "(…, H, N, D)", 3)
+    check_float_tensor("k", k, "(…, H, N, D)", 3)
+    for what in ("shape", "dtype", "device"):
+        mine, other = getattr(k, what), getattr(q, what)
+        if mine != other:
+            if what == "shape":
+                mine, other = tuple(mine), tuple(other)
+            raise ValueError(f"k has {what} {mine}; expected that of q, {other}")
+
+
+def check_grid(grid: tuple[int, int], tokens: int) -> tuple[int, int]:
+    """The grid as two ints ``(h, w)`` with ``h · w = tokens``."""
+    try:
+        h, w = grid
+    except (TypeError, ValueError):
+        raise TypeError(f"grid is {grid!r}; expected (height, width) in tokens") from None
+    for side in (h, w):
+        if not isinstance(side, numbers.Integral) or isinstance(side, bool):
+            raise TypeError(f"grid is {grid!r}; expected two whole numbers (height, width)")
+    if h < 1 or w < 1 or h * w != tokens:
+        raise ValueError(
+            f"grid is {h} × {w} = {h * w} tokens; expected height · width = N = {tokens}, the "
+            "second to last dimension of q"
+        )
+    return int(h), int(w)
+
+
+def check_head_weights(head_weights: Tensor, q: Tensor) -> None:
+    """``head_weights`` is ``(…, H)``, finite and non-negative, on the device of ``q``."""
+    check_float_tensor("head_weights", head_weights, "(…, H)", 1)
+    if head_weights.shape != q.shape[:-2]:
+        raise ValueError(
+            f"head_weights has shape {tuple(head_weights.shape)}; expected "
+            f"{tuple(q.shape[:-2])}, one weight for each head of q"
+        )
+    check_same_device("head_weights", head_weights, q)
+    if not (torch.isfinite(head_weights).all() and (head_weights >= 0).all()):
+        raise ValueError(
+            f"head_weights holds {head_weights.tolist()}; expected finite numbers, 0 or more"
+        )
+
+
+def check_prior(prior: Tensor, q: Tensor) -> None:
+    """``prior`` is ``(…, N, K)`` with the batch and the tokens of ``q``."""
+    check_float_tensor("prior", prior, "(…, N, K)", 2)
+    expected = (*q.shape[:-3], q.shape[-2])
+    if prior.shape[:-1] != expected:
+        raise ValueError(
+            f"prior has shape {tuple(prior.shape)}; expected "
+            f"({', '.join(map(str, expected))}, K), as q has shape {tuple(q.shape)}"
+        )
+    check_same_device("prior", prior, q)
+
+
+def check_same_device(name: str, x: Tensor, q: Tensor) -> None:
+    """``x`` lies on the device of ``q``."""
+    if x.device != q.device:
+        raise ValueError(f"{name} is on {x.device}; expected it on {q.device}, where q is")
+
+
+def check_real(name: str, value: float, least: float | None = None) -> float:
+    """``value`` as a finite float, at least ``least`` where that is given."""
+    expected = "a finite number" + ("" if least is None else f", {least:g} or more")
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is {value!r}; expected {expected}")
+    if not math.isfinite(value) or (least is not None and value < least):
+        raise ValueError(f"{name} is {value!r}; expected {expected}")
+    return float(value)

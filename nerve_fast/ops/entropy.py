@@ -1,0 +1,52 @@
+"""Head uncertainty and the head weights it gives."""
+
+from torch import Tensor
+
+from nerve_fast import reference
+from nerve_fast.dispatch import backend_for
+from nerve_fast.ops.checks import check_float_tensor, check_qk, check_real
+
+
+def head_entropy(
+    q: Tensor, k: Tensor, *, scale: float | None = None, backend: str = "auto"
+) -> Tensor:
+    r"""Mean Shannon entropy of the rows of each head's attention map (NERVE, slides 4.3).
+
+    .. math:: H^{(h)} = \frac{1}{N} \sum_i -\sum_j p_{ij} \log p_{ij}, \quad
+              p = \mathrm{softmax}(\mathrm{scale} \cdot q k^\top)
+
+    Args:
+        q, k: ``(…, H, N, D)``, any floating dtype.
+        scale: multiplies the logits; ``None`` is ``1/√D``.
+        backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
+
+    Returns:
+        ``(…, H)`` in nats, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; the message says how.
+    """
+    check_qk(q, k)
+    if scale is not None:
+        scale = check_real("scale", scale)
+    return backend_for(backend).head_entropy(q, k, scale)
+
+
+def entropy_weights(entropy: Tensor, sharpness: float) -> Tensor:
+    r"""Weight of each head, from its entropy (NERVE, slides 4.3).
+
+    .. math:: w_h = \frac{\exp(-c H^{(h)})}{\sum_{h'} \exp(-c H^{(h')})}
+
+    Args:
+        entropy: ``(…, H)`` in nats, as :func:`head_entropy` gives it.
+        sharpness: ``c``, 0 or more; 0 is the plain mean over heads.
+
+    Returns:
+        ``(…, H)``, summing to 1, float32 (float64 for float64 inputs).
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; the message says how.
+    """
+    check_float_tensor("entropy", entropy, "(…, H)", 1)
+    sharpness = check_real("sharpness", sharpness, least=0)
+    return reference.entropy_weights(entropy, sharpness)

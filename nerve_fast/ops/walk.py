@@ -1,0 +1,55 @@
+"""The random walk: the whole graph stage in one call."""
+
+from torch import Tensor
+
+from nerve_fast.config import NerveConfig
+from nerve_fast.dispatch import backend_for, check_route
+from nerve_fast.ops.checks import check_grid, check_head_weights, check_prior, check_qk
+
+
+def random_walk(
+    q: Tensor,
+    k: Tensor,
+    prior: Tensor,
+    grid: tuple[int, int],
+    config: NerveConfig | None = None,
+    *,
+    head_weights: Tensor | None = None,
+    backend: str = "auto",
+    route: str = "auto",
+) -> Tensor:
+    r"""Spread labels over the graph of image tokens (NERVE, slides 4.1 to 4.4).
+
+    .. math:: P_L = \frac{1 - \alpha}{1 - \alpha^{L+1}} \sum_{t=0}^{L} \alpha^t S^t G, \quad
+              S = \beta S_{global} + (1 - \beta) S_{local}
+
+    Args:
+        q, k: ``(…, H, N, D)`` queries and keys of a self-attention layer, any floating dtype.
+        prior: ``G``, ``(…, N, K)``: a distribution over ``K`` labels for each token.
+        grid: ``(h, w)`` with ``h · w = N``; tokens are in row-major order.
+        config: settings; ``None`` is ``NerveConfig()``.
+        head_weights: ``(…, H)``, finite, 0 or more, used as given; ``None`` takes them from the
+            heads' entropies, with ``config.sharpness``.
+        backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
+        route: ``auto``, ``dense``, ``streaming`` or ``factorized``.
+
+    Returns:
+        ``P_L (…, N, K)`` in the dtype of ``prior``. For ``softmax``, ``relu`` and ``shift`` its
+        rows sum to what the prior's rows sum to; ``l1`` keeps the sign of the cosines, and ``P_L``
+        can be negative.
+
+    Raises:
+        ValueError, TypeError: an argument is not as described; the message says how.
+    """
+    check_qk(q, k)
+    check_prior(prior, q)
+    grid = check_grid(grid, q.shape[-2])
+    if config is None:
+        config = NerveConfig()
+    if not isinstance(config, NerveConfig):
+        raise TypeError(f"config is a {type(config).__name__}; expected a nerve_fast.NerveConfig")
+    if head_weights is not None:
+        check_head_weights(head_weights, q)
+    check_route(route, config.normalization)
+    walk = backend_for(backend).random_walk
+    return walk(q, k, prior, grid, config, head_weights).to(prior.dtype)

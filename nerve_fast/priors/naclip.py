@@ -1,0 +1,45 @@
+"""NACLIP (Hajimiri, Ben Ayed, Dolz: Pay Attention to Your Neighbours, WACV 2025)."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
+
+GAUSSIAN_STD = 5.0
+"""Standard deviation of the neighbourhood, in patches, as in the paper."""
+
+
+def naclip(layer: CLIPEncoderLayer, x: Tensor, grid: tuple[int, int]) -> Tensor:
+    r"""The last layer's attention by key–key similarity and distance, and nothing else of it.
+
+    .. math:: \mathrm{softmax}(k k^\top / \sqrt{d} + \omega) \, v, \quad
+              \omega_{ij} = \exp(-\|p_i - p_j\|^2 / 2\sigma^2)
+
+    with ``p`` the patches' places on the grid; ω is 0 for the class token. Residual and MLP are
+    left out, as in the authors' "reduced" architecture.
+
+    Args:
+        layer: CLIP's last encoder layer.
+        x: its input, ``(B, 1+N, C)``.
+        grid: ``(h, w)`` with ``h · w = N``.
+
+    Returns:
+        ``(B, 1+N, C)``.
+    """
+    attention = layer.self_attn
+    x = layer.layer_norm1(x)
+    k, v = (
+        projection(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)  # (B, heads, 1+N, d)
+        for projection in (attention.k_proj, attention.v_proj)
+    )
+    omega = gaussian_neighbourhood(grid, x.device).to(x.dtype)
+    x = scaled_dot_product_attention(k, k, v, attn_mask=omega)
+    return attention.out_proj(x.transpose(1, 2).flatten(2))
+
+
+def gaussian_neighbourhood(grid: tuple[int, int], device: torch.device) -> Tensor:
+    """``ω``, ``(1+N, 1+N)`` float32."""
+    y, x = (torch.arange(side, device=device, dtype=torch.float32) for side in grid)
+    rows = torch.exp(-((y[:, None] - y) ** 2) / (2 * GAUSSIAN_STD**2))
+    columns = torch.exp(-((x[:, None] - x) ** 2) / (2 * GAUSSIAN_STD**2))
+    return pad(torch.kron(rows, columns), (1, 0, 1, 0))

@@ -1,0 +1,104 @@
+"""Transition probabilities and the random walk they drive (slides 4.1 and 4.4)."""
+
+import torch
+from torch import Tensor
+
+from nerve_fast.reference.affinity import cosine_affinity, keep_local
+from nerve_fast.reference.entropy import entropy_weights, head_entropy
+from nerve_fast.reference.precision import upcast
+
+EMPTY_ROW = 1e-12
+"""A row whose absolute sum is not above this moves nowhere: it becomes the identity's row."""
+
+
+def numerator(A: Tensor, normalization: str, temperature: float) -> Tensor:
+    """What stands above the row sum, element by element; any shape."""
+    if normalization == "softmax":
+        return ((A - 1) / temperature).exp()
+    if normalization == "relu":
+        return A.clamp(min=0)
+    if normalization == "l1":
+        return A
+    if normalization == "shift":
+        return (1 + A) / 2
+    raise ValueError(f"unknown normalization {normalization!r}")
+
+
+def over_row_sum(A: Tensor) -> Tensor:
+    """Rows of ``A (…, N, N)`` over their absolute sums; an empty row becomes the identity's."""
+    total = A.abs().sum(-1, keepdim=True)
+    empty = total <= EMPTY_ROW
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    return torch.where(empty, eye, A / total.masked_fill(empty, 1))
+
+
+def coarsen(A: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
+    """Every column of ``A`` becomes the mean of the columns in its ``stride × stride`` cell.
+
+    This is what keys and values pooled on a coarser grid do to the walk, written on the full one:
+    ``Σ_j f(A'_ij) Y_j = Σ_c n_c f(A'_ic) mean_c(Y)``. ``stride = 1`` changes nothing.
+    """
+    if stride == 1:
+        return A
+    h, w = grid
+    token = torch.arange(h * w, device=A.device)
+    cell = (token // w // stride) * w + (token % w) // stride
+    same_cell = (cell[:, None] == cell).to(A.dtype)
+    return A @ (same_cell / same_cell.sum(0))
+
+
+def transition(A: Tensor, grid: tuple[int, int], config) -> Tensor:
+    r"""The transition matrix: ``A (…, N, N)`` in, ``S (…, N, N)`` out.
+
+    .. math:: S = \beta S_{global} + (1 - \beta) S_{local}
+
+    ``S_global`` takes all columns of ``A``; ``S_local`` those in the window, and ``ε_self`` as it
+    is on the diagonal. Each row sums to 1; with ``l1`` the absolute values of either part do.
+    """
+    f = (config.normalization, config.temperature)
+    A_global = numerator(coarsen(A, grid, config.global_stride), *f)
+    A_local = keep_local(numerator(A, *f), grid, config.radius, config.self_affinity)
+    S_global, S_local = over_row_sum(A_global), over_row_sum(A_local)
+    return config.beta * S_global + (1 - config.beta) * S_local
+
+
+def power_series(S: Tensor, G: Tensor, alpha: float, steps: int) -> Tensor:
+    r"""Expected label of a walker that moves on with probability ``α``, at most ``L`` times.
+
+    .. math:: P_L = \frac{1 - \alpha}{1 - \alpha^{L+1}} \sum_{t=0}^{L} \alpha^t S^t G
+
+    By Horner's rule. ``α = 1`` is the limit, the mean of the ``L + 1`` terms.
+
+    Args:
+        S: ``(…, N, N)``.
+        G: ``(…, N, K)``.
+
+    Returns:
+        ``P_L (…, N, K)``.
+    """
+    Y = G
+    for _ in range(steps):
+        Y = G + alpha * (S @ Y)
+    # 1 / Σ α^t is (1−α)/(1−α^{L+1}) without the 0/0 at α = 1.
+    return Y / sum(alpha**t for t in range(steps + 1))
+
+
+def random_walk(
+    q: Tensor, k: Tensor, prior: Tensor, grid: tuple[int, int], config, head_weights: Tensor | None
+) -> Tensor:
+    """The whole graph stage: entropy, weights, affinity, transition, walk.
+
+    Args:
+        q, k: ``(…, H, N, D)``.
+        prior: ``G``, ``(…, N, K)``.
+        config: a :class:`nerve_fast.NerveConfig`.
+        head_weights: ``(…, H)``; ``None`` takes them from the heads' entropies.
+
+    Returns:
+        ``P_L (…, N, K)``.
+    """
+    w = head_weights
+    if w is None:
+        w = entropy_weights(head_entropy(q, k), config.sharpness)
+    S = transition(cosine_affinity(q, k, w), grid, config)
+    return power_series(S, upcast(prior).to(S.dtype), config.alpha, config.steps)

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="nerve-fast",
+    version="0.1.0",
+    description="Fast, exact, any-size NERVE: training-free open-vocabulary segmentation",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    # By name, not found: the folder `kernels` must not become a top-level package, because
+    # transformers and diffusers import Hugging Face's package of that name.
+    packages=[
+        "nerve_fast",
+        "nerve_fast.backbones",
+        "nerve_fast.dispatch",
+        "nerve_fast.evaluation",
+        "nerve_fast.kernels",
+        "nerve_fast.ops",
+        "nerve_fast.priors",
+        "nerve_fast.reference",
+        "nerve_fast.tiny",
+    ],
+    package_dir={"nerve_fast.kernels": "kernels"},
+    package_data={"nerve_fast.tiny": ["models/*", "models/*/*", "models/*/*/*"]},
+    install_requires=[
+        "torch>=2.6",
+        "diffusers>=0.35",
+        "transformers>=5.0",
+        "safetensors",
+        "numpy",
+        "pillow>=10.1",
+        "tqdm",
+    ],
+    extras_require={
+        "test": ["pytest", "pytest-benchmark", "ruff", "scikit-image"],
+        "bench": ["pytest-benchmark"],
+    },
+    entry_points={"console_scripts": ["nerve-fast = nerve_fast.cli:main"]},
+)
