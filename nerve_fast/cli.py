@@ -128,9 +128,8 @@ def _add_segment(commands) -> None:
 
 
 def _segment(options) -> int:
-    config = _user_settings(
-        NerveConfig,
-        **{field.name: getattr(options, field.name) for field in dataclasses.fields(NerveConfig)},
+    config = NerveConfig(
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(NerveConfig)}
     )
     if options.models and (options.clip or options.diffusion):
         raise InputError("--models stands for both --clip and --diffusion; pass one or the other")
@@ -156,7 +155,7 @@ def _segment(options) -> int:
 
     pipe = _load(options, config)
     pipe.clip.encode_words([word for words in classes for word in words], progress=True)
-    for path in tqdm(images, "images", unit="image", disable=len(images) < 2):
+    for path in tqdm(images, "images", unit="image", disable=None if len(images) > 1 else True):
         out = pipe(
             path,
             labels,
@@ -167,14 +166,6 @@ def _segment(options) -> int:
         _write(out, options.output / path.stem, options)
     print(f"{len(images)} image{'s' * (len(images) != 1)} written to {options.output}")
     return 2 if failed else 0
-
-
-def _user_settings(make, **values):
-    """A settings object from flags: what it refuses is the user's to mend."""
-    try:
-        return make(**values)
-    except (ValueError, TypeError) as error:
-        raise InputError(str(error)) from error
 
 
 def _check_names(images: Sequence[Path]) -> None:
@@ -208,8 +199,7 @@ def _load(options, config: NerveConfig):
     from nerve_fast.priors import PriorConfig
 
     _hide_loading_bars()
-    prior = _user_settings(
-        PriorConfig,
+    prior = PriorConfig(
         name=options.prior,
         resolution=options.prior_resolution,
         window=options.prior_window,

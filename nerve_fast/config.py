@@ -5,6 +5,8 @@ import math
 import numbers
 from typing import Any
 
+from nerve_fast.errors import InputError
+
 NORMALIZATIONS = ("softmax", "relu", "l1", "shift")
 
 
@@ -26,7 +28,7 @@ class NerveConfig:
             ``global_stride × global_stride`` tokens; 1 is exact, more is an approximation.
 
     Raises:
-        ValueError: a value is out of its range, or not finite.
+        InputError: a value is out of its range, or not finite; a ``ValueError``.
         TypeError: a value is of the wrong type.
     """
 
@@ -50,7 +52,7 @@ class NerveConfig:
         self._check_integer("radius", 1)
         self._check_integer("global_stride", 1)
         if self.normalization not in NORMALIZATIONS:
-            raise ValueError(
+            raise InputError(
                 f"normalization is {self.normalization!r}; expected one of "
                 f"{', '.join(NORMALIZATIONS)}"
             )
@@ -60,7 +62,7 @@ class NerveConfig:
         if not isinstance(value, numbers.Real) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}; expected a number {expected}")
         if not (math.isfinite(value) and in_range(value)):
-            raise ValueError(f"{name} is {value!r}; expected a finite number {expected}")
+            raise InputError(f"{name} is {value!r}; expected a finite number {expected}")
         object.__setattr__(self, name, float(value))
 
     def _check_integer(self, name, least):
@@ -68,7 +70,7 @@ class NerveConfig:
         if not isinstance(value, numbers.Integral) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}; expected a whole number, {least} or more")
         if value < least:
-            raise ValueError(f"{name} is {value!r}; expected {least} or more")
+            raise InputError(f"{name} is {value!r}; expected {least} or more")
         object.__setattr__(self, name, int(value))
 
     def replace(self, **changes: Any) -> "NerveConfig":
@@ -84,12 +86,12 @@ class NerveConfig:
         """The inverse of :meth:`to_dict`; values left out keep their defaults.
 
         Raises:
-            ValueError: a key is not a setting's name.
+            InputError: a key is not a setting's name.
         """
         known = [field.name for field in dataclasses.fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"unknown setting {', '.join(map(repr, unknown))}; the settings are "
                 f"{', '.join(known)}"
             )

@@ -36,7 +36,7 @@ def run(pipe: NervePipeline, folder: Path, *, scenes: int = 50, pictures: int = 
     folder.mkdir(parents=True, exist_ok=True)
     untrained = _untrained(pipe.diffusion)
     totals = {}
-    for number in tqdm(range(scenes), "scenes", unit="scene"):
+    for number in tqdm(range(scenes), "scenes", unit="scene", disable=None):
         seed = HELD_OUT_SEED + number
         image, mask, names = generate(seed)
         out = pipe(image, names, return_steps=STRIP_STEPS if number < pictures else ())

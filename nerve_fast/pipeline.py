@@ -141,9 +141,12 @@ class NervePipeline:
             timestep: how much noise the UNet sees, a step of the model's scheduler.
 
         Raises:
-            InputError: a model cannot be had, lacks a file, or has no such layer or timestep.
-            ValueError: an unknown prior or backend.
+            InputError: a model cannot be had, lacks a file, or has no such layer or timestep; the
+                prior, backend or device is unknown.
         """
+        # Before the networks: loading them takes long.
+        backend_for(backend)
+        prior = prior if isinstance(prior, PriorConfig) else PriorConfig(prior)
         if models is not None:
             folder = TINY_MODELS if str(models) == "tiny" else Path(models)
             if not folder.is_dir():
@@ -193,8 +196,9 @@ class NervePipeline:
             return_steps: numbers of steps after which the walk is wanted too, in ``.steps``.
 
         Raises:
-            InputError: an image cannot be read, or the labels are empty, repeated or too long.
-            ValueError, TypeError: an argument is not as described.
+            InputError: an image cannot be read, labels are empty, repeated or too long, or another
+                value is out of its range; a ``ValueError``.
+            TypeError: an argument is of the wrong type.
         """
         if isinstance(image, (list, tuple)):
             return [
@@ -271,7 +275,7 @@ class NervePipeline:
         if processing_resolution is not None and (
             not isinstance(processing_resolution, int) or processing_resolution < 0
         ):
-            raise ValueError(
+            raise InputError(
                 f"processing_resolution is {processing_resolution!r}; expected a number of pixels, "
                 "0 for the image's own, or None for the model's"
             )
@@ -281,7 +285,7 @@ class NervePipeline:
             )
         for steps in return_steps:
             if not isinstance(steps, int) or steps < 0:
-                raise ValueError(f"return_steps holds {steps!r}; expected whole numbers, 0 or more")
+                raise InputError(f"return_steps holds {steps!r}; expected whole numbers, 0 or more")
 
 
 def as_distribution(walked: Tensor) -> Tensor:

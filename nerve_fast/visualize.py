@@ -1,6 +1,8 @@
 """Pictures of results: label maps, overlays with a legend, heat maps, the strip of steps."""
 
 import colorsys
+import contextlib
+import functools
 import os
 from collections.abc import Mapping, Sequence
 
@@ -158,7 +160,12 @@ def _heat_colours(heat: np.ndarray) -> np.ndarray:
     return np.stack(channels, axis=-1)
 
 
+@functools.cache
 def _font() -> ImageFont.FreeTypeFont:
+    """A font of the system's, for labels in any alphabet; Pillow's own has ASCII letters only."""
+    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"):
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, FONT_SIZE)
     return ImageFont.load_default(FONT_SIZE)
 
 

@@ -104,7 +104,7 @@ class CLIPBackbone:
 
         Args:
             words: names of things.
-            progress: show a progress bar over the words that have to be encoded.
+            progress: show a progress bar, on a terminal, over the words not yet known.
 
         Returns:
             ``(len(words), E)`` float32 on the model's device, rows of norm 1.
@@ -115,7 +115,7 @@ class CLIPBackbone:
         missing = [word for word in dict.fromkeys(words) if word not in self._embeddings]
         if missing and self._cache is None:
             self._cache = TextCache(self._cache_folder, self._identity())
-        for word in tqdm(missing, "text", unit="word", disable=not progress):
+        for word in tqdm(missing, "text", unit="word", disable=None if progress else True):
             embedding = self._cache.read(word)
             if embedding is None:
                 embedding = self._encode(word)
@@ -125,7 +125,7 @@ class CLIPBackbone:
 
     def _encode(self, word: str) -> Tensor:
         prompts = [template.format(word) for template in IMAGENET_TEMPLATES]
-        tokens = self.tokenizer(prompts, padding=True, return_tensors="pt")
+        tokens = self.tokenizer(prompts, padding=True, return_tensors="pt", verbose=False)
         length = tokens.input_ids.shape[1]
         if length > self.context:
             raise InputError(

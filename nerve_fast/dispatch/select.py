@@ -3,6 +3,7 @@
 from types import ModuleType
 
 from nerve_fast import reference
+from nerve_fast.errors import InputError
 
 BACKENDS = {"reference": reference}
 """The backends of this version: each a module with one function an operation."""
@@ -17,14 +18,14 @@ def backend_for(backend: str) -> ModuleType:
     """The module that carries out the operations of the backend ``backend``.
 
     Raises:
-        ValueError: there is no such backend, here or at all. An explicit choice never falls back.
+        InputError: there is no such backend, here or at all. An explicit choice never falls back.
     """
     if backend not in BACKEND_NAMES:
-        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(BACKEND_NAMES)}")
+        raise InputError(f"backend is {backend!r}; expected one of {', '.join(BACKEND_NAMES)}")
     if backend == "auto":
         return reference
     if backend not in BACKENDS:
-        raise ValueError(
+        raise InputError(
             f"backend {backend!r} is not part of this version of nerve-fast; "
             f"{', '.join(map(repr, BACKENDS))} is: pass that, or 'auto'"
         )
@@ -35,17 +36,17 @@ def check_route(route: str, normalization: str) -> None:
     """The route ``route`` exists, is exact for ``normalization``, and has a backend.
 
     Raises:
-        ValueError: it does not, is not, or has none.
+        InputError: it does not, is not, or has none.
     """
     if route not in ROUTES:
-        raise ValueError(f"route is {route!r}; expected one of {', '.join(ROUTES)}")
+        raise InputError(f"route is {route!r}; expected one of {', '.join(ROUTES)}")
     if route == "factorized" and normalization not in FACTORIZABLE:
-        raise ValueError(
+        raise InputError(
             f"route 'factorized' is not exact with normalization {normalization!r}; it is with "
             f"{' and '.join(map(repr, FACTORIZABLE))}: change the normalization, or take 'auto'"
         )
     if route not in ("auto", "dense"):
-        raise ValueError(
+        raise InputError(
             f"route {route!r} is not part of this version of nerve-fast; 'dense' is: pass that, or "
             "'auto'"
         )

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nerve_fast.backbones.clip import CLIPBackbone
+from nerve_fast.errors import InputError
 from nerve_fast.images import model_size
 from nerve_fast.priors.maskclip import maskclip
 from nerve_fast.priors.naclip import naclip
@@ -34,7 +35,7 @@ class PriorConfig:
         logit_scale: cosine similarities are multiplied by this before the softmax over words.
 
     Raises:
-        ValueError: a value is out of its range.
+        InputError: a value is out of its range; a ``ValueError``.
     """
 
     name: str = "naclip"
@@ -45,18 +46,18 @@ class PriorConfig:
 
     def __post_init__(self):
         if self.name not in READ_OUTS:
-            raise ValueError(f"prior is {self.name!r}; expected one of {', '.join(READ_OUTS)}")
+            raise InputError(f"prior is {self.name!r}; expected one of {', '.join(READ_OUTS)}")
         for field in ("resolution", "window", "stride"):
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"prior {field} is {value!r}; expected a number of pixels above 0")
+                raise InputError(f"prior {field} is {value!r}; expected a number of pixels above 0")
         if self.stride is not None and (self.window is None or self.stride > self.window):
-            raise ValueError(
+            raise InputError(
                 f"prior stride is {self.stride} and window is {self.window}; expected a stride no "
                 "longer than the window"
             )
         if not 0 < self.logit_scale < float("inf"):
-            raise ValueError(f"logit scale is {self.logit_scale!r}; expected a number above 0")
+            raise InputError(f"logit scale is {self.logit_scale!r}; expected a number above 0")
 
 
 @torch.inference_mode()
@@ -98,7 +99,7 @@ def _windowed_similarity(
 ) -> Tensor:
     """Cosine similarities averaged over sliding windows, ``(words, H, W)`` on the pixels."""
     if config.window % clip.patch:
-        raise ValueError(
+        raise InputError(
             f"prior window is {config.window}; expected a multiple of CLIP's patch, {clip.patch}"
         )
     height, width = pixels.shape[-2:]

@@ -1,0 +1,122 @@
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import normalize
+
+from nerve_fast import InputError
+from nerve_fast.backbones.clip import CLIPBackbone
+from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
+from nerve_fast.priors import maskclip
+from nerve_fast.tiny import MODELS
+
+CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
+
+
+@pytest.fixture
+def clip(monkeypatch, tmp_path):
+    monkeypatch.setenv("NERVE_FAST_CACHE", str(tmp_path / "cache"))
+    return CLIPBackbone.from_pretrained(MODELS / "clip", **CPU)
+
+
+def test_there_are_80_templates():
+    assert len(set(IMAGENET_TEMPLATES)) == 80
+    assert all(template.count("{}") == 1 for template in IMAGENET_TEMPLATES)
+
+
+def test_encode_words_is_the_mean_over_the_templates(clip):
+    prompts = [template.format("red ball") for template in IMAGENET_TEMPLATES]
+    features = []
+    for prompt in prompts:
+        tokens = clip.tokenizer(prompt, return_tensors="pt")
+        with torch.inference_mode():
+            pooled = clip.model.text_model(**tokens).pooler_output
+            features.append(normalize(clip.model.text_projection(pooled)[0], dim=-1))
+    expected = normalize(torch.stack(features).mean(0), dim=-1)
+    embeddings = clip.encode_words(["grass", "red ball"])
+    assert embeddings.shape == (2, clip.model.config.projection_dim)
+    torch.testing.assert_close(embeddings[1], expected, rtol=1e-4, atol=1e-5)
+
+
+def count_encodings(clip, monkeypatch):
+    calls = []
+    encode = clip._encode
+    monkeypatch.setattr(clip, "_encode", lambda word: calls.append(word) or encode(word))
+    return calls
+
+
+def test_a_word_is_encoded_once_a_machine(clip, monkeypatch):
+    calls = count_encodings(clip, monkeypatch)
+    first = clip.encode_words(["cat", "dog", "cat"])
+    assert torch.equal(first[0], first[2])
+    clip.encode_words(["dog", "cat"])
+    assert calls == ["cat", "dog"]
+
+    again = CLIPBackbone.from_pretrained(MODELS / "clip", **CPU)
+    calls = count_encodings(again, monkeypatch)
+    assert torch.equal(again.encode_words(["cat", "dog", "cat"]), first)
+    assert calls == []
+
+
+def test_other_weights_in_the_same_folder_are_another_model(copied_models, monkeypatch, tmp_path):
+    monkeypatch.setenv("NERVE_FAST_CACHE", str(tmp_path / "cache"))
+    clip = CLIPBackbone.from_pretrained(copied_models / "clip", **CPU)
+    before = clip.encode_words(["cat"])
+    clip.model.text_model.final_layer_norm.bias.data += 1
+    clip.model.save_pretrained(copied_models / "clip")
+    after = CLIPBackbone.from_pretrained(copied_models / "clip", **CPU).encode_words(["cat"])
+    assert not torch.allclose(before, after)
+
+
+@pytest.mark.parametrize("word", ["köttbullar", "肉 🍖", "A Very Unusual Thing", "x"])
+def test_any_word_can_be_encoded(clip, word):
+    torch.testing.assert_close(clip.encode_words([word]).norm(dim=-1), torch.ones(1))
+
+
+def test_a_label_longer_than_the_context_is_refused(clip):
+    with pytest.raises(InputError, match=r"takes \d+ tokens .* CLIP reads 77: shorten it"):
+        clip.encode_words(["word " * 100])
+
+
+@pytest.mark.parametrize("size", [(64, 64), (96, 96), (136, 72), (8, 200)])
+def test_patch_features_come_on_any_grid(clip, generator, size):
+    width, height = size
+    image = Image.effect_noise(size, 80).convert("RGB")
+    features = clip.patch_features(clip.pixels(image, size)[None], maskclip)
+    assert features.shape == (1, height // 8, width // 8, clip.model.config.projection_dim)
+    torch.testing.assert_close(features.norm(dim=-1), torch.ones(features.shape[:-1]))
+
+
+def test_the_read_out_gets_the_input_of_the_last_layer(clip, generator):
+    pixels = torch.randn(2, 3, 96, 64, generator=generator)
+    seen = {}
+
+    def read_out(layer, x, grid):
+        seen.update(x=x, grid=grid)
+        return layer(x, None)
+
+    features = clip.patch_features(pixels, read_out)
+    with torch.inference_mode():
+        states = clip.model.vision_model(pixels, interpolate_pos_encoding=True)
+        x = clip.model.vision_model.post_layernorm(states.last_hidden_state[:, 1:])
+        expected = normalize(clip.model.visual_projection(x), dim=-1)
+    assert seen["grid"] == (12, 8)
+    torch.testing.assert_close(features.flatten(1, 2), expected)
+
+
+def test_pixels_are_normalised_as_the_checkpoint_says(clip):
+    white = clip.pixels(Image.new("RGB", (10, 10), "white"), (16, 8))
+    assert white.shape == (3, 8, 16)
+    expected = (1 - clip.image_mean) / clip.image_std
+    torch.testing.assert_close(white, expected.expand(3, 8, 16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_stays_close(clip, dtype):
+    half = CLIPBackbone.from_pretrained(MODELS / "clip", device=CPU["device"], dtype=dtype)
+    image = Image.effect_noise((96, 72), 80).convert("RGB")
+    full, low = (
+        backbone.patch_features(backbone.pixels(image, (96, 72))[None], maskclip)
+        for backbone in (clip, half)
+    )
+    assert low.dtype == torch.float32
+    assert (full * low).sum(-1).min() > 0.99

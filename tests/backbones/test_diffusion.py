@@ -1,0 +1,169 @@
+import pytest
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from PIL import Image
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from nerve_fast import InputError
+from nerve_fast.backbones.diffusion import DiffusionBackbone, self_attentions
+from nerve_fast.images import to_tensor
+from nerve_fast.tiny import MODELS
+
+FOLDER = MODELS / "diffusion"
+CPU = {"device": torch.device("cpu"), "dtype": torch.float32}
+
+
+@pytest.fixture(scope="module")
+def diffusion():
+    return DiffusionBackbone.from_pretrained(FOLDER, **CPU)
+
+
+@pytest.fixture
+def image(generator):
+    pixels = torch.randint(0, 256, (60, 90, 3), generator=generator, dtype=torch.uint8)
+    return Image.fromarray(pixels.numpy())
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+class Recorder:
+    """An attention processor of diffusers' own making, to see queries and keys another way."""
+
+    def __init__(self, kept):
+        self.kept = kept
+
+    def __call__(self, attn, hidden_states, *args, **kwargs):
+        for which in ("to_q", "to_k"):
+            projected = getattr(attn, which)(hidden_states)
+            heads = projected.view(1, -1, attn.heads, projected.shape[-1] // attn.heads)
+            self.kept.setdefault(which, []).append(heads[0].transpose(0, 1))
+        from diffusers.models.attention_processor import AttnProcessor2_0
+
+        return AttnProcessor2_0()(attn, hidden_states, *args, **kwargs)
+
+
+def test_queries_and_keys_are_those_of_stable_diffusion_step_by_step(diffusion, image):
+    tokenizer = CLIPTokenizer.from_pretrained(FOLDER, subfolder="tokenizer")
+    text_encoder = CLIPTextModel.from_pretrained(
+        FOLDER, subfolder="text_encoder", dtype=torch.float32
+    )
+    vae = AutoencoderKL.from_pretrained(FOLDER, subfolder="vae", torch_dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(FOLDER, subfolder="unet", torch_dtype=torch.float32)
+    scheduler = DDPMScheduler.from_pretrained(FOLDER, subfolder="scheduler")
+    kept = {}
+    for layer in diffusion.layers:
+        unet.get_submodule(layer).set_processor(Recorder(kept))
+
+    size = (96, 64)
+    with torch.inference_mode():
+        ids = tokenizer("", padding="max_length", max_length=77, return_tensors="pt").input_ids
+        prompt = text_encoder(ids)[0]
+        pixels = to_tensor(image.resize(size, Image.Resampling.BICUBIC))[None] * 2 - 1
+        latents = vae.encode(pixels).latent_dist.mean * vae.config.scaling_factor
+        noise = torch.randn(latents.shape, generator=seeded(3))
+        noisy = scheduler.add_noise(latents, noise, torch.tensor([100]))
+        unet(noisy, 100, prompt)
+
+    features = diffusion.queries_and_keys(image, size, seeded(3))
+    torch.testing.assert_close(features.q, torch.cat(kept["to_q"]))
+    torch.testing.assert_close(features.k, torch.cat(kept["to_k"]))
+    assert features.grid == (latents.shape[2], latents.shape[3])
+
+
+def test_two_runs_agree_to_the_bit_and_seeds_differ(diffusion, image):
+    first, second, other = (
+        diffusion.queries_and_keys(image, (96, 64), seeded(seed)).q for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, second)
+    assert not torch.equal(first, other)
+
+
+def test_the_unet_runs_no_further_than_the_last_layer(diffusion, image):
+    ran = []
+    hooks = [
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+        for name, module in diffusion.unet.named_modules()
+    ]
+    try:
+        diffusion.queries_and_keys(image, (64, 64), seeded())
+    finally:
+        for hook in hooks:
+            hook.remove()
+    last = diffusion.layers[-1]
+    assert ran[-2:] == [f"{last}.to_q", f"{last}.to_k"]
+    assert "conv_out" not in ran
+
+
+def test_no_hook_stays_behind(diffusion, image):
+    diffusion.queries_and_keys(image, (64, 64), seeded())
+    assert not any(module._forward_hooks for module in diffusion.unet.modules())
+
+
+def test_any_self_attention_can_be_asked_for(image):
+    names = self_attentions(
+        UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(FOLDER, subfolder="unet"))
+    )
+    assert len(names) >= 3
+    for name in names:
+        diffusion = DiffusionBackbone.from_pretrained(FOLDER, **CPU, layers=[name])
+        features = diffusion.queries_and_keys(image, (128, 64), seeded())
+        h, w = features.grid
+        assert w == 2 * h
+        assert features.q.shape == features.k.shape
+        assert features.q.shape[1] == h * w
+        heads = diffusion.unet.get_submodule(name).heads
+        assert features.q.shape[0] == heads
+
+
+def test_layers_of_one_grid_are_joined_along_the_heads(diffusion, image):
+    joined = diffusion.queries_and_keys(image, (64, 64), seeded())
+    parts = [
+        DiffusionBackbone.from_pretrained(FOLDER, **CPU, layers=[layer]).queries_and_keys(
+            image, (64, 64), seeded()
+        )
+        for layer in diffusion.layers
+    ]
+    torch.testing.assert_close(joined.q, torch.cat([part.q for part in parts]))
+    torch.testing.assert_close(joined.k, torch.cat([part.k for part in parts]))
+
+
+def test_default_layers_are_those_of_the_last_up_block(diffusion):
+    assert len(diffusion.layers) >= 2
+    assert all(
+        layer.startswith("up_blocks.") and layer.endswith(".attn1") for layer in diffusion.layers
+    )
+    assert len({layer.split(".")[1] for layer in diffusion.layers}) == 1
+
+
+def test_only_what_is_needed_stays_in_memory(diffusion):
+    assert diffusion.vae.decoder is None
+    assert not any(isinstance(value, CLIPTextModel) for value in vars(diffusion).values())
+    assert diffusion.empty_prompt.shape[:2] == (1, 77)
+
+
+def test_layers_of_different_grids_are_refused(image):
+    unet = UNet2DConditionModel.from_config(
+        UNet2DConditionModel.load_config(FOLDER, subfolder="unet")
+    )
+    names = self_attentions(unet)
+    blocks = {".".join(name.split(".")[:2]): name for name in names}
+    assert len(blocks) > 1
+    diffusion = DiffusionBackbone.from_pretrained(FOLDER, **CPU, layers=list(blocks.values()))
+    with pytest.raises(InputError, match="differ in tokens or head size"):
+        diffusion.queries_and_keys(image, (64, 64), seeded())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layers": ["up_blocks.9.attn1"]}, "layer is 'up_blocks.9.attn1'; this UNet's self-att"),
+        ({"layers": []}, "layers is .*; expected one or more"),
+        ({"timestep": 1000}, "timestep is 1000; expected 0 to 999"),
+        ({"timestep": -1}, "timestep is -1"),
+    ],
+)
+def test_unknown_layers_and_timesteps_are_refused(arguments, message):
+    with pytest.raises(InputError, match=message):
+        DiffusionBackbone.from_pretrained(FOLDER, **CPU, **arguments)

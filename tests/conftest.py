@@ -1,0 +1,58 @@
+import os
+import random
+
+import pytest
+import torch
+
+from nerve_fast.tiny import MODELS
+
+
+@pytest.fixture
+def generator():
+    """Fresh random inputs each run; the seed is printed with a failure and can be set again."""
+    seed = int(os.environ.get("NERVE_FAST_TEST_SEED", random.randrange(2**31)))
+    print(f"NERVE_FAST_TEST_SEED={seed}")
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.fixture
+def make_qk(generator):
+    """``make_qk(*shape, dtype)``: random queries and keys."""
+
+    def make(*shape, dtype=torch.float64):
+        q, k = torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+        return q.to(dtype), k.to(dtype)
+
+    return make
+
+
+@pytest.fixture
+def make_prior(generator):
+    """``make_prior(*shape, dtype)``: random distributions over the last dimension."""
+
+    def make(*shape, dtype=torch.float64):
+        logits = 3 * torch.randn(*shape, generator=generator, dtype=torch.float64)
+        return logits.softmax(-1).to(dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Tests neither use nor leave text embeddings in the user's cache."""
+    os.environ["NERVE_FAST_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def pipe(own_cache):
+    from nerve_fast import NervePipeline
+
+    return NervePipeline.from_pretrained("tiny", device="cpu")
+
+
+@pytest.fixture
+def copied_models(tmp_path):
+    """A copy of the shipped models that a test may damage."""
+    import shutil
+
+    return shutil.copytree(MODELS, tmp_path / "models")

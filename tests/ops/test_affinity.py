@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+import nerve_fast as nf
+from nerve_fast import reference
+from nerve_fast.config import NORMALIZATIONS
+from nerve_fast.reference.affinity import keep_local
+from nerve_fast.reference.walk import transition
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_cosine_affinity_has_the_dtype_of_q(make_qk, dtype):
+    q, k = make_qk(2, 3, 6, 5, dtype=dtype)
+    A = nf.cosine_affinity(q, k, torch.full((2, 3), 1 / 3, dtype=dtype))
+    assert A.dtype == dtype
+    assert A.shape == (2, 6, 6)
+    assert nf.cosine_affinity(q, k).shape == (2, 3, 6, 6)
+
+
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize("radius", [1, 3])
+@pytest.mark.parametrize("grid", [(3, 5), (6, 1), (1, 1)])
+def test_local_affinity_is_the_local_part_of_the_cosines(
+    make_qk, make_prior, grid, radius, weights
+):
+    tokens = grid[0] * grid[1]
+    q, k = make_qk(2, 3, tokens, 4)
+    w = make_prior(2, 3) if weights else None
+    local = nf.local_affinity(q, k, grid, head_weights=w, radius=radius, self_affinity=0.7)
+    expected = keep_local(reference.cosine_affinity(q, k, w), grid, radius, 0.7)
+    assert local.values.shape[-1] == (2 * radius + 1) ** 2
+    torch.testing.assert_close(local.to_dense(), expected)
+    torch.testing.assert_close(local.to_sparse_csr().to_dense(), expected)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_normalized_is_the_local_transition(make_qk, make_prior, normalization):
+    q, k = make_qk(2, 3, 15, 4)
+    w = make_prior(2, 3)
+    q[:, :, 7] = 0
+    local = nf.local_affinity(q, k, (3, 5), head_weights=w, self_affinity=0.0)
+    config = nf.NerveConfig(
+        normalization=normalization, temperature=0.3, beta=0.0, self_affinity=0.0
+    )
+    expected = transition(reference.cosine_affinity(q, k, w), (3, 5), config)
+    torch.testing.assert_close(local.normalized(normalization, 0.3).to_dense(), expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_matmul_agrees_with_the_dense_matrix(make_qk, make_prior, dtype):
+    q, k = make_qk(2, 15, 4)
+    w = make_prior(2)
+    x = make_prior(3, 15, 4)
+    S = nf.local_affinity(q, k, (5, 3), head_weights=w, radius=2).normalized("softmax")
+    result = S.matmul(x.to(dtype))
+    assert result.dtype == dtype
+    expected = S.to_dense() @ x.to(dtype).double()
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=torch.finfo(dtype).eps)
+
+
+def test_matmul_refuses_another_number_of_tokens(make_qk):
+    local = nf.local_affinity(*make_qk(1, 6, 4), (2, 3))
+    with pytest.raises(ValueError, match=r"x has shape \(5, 2\); expected \(…, 6, K\)"):
+        local.matmul(torch.ones(5, 2))
+
+
+@pytest.mark.parametrize(
+    ("radius", "error"), [(0, ValueError), (-1, ValueError), (1.0, TypeError), (True, TypeError)]
+)
+def test_local_affinity_refuses_a_bad_radius(make_qk, radius, error):
+    with pytest.raises(error, match="radius is .*; expected"):
+        nf.local_affinity(*make_qk(1, 6, 4), (2, 3), radius=radius)
+
+
+def test_local_affinity_is_differentiable(make_qk):
+    q, k = (x.requires_grad_() for x in make_qk(1, 6, 3))
+    x = torch.eye(6, dtype=q.dtype)
+    assert torch.autograd.gradcheck(
+        lambda q, k: nf.local_affinity(q, k, (2, 3)).normalized("softmax", 0.5).matmul(x), (q, k)
+    )

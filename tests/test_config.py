@@ -1,0 +1,62 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from nerve_fast import NerveConfig
+
+
+def test_config_survives_json():
+    config = NerveConfig(
+        alpha=0.5, steps=np.int64(3), normalization="l1", temperature=np.float32(0.5)
+    )
+    assert NerveConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_config_is_frozen_and_replace_gives_a_checked_copy():
+    config = NerveConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.alpha = 0.1
+    assert config.replace(alpha=0.1) == NerveConfig(alpha=0.1)
+    assert config.alpha == 0.9
+    with pytest.raises(ValueError, match="alpha is 2"):
+        config.replace(alpha=2)
+    with pytest.raises(ValueError, match="unknown setting 'alpah'"):
+        config.replace(alpah=0.1)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["alpha", "beta", "self_affinity", "sharpness", "temperature"])
+def test_config_refuses_numbers_that_are_not_finite(name, value):
+    with pytest.raises(ValueError, match=f"{name} is .*; expected a finite number"):
+        NerveConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("alpha", -0.1),
+        ("alpha", 1.1),
+        ("beta", 1.5),
+        ("self_affinity", -1),
+        ("sharpness", -0.5),
+        ("temperature", 0),
+        ("steps", -1),
+        ("radius", 0),
+        ("global_stride", 0),
+        ("normalization", "sofmax"),
+    ],
+)
+def test_config_refuses_values_out_of_range(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; expected"):
+        NerveConfig(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("alpha", "0.5"), ("alpha", True), ("steps", 2.0), ("radius", None), ("steps", True)],
+)
+def test_config_refuses_wrong_types(name, value):
+    with pytest.raises(TypeError, match=f"{name} is {value!r}; expected"):
+        NerveConfig(**{name: value})

@@ -1,0 +1,195 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+
+import nerve_fast as nf
+from nerve_fast.images import model_size
+from nerve_fast.pipeline import as_distribution
+from nerve_fast.priors import label_probabilities, to_tokens
+from nerve_fast.tiny.scenes import generate
+
+LABELS = ["grass", "water, sea", "ball", "köttbullar"]
+
+
+@pytest.fixture
+def image():
+    return generate(960_000, (96, 144))[0]
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
+def assert_same(a, b):
+    assert torch.equal(a.label_map, b.label_map)
+    assert torch.equal(a.probabilities, b.probabilities)
+    assert torch.equal(a.prior, b.prior)
+
+
+def test_every_pixel_gets_its_likeliest_label(pipe, image):
+    out = pipe(image, LABELS)
+    assert out.label_map.shape == (96, 144)
+    assert out.label_map.dtype == torch.int64
+    assert out.probabilities.shape == (4, 96, 144)
+    assert out.probabilities.dtype == torch.float32
+    assert out.labels == tuple(LABELS)
+    assert (out.probabilities >= 0).all()
+    torch.testing.assert_close(out.probabilities.sum(0), torch.ones(96, 144))
+    assert torch.equal(out.label_map, out.probabilities.argmax(0))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        out.labels = ()
+
+
+def test_the_steps_are_those_of_the_parts(pipe, image):
+    """What the pipeline does, from its public parts in float64."""
+    config = nf.NerveConfig(steps=4, normalization="shift", alpha=0.7)
+    classes = [["grass"], ["water", "sea"], ["ball"], ["köttbullar"]]
+    probabilities = label_probabilities(pipe.clip, image, classes, nf.PriorConfig())
+    size = model_size(image.size, 128, pipe.diffusion.multiple)
+    features = pipe.diffusion.queries_and_keys(image, size, seeded(5))
+    G = to_tokens(probabilities, features.grid).double()
+    P = nf.random_walk(features.q.double(), features.k.double(), G, features.grid, config)
+    maps = P.T.unflatten(1, features.grid)[None]
+    expected = interpolate(maps, (96, 144), mode="bilinear", align_corners=False)[0]
+
+    out = pipe(image, LABELS, config=config, processing_resolution=128, generator=seeded(5))
+    torch.testing.assert_close(out.probabilities.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_two_runs_agree_to_the_bit(pipe, image):
+    assert_same(pipe(image, LABELS), pipe(image, LABELS))
+    first, again, other = (pipe(image, LABELS, generator=seeded(seed)) for seed in (7, 7, 8))
+    assert_same(first, again)
+    assert not torch.equal(first.probabilities, other.probabilities)
+
+
+@pytest.mark.parametrize("with_generator", [False, True])
+def test_a_list_gives_exactly_what_one_call_an_image_gives(pipe, image, with_generator):
+    images = [image, image.rotate(90, expand=True), np.asarray(image)]
+    singles_draw, list_draws = (seeded(1), seeded(1)) if with_generator else (None, None)
+    singles = [pipe(one, LABELS, generator=singles_draw) for one in images]
+    together = pipe(images, LABELS, generator=list_draws)
+    assert isinstance(together, list)
+    assert len(together) == 3
+    for one, other in zip(singles, together, strict=True):
+        assert_same(one, other)
+    assert pipe([], LABELS) == []
+
+
+def test_paths_arrays_and_images_are_the_same(pipe, image, tmp_path):
+    image.save(tmp_path / "a.png")
+    expected = pipe(image, LABELS)
+    for other in (np.asarray(image), tmp_path / "a.png", str(tmp_path / "a.png")):
+        assert_same(pipe(other, LABELS), expected)
+
+
+def test_prior_and_steps_can_be_asked_for(pipe, image):
+    out = pipe(image, LABELS, return_steps=[0, 2, 10])
+    assert list(out.steps) == [0, 2, 10]
+    h, w = out.prior.shape[1:]
+    assert h * 144 == w * 96
+    torch.testing.assert_close(out.steps[0], out.prior)
+    assert not torch.allclose(out.steps[2], out.steps[10])
+    final = interpolate(out.steps[10][None], (96, 144), mode="bilinear", align_corners=False)[0]
+    torch.testing.assert_close(final, out.probabilities)
+    assert pipe(image, LABELS).steps == {}
+
+
+def test_processing_resolution_sets_the_token_grid(pipe, image):
+    coarse, fine, own = (
+        pipe(image, LABELS, processing_resolution=side).prior.shape[1:] for side in (64, 128, 0)
+    )
+    assert fine == (2 * coarse[0], 2 * coarse[1])
+    assert own == pipe(image, LABELS, processing_resolution=96).prior.shape[1:]
+
+
+def test_output_is_at_the_input_resolution_unless_told_otherwise(pipe, image):
+    assert pipe(image, LABELS, processing_resolution=64).label_map.shape == (96, 144)
+    out = pipe(image, LABELS, processing_resolution=64, match_input_resolution=False)
+    assert out.label_map.shape == (64, 96)
+    assert out.overlay().width >= 96
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (257, 103), (16, 16)])
+def test_any_size_goes_through(pipe, size):
+    out = pipe(Image.effect_noise(size, 60), LABELS)
+    assert out.label_map.shape == size[::-1]
+
+
+def test_one_label_is_everywhere(pipe, image):
+    out = pipe(image, ["grass"])
+    assert (out.label_map == 0).all()
+    torch.testing.assert_close(out.probabilities, torch.ones(1, 96, 144))
+
+
+@pytest.mark.parametrize("normalization", ["relu", "l1", "shift"])
+def test_every_normalization_gives_probabilities(pipe, image, normalization):
+    out = pipe(image, LABELS, config=nf.NerveConfig(normalization=normalization))
+    assert (out.probabilities >= 0).all()
+    torch.testing.assert_close(out.probabilities.sum(0), torch.ones(96, 144))
+
+
+def test_as_distribution_clips_and_gives_empty_rows_to_everyone():
+    rows = as_distribution(torch.tensor([[1.0, -1.0, 3.0], [-1.0, -2.0, 0.0]]))
+    torch.testing.assert_close(rows, torch.tensor([[0.25, 0.0, 0.75], [1 / 3] * 3]))
+
+
+def test_half_precision_gives_the_same_picture(pipe, image):
+    half = nf.NervePipeline.from_pretrained("tiny", device="cpu", dtype=torch.bfloat16)
+    agreement = (half(image, LABELS).label_map == pipe(image, LABELS).label_map).float().mean()
+    assert agreement > 0.9
+
+
+def test_results_are_saved_whole_and_come_back(pipe, image, tmp_path):
+    out = pipe(image, LABELS)
+    out.save(tmp_path / "a.npz")
+    out.save(tmp_path / "a.png")
+    with np.load(tmp_path / "a.npz") as saved:
+        assert np.array_equal(saved["label_map"], out.label_map.numpy())
+        assert np.array_equal(saved["probabilities"], out.probabilities.numpy())
+        assert saved["labels"].tolist() == LABELS
+    with Image.open(tmp_path / "a.png") as saved:
+        assert np.array_equal(np.asarray(saved), out.label_map.numpy())
+    with pytest.raises(nf.InputError, match=r"a.jpg: expected a name that ends in .png or .npz"):
+        out.save(tmp_path / "a.jpg")
+    with pytest.raises(nf.InputError, match="cannot be written"):
+        out.save(tmp_path / "missing" / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"labels": []}, nf.InputError, "labels is empty"),
+        ({"labels": "cat"}, TypeError, "expected a list of strings"),
+        ({"labels": ["word " * 90]}, nf.InputError, "CLIP reads 77"),
+        ({"image": "no/such/file.png"}, nf.InputError, "no such file"),
+        ({"image": None}, TypeError, "image is a NoneType"),
+        ({"config": {}}, TypeError, "config is a dict"),
+        ({"processing_resolution": -1}, ValueError, "processing_resolution is -1"),
+        ({"generator": 3}, TypeError, "generator is a int"),
+        ({"return_steps": [-1]}, ValueError, "return_steps holds -1"),
+    ],
+)
+def test_wrong_inputs_are_refused(pipe, image, arguments, error, message):
+    arguments = {"image": image, "labels": LABELS, **arguments}
+    with pytest.raises(error, match=message):
+        pipe(**arguments)
+
+
+def test_unknown_priors_and_backends_are_refused():
+    with pytest.raises(ValueError, match="prior is 'clip'; expected one of"):
+        nf.NervePipeline.from_pretrained("tiny", device="cpu", prior="clip")
+    with pytest.raises(ValueError, match="backend 'triton' is not part of this version"):
+        nf.NervePipeline.from_pretrained("tiny", device="cpu", backend="triton")
+
+
+def test_importing_the_operations_does_not_import_the_networks():
+    import subprocess
+    import sys
+
+    code = "import sys, nerve_fast; sys.exit('transformers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
