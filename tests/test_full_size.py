@@ -1,4 +1,4 @@
-"""The real configurations of SD 2.1 and CLIP ViT-L/14 with random weights: shapes, memory, stamina."""
+"""SD 2.1 and CLIP ViT-L/14 in their real configurations with random weights: shapes and stamina."""
 
 import pytest
 import torch
