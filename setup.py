@@ -15,6 +15,7 @@ setup(
     packages=[
         "nerve_fast",
         "nerve_fast.backbones",
+        "nerve_fast.blocked",
         "nerve_fast.dispatch",
         "nerve_fast.evaluation",
         "nerve_fast.kernels",
@@ -24,7 +25,10 @@ setup(
         "nerve_fast.tiny",
     ],
     package_dir={"nerve_fast.kernels": "kernels"},
-    package_data={"nerve_fast.tiny": ["models/*", "models/*/*", "models/*/*/*"]},
+    package_data={
+        "nerve_fast.dispatch": ["rates.json"],
+        "nerve_fast.tiny": ["models/*", "models/*/*", "models/*/*/*"],
+    },
     install_requires=[
         "torch>=2.6",
         "diffusers>=0.35",
@@ -32,11 +36,12 @@ setup(
         "safetensors",
         "numpy",
         "pillow>=10.1",
+        "psutil",
         "tqdm",
     ],
     extras_require={
         "test": ["pytest", "pytest-benchmark", "ruff", "scikit-image"],
-        "bench": ["pytest-benchmark"],
+        "bench": ["pytest-benchmark", "scipy"],
     },
     entry_points={"console_scripts": ["nerve-fast = nerve_fast.cli:main"]},
 )

@@ -1,6 +1,7 @@
 """NERVE: training-free open-vocabulary segmentation by a random walk on diffusion attention."""
 
 from nerve_fast.config import NerveConfig
+from nerve_fast.dispatch import Plan, plan, use_backend
 from nerve_fast.errors import InputError
 from nerve_fast.ops import (
     LocalAffinity,
@@ -16,13 +17,16 @@ __all__ = [
     "LocalAffinity",
     "NerveConfig",
     "NervePipeline",
+    "Plan",
     "PriorConfig",
     "SegmentationOutput",
     "cosine_affinity",
     "entropy_weights",
     "head_entropy",
     "local_affinity",
+    "plan",
     "random_walk",
+    "use_backend",
 ]
 
 

@@ -1,6 +1,7 @@
-"""The command line: ``nerve-fast segment | demo | doctor``."""
+"""The command line: ``nerve-fast segment | plan | demo | doctor``."""
 
 import argparse
+import copy
 import dataclasses
 import os
 import platform
@@ -14,7 +15,14 @@ import torch
 from tqdm import tqdm
 
 from nerve_fast.config import NORMALIZATIONS, NerveConfig
-from nerve_fast.dispatch import BACKEND_NAMES, BACKENDS
+from nerve_fast.dispatch import (
+    BACKEND_NAMES,
+    CAN_RUN,
+    ROUTES,
+    fitted_rates,
+    pick_device,
+    plan,
+)
 from nerve_fast.errors import InputError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -66,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=metadata.version("nerve-fast"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_segment(commands)
+    _add_plan(commands)
     _add_demo(commands)
     doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")
     doctor.set_defaults(run=_doctor)
@@ -90,6 +99,9 @@ def _add_segment(commands) -> None:
     command.add_argument("--save-heatmaps", action="store_true", help="also NAME.heatmaps.png")
     command.add_argument("--save-probabilities", action="store_true", help="also NAME.npz")
     command.add_argument("--save-steps", action="store_true", help="also NAME.steps.png")
+    command.add_argument(
+        "--verify", action="store_true", help="also run the reference, and say how far they differ"
+    )
 
     models = command.add_argument_group("models")
     models.add_argument(
@@ -116,6 +128,10 @@ def _add_segment(commands) -> None:
     prior.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
     prior.add_argument("--logit-scale", type=float, default=40.0)
 
+    _add_config(command)
+
+
+def _add_config(command) -> None:
     graph = command.add_argument_group("graph stage")
     for field in dataclasses.fields(NerveConfig):
         graph.add_argument(
@@ -128,9 +144,7 @@ def _add_segment(commands) -> None:
 
 
 def _segment(options) -> int:
-    config = NerveConfig(
-        **{field.name: getattr(options, field.name) for field in dataclasses.fields(NerveConfig)}
-    )
+    config = _config(options)
     if options.models and (options.clip or options.diffusion):
         raise InputError("--models stands for both --clip and --diffusion; pass one or the other")
     labels = [label.strip() for label in options.labels.split(";")]
@@ -153,19 +167,40 @@ def _segment(options) -> int:
         return 2
     _prepare_folder(options.output)
 
-    pipe = _load(options, config)
-    pipe.clip.encode_words([word for words in classes for word in words], progress=True)
-    for path in tqdm(images, "images", unit="image", disable=None if len(images) > 1 else True):
-        out = pipe(
+    def run(pipe, path):
+        return pipe(
             path,
             labels,
             processing_resolution=options.resolution,
             generator=torch.Generator().manual_seed(options.seed),
             return_steps=STRIP_STEPS if options.save_steps else (),
         )
+
+    pipe = _load(options, config)
+    reference = copy.copy(pipe)
+    reference.backend = "reference"
+    pipe.clip.encode_words([word for words in classes for word in words], progress=True)
+    for path in tqdm(images, "images", unit="image", disable=None if len(images) > 1 else True):
+        out = run(pipe, path)
+        if options.verify:
+            expected = run(reference, path)
+            print(f"{path.name}: {_difference(out, expected)}")
         _write(out, options.output / path.stem, options)
     print(f"{len(images)} image{'s' * (len(images) != 1)} written to {options.output}")
     return 2 if failed else 0
+
+
+def _difference(out, expected) -> str:
+    """How far a result is from the reference's, in words."""
+    error = (out.probabilities - expected.probabilities).norm() / expected.probabilities.norm()
+    equal = (out.label_map == expected.label_map).double().mean()
+    return f"probabilities within {error:.1e} of the reference's, {equal:.2%} of labels equal"
+
+
+def _config(options) -> NerveConfig:
+    return NerveConfig(
+        **{field.name: getattr(options, field.name) for field in dataclasses.fields(NerveConfig)}
+    )
 
 
 def _check_names(images: Sequence[Path]) -> None:
@@ -246,6 +281,44 @@ def _write(out, stem: Path, options) -> None:
         out.save(Path(f"{stem}.npz"))
 
 
+def _add_plan(commands) -> None:
+    command = commands.add_parser(
+        "plan",
+        help="say how a walk would be carried out, and why",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    command.set_defaults(run=_plan)
+    command.add_argument("--tokens", type=int, required=True, help="N, height times width")
+    command.add_argument("--labels", type=int, required=True, help="K")
+    command.add_argument("--heads", type=int, default=5, help="H")
+    command.add_argument("--head-dim", type=int, default=64, help="D")
+    command.add_argument("--device", default="cpu")
+    command.add_argument("--dtype", choices=DTYPES, default="float32")
+    command.add_argument("--backend", choices=BACKEND_NAMES, default="auto")
+    command.add_argument("--route", choices=ROUTES, default="auto")
+    command.add_argument(
+        "--max-memory", help='such as "6GB" (default: four fifths of what is free)'
+    )
+    _add_config(command)
+
+
+def _plan(options) -> int:
+    chosen = plan(
+        (options.heads, options.tokens, options.head_dim),
+        options.labels,
+        config=_config(options),
+        device=pick_device(options.device),
+        dtype=DTYPES[options.dtype],
+        backend=options.backend,
+        route=options.route,
+        max_memory=options.max_memory,
+    )
+    print(chosen)
+    print(chosen.table())
+    print(f"times were fitted on: {fitted_rates()['measured_on']}")
+    return 0
+
+
 def _add_demo(commands) -> None:
     command = commands.add_parser(
         "demo",
@@ -307,7 +380,7 @@ def _doctor(options) -> int:
         print("  mps")
     print("\nbackends")
     for name in BACKEND_NAMES[1:]:
-        print(f"  {name}: {'ready' if name in BACKENDS else 'not part of this version'}")
+        print(f"  {name}: {'ready' if CAN_RUN[name]() else 'not part of this version'}")
     print("\nmodels")
     _report_models()
     return 0

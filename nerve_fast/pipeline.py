@@ -15,7 +15,7 @@ from nerve_fast import visualize
 from nerve_fast.backbones.clip import DEFAULT_CLIP, CLIPBackbone
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION, DiffusionBackbone
 from nerve_fast.config import NerveConfig
-from nerve_fast.dispatch import backend_for
+from nerve_fast.dispatch import backend_for, pick_device
 from nerve_fast.errors import InputError
 from nerve_fast.files import written_whole
 from nerve_fast.images import load_image, model_size
@@ -154,7 +154,7 @@ class NervePipeline:
                     f"models is {str(models)!r}; expected 'tiny' or an existing folder"
                 )
             clip, diffusion = str(folder / "clip"), str(folder / "diffusion")
-        device = _pick_device(device)
+        device = pick_device(device)
         if dtype is None:
             dtype = torch.float32 if device.type == "cpu" else torch.float16
         return cls(
@@ -307,28 +307,3 @@ def as_maps(rows: Tensor, grid: tuple[int, int]) -> Tensor:
 def to_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """``(K, h, w)`` resampled bilinearly to ``(K, H, W)``."""
     return interpolate(maps[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
-
-
-def _pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the best there is."""
-    present = {
-        "cpu": True,
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-    }
-    here = [name for name, is_here in present.items() if is_here]
-    if device is None:
-        return torch.device("cuda" if "cuda" in here else here[-1])
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in here:
-        raise InputError(
-            f"device is {str(device)!r}; this machine and this torch have {', '.join(here)}"
-        )
-    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise InputError(
-            f"device is {str(device)!r}; this machine has {torch.cuda.device_count()} of the kind"
-        )
-    return chosen

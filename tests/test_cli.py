@@ -1,5 +1,6 @@
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 
@@ -173,10 +174,28 @@ def test_flags_that_do_not_exist_end_with_code_2(capsys):
     assert ended.value.code == 2
 
 
+def test_verify_says_how_far_the_reference_is(image, tmp_path, capsys):
+    assert segment(image, "--labels", LABELS, "-o", tmp_path / "out", "--verify") == 0
+    said = capsys.readouterr().out
+    match = re.search(r"within (\S+) of the reference's, (\S+)% of labels equal", said)
+    assert float(match[1]) < 1e-5
+    assert float(match[2]) > 99.9
+
+
+def test_plan_prints_a_sentence_and_all_routes(capsys):
+    assert run("plan", "--tokens", 65536, "--labels", 21, "--max-memory", "2GB") == 0
+    said = capsys.readouterr().out
+    for word in ("factorized", "dense", "streaming", "reference", "not exact with", "fitted on"):
+        assert word in said
+    assert run("plan", "--tokens", 65536, "--labels", 21, "--max-memory", "1MB") == 2
+    assert "needs at least" in capsys.readouterr().err
+    assert run("plan", "--tokens", 0, "--labels", 21) == 2
+
+
 def test_doctor_says_what_is_here(capsys):
     assert run("doctor") == 0
     said = capsys.readouterr().out
-    for word in ("torch", "transformers", "cpu", "reference: ready", "blocked: not part", "tiny"):
+    for word in ("torch", "transformers", "cpu", "reference: ready", "triton: not part", "tiny"):
         assert word in said
 
 

@@ -1,5 +1,23 @@
-"""Which backend and which route carry out an operation."""
+"""Which backend and which route carry out an operation, and why.
 
-from nerve_fast.dispatch.select import BACKEND_NAMES, BACKENDS, backend_for, check_route
+:mod:`~nerve_fast.dispatch.select` resolves names, :mod:`~nerve_fast.dispatch.machine` says what the
+machine has, :mod:`~nerve_fast.dispatch.costs` what each route costs, and
+:mod:`~nerve_fast.dispatch.planning` chooses.
+"""
 
-__all__ = ["BACKENDS", "BACKEND_NAMES", "backend_for", "check_route"]
+from nerve_fast.dispatch.costs import fitted_rates
+from nerve_fast.dispatch.machine import pick_device
+from nerve_fast.dispatch.planning import ROUTES, Plan, plan
+from nerve_fast.dispatch.select import BACKEND_NAMES, CAN_RUN, backend_for, use_backend
+
+__all__ = [
+    "BACKEND_NAMES",
+    "CAN_RUN",
+    "ROUTES",
+    "Plan",
+    "backend_for",
+    "fitted_rates",
+    "pick_device",
+    "plan",
+    "use_backend",
+]

@@ -1,52 +1,102 @@
-"""The choice of a backend and a route by name."""
+"""The choice of a backend by name: the argument, ``use_backend``, ``NERVE_FAST_BACKEND``, auto."""
 
+import contextlib
+import contextvars
+import logging
+import os
+from collections.abc import Iterator
 from types import ModuleType
 
-from nerve_fast import reference
+from nerve_fast import blocked, reference
 from nerve_fast.errors import InputError
 
-BACKENDS = {"reference": reference}
-"""The backends of this version: each a module with one function an operation."""
+logger = logging.getLogger(__name__)
 
 BACKEND_NAMES = ("auto", "reference", "blocked", "triton")
-ROUTES = ("auto", "dense", "streaming", "factorized")
-FACTORIZABLE = ("shift", "l1")
-"""Normalizations whose row is linear in the affinity, so that ``Q̃ (K̃ᵀ Y)`` is exact."""
+ENVIRONMENT = "NERVE_FAST_BACKEND"
+
+_MODULES = {"reference": reference, "blocked": blocked}
+_PREFERENCE = ("triton", "blocked", "reference")
+_chosen: contextvars.ContextVar[str] = contextvars.ContextVar("backend", default="auto")
+
+
+@contextlib.contextmanager
+def use_backend(backend: str) -> Iterator[None]:
+    """Within the block, operations that are not told otherwise run on ``backend``.
+
+    Args:
+        backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
+
+    Raises:
+        InputError: there is no such backend.
+    """
+    check_name(backend)
+    token = _chosen.set(backend)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def resolve(backend: str) -> str:
+    """The name that counts: the argument's, else the context's, else the environment's."""
+    check_name(backend)
+    if backend == "auto":
+        backend = _chosen.get()
+    if backend == "auto" and os.environ.get(ENVIRONMENT):
+        backend = os.environ[ENVIRONMENT]
+        check_name(backend, f"the environment variable {ENVIRONMENT}")
+    return backend
+
+
+def check_name(backend: str, where: str = "backend") -> None:
+    """Raises :class:`InputError` unless ``backend`` is a backend's name or ``auto``."""
+    if backend not in BACKEND_NAMES:
+        raise InputError(f"{where} is {backend!r}; expected one of {', '.join(BACKEND_NAMES)}")
 
 
 def backend_for(backend: str) -> ModuleType:
-    """The module that carries out the operations of the backend ``backend``.
+    """The module that carries out operations for the argument ``backend``.
 
     Raises:
-        InputError: there is no such backend, here or at all. An explicit choice never falls back.
+        InputError: there is no such backend here. An explicit choice never falls back.
     """
-    if backend not in BACKEND_NAMES:
-        raise InputError(f"backend is {backend!r}; expected one of {', '.join(BACKEND_NAMES)}")
-    if backend == "auto":
-        return reference
-    if backend not in BACKENDS:
-        raise InputError(
-            f"backend {backend!r} is not part of this version of nerve-fast; "
-            f"{', '.join(map(repr, BACKENDS))} is: pass that, or 'auto'"
-        )
-    return BACKENDS[backend]
+    name = resolve(backend)
+    if name != "auto":
+        CAN_RUN[name](raise_error=True)
+        return _MODULES[name]
+    return _MODULES[next(name for name in _PREFERENCE if CAN_RUN[name]())]
 
 
-def check_route(route: str, normalization: str) -> None:
-    """The route ``route`` exists, is exact for ``normalization``, and has a backend.
+def can_run_reference(raise_error: bool = False) -> bool:
+    """Plain PyTorch runs wherever torch does."""
+    return True
 
-    Raises:
-        InputError: it does not, is not, or has none.
-    """
-    if route not in ROUTES:
-        raise InputError(f"route is {route!r}; expected one of {', '.join(ROUTES)}")
-    if route == "factorized" and normalization not in FACTORIZABLE:
-        raise InputError(
-            f"route 'factorized' is not exact with normalization {normalization!r}; it is with "
-            f"{' and '.join(map(repr, FACTORIZABLE))}: change the normalization, or take 'auto'"
-        )
-    if route not in ("auto", "dense"):
-        raise InputError(
-            f"route {route!r} is not part of this version of nerve-fast; 'dense' is: pass that, or "
-            "'auto'"
-        )
+
+def can_run_blocked(raise_error: bool = False) -> bool:
+    """Plain PyTorch runs wherever torch does."""
+    return True
+
+
+def can_run_triton(raise_error: bool = False) -> bool:
+    """The kernels are not there yet."""
+    return _refuse(
+        "backend 'triton' is not part of this version of nerve-fast; 'blocked' and 'reference' "
+        "are: pass one of them, or 'auto'",
+        raise_error,
+    )
+
+
+CAN_RUN = {
+    "reference": can_run_reference,
+    "blocked": can_run_blocked,
+    "triton": can_run_triton,
+}
+"""One check a backend, for automatic and for explicit choice alike."""
+
+
+def _refuse(reason: str, raise_error: bool) -> bool:
+    if raise_error:
+        raise InputError(reason)
+    logger.debug(reason)
+    return False

@@ -4,11 +4,10 @@ import dataclasses
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from nerve_fast.blocked import stencil
 from nerve_fast.config import NerveConfig
 from nerve_fast.ops.checks import check_float_tensor
-from nerve_fast.reference.walk import EMPTY_ROW, numerator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,8 +28,7 @@ class LocalAffinity:
     @property
     def inside(self) -> Tensor:
         """``(N, (2r+1)²)`` bool: which window positions lie on the grid."""
-        ones = torch.ones(self.grid, dtype=torch.bool, device=self.values.device)
-        return torch.stack([x.flatten() for x in self._shifted(ones)], dim=-1)
+        return stencil.inside(self.grid, self.radius, self.values.device)
 
     def normalized(self, normalization: str, temperature: float = 0.05) -> "LocalAffinity":
         """``S_local``: numerators over the row's absolute sum, ``ε_self`` as it is in the middle.
@@ -44,16 +42,8 @@ class LocalAffinity:
             above 1e-12 is the identity's.
         """
         NerveConfig(normalization=normalization, temperature=temperature)
-        affinity = self.values.to(torch.promote_types(self.values.dtype, torch.float32))
-        middle = torch.zeros_like(self.inside)
-        middle[:, middle.shape[-1] // 2] = True
-        # Off the grid the numerators of softmax and shift would not be 0.
-        weights = torch.where(middle, affinity, numerator(affinity, normalization, temperature))
-        weights = weights * self.inside
-        total = weights.abs().sum(-1, keepdim=True)
-        empty = total <= EMPTY_ROW
-        weights = torch.where(
-            empty, middle.to(weights.dtype), weights / total.masked_fill(empty, 1)
+        weights = stencil.transition(
+            self.values, self.grid, self.radius, normalization, temperature
         )
         return dataclasses.replace(self, values=weights.to(self.values.dtype))
 
@@ -76,18 +66,14 @@ class LocalAffinity:
                 f"matrix couples {self.values.shape[-2]} tokens"
             )
         dtype = torch.promote_types(torch.promote_types(x.dtype, self.values.dtype), torch.float32)
-        maps = x.mT.to(dtype).unflatten(-1, self.grid)  # (…, K, h, w)
-        weights = self.values.to(dtype)
-        total = 0
-        for offset, shifted in enumerate(self._shifted(maps)):
-            total = total + weights[..., None, :, offset] * shifted.flatten(-2)
-        return total.mT.to(x.dtype)
+        product = stencil.matmul(self.values.to(dtype), self.grid, self.radius, x.to(dtype))
+        return product.to(x.dtype)
 
     def to_dense(self) -> Tensor:
         """The whole matrix, ``(…, N, N)``."""
         rows = self.values.new_zeros(*self.values.shape[:-1], self.values.shape[-2])
-        inside = self.values.masked_fill(~self.inside, 0)
-        return rows.scatter_add(-1, self._columns().expand_as(inside), inside)
+        values = self.values.masked_fill(~self.inside, 0)
+        return rows.scatter_add(-1, self._columns().expand_as(values), values)
 
     def to_sparse_csr(self) -> Tensor:
         """The matrix as a ``torch.sparse_csr`` tensor ``(…, N, N)``, every window entry stored."""
@@ -104,16 +90,4 @@ class LocalAffinity:
         )
 
     def _columns(self) -> Tensor:
-        """``(N, (2r+1)²)`` int64: the token at each window position, 0 outside the grid."""
-        tokens = torch.arange(self.values.shape[-2], device=self.values.device).unflatten(
-            0, self.grid
-        )
-        return torch.stack([x.flatten() for x in self._shifted(tokens)], dim=-1)
-
-    def _shifted(self, maps: Tensor):
-        """``maps (…, h, w)`` seen from each window position in turn, 0 outside the grid."""
-        r, (h, w) = self.radius, self.grid
-        padded = pad(maps, (r, r, r, r))
-        for dy in range(2 * r + 1):
-            for dx in range(2 * r + 1):
-                yield padded[..., dy : dy + h, dx : dx + w]
+        return stencil.columns(self.grid, self.radius, self.values.device)

@@ -2,8 +2,9 @@
 
 from torch import Tensor
 
+from nerve_fast import blocked, reference
 from nerve_fast.config import NerveConfig
-from nerve_fast.dispatch import backend_for, check_route
+from nerve_fast.dispatch import plan
 from nerve_fast.ops.checks import check_grid, check_head_weights, check_prior, check_qk
 
 
@@ -17,6 +18,7 @@ def random_walk(
     head_weights: Tensor | None = None,
     backend: str = "auto",
     route: str = "auto",
+    max_memory: int | str | None = None,
 ) -> Tensor:
     r"""Spread labels over the graph of image tokens (NERVE, slides 4.1 to 4.4).
 
@@ -31,7 +33,10 @@ def random_walk(
         head_weights: ``(…, H)``, finite, 0 or more, used as given; ``None`` takes them from the
             heads' entropies, with ``config.sharpness``.
         backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
-        route: ``auto``, ``dense``, ``streaming`` or ``factorized``.
+        route: ``auto``, ``dense``, ``streaming`` or ``factorized``; :func:`nerve_fast.plan` says
+            what ``auto`` takes, and why.
+        max_memory: bytes that may be used beyond the inputs, or text such as ``"6GB"``; ``None``
+            plans with what is free.
 
     Returns:
         ``P_L (…, N, K)`` in the dtype of ``prior``. For ``softmax``, ``relu`` and ``shift`` its
@@ -50,6 +55,28 @@ def random_walk(
         raise TypeError(f"config is a {type(config).__name__}; expected a nerve_fast.NerveConfig")
     if head_weights is not None:
         check_head_weights(head_weights, q)
-    check_route(route, config.normalization)
-    walk = backend_for(backend).random_walk
-    return walk(q, k, prior, grid, config, head_weights).to(prior.dtype)
+    chosen = plan(
+        q.shape,
+        prior.shape[-1],
+        config=config,
+        device=q.device,
+        dtype=q.dtype,
+        backend=backend,
+        route=route,
+        max_memory=max_memory,
+        weights_given=head_weights is not None,
+    )
+    if chosen.backend == "reference":
+        walked = reference.random_walk(q, k, prior, grid, config, head_weights)
+    else:
+        walked = blocked.random_walk(
+            q,
+            k,
+            prior,
+            grid,
+            config,
+            head_weights,
+            route=chosen.route,
+            stored_rows=chosen.stored_rows,
+        )
+    return walked.to(prior.dtype)

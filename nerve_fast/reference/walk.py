@@ -79,8 +79,12 @@ def power_series(S: Tensor, G: Tensor, alpha: float, steps: int) -> Tensor:
     Y = G
     for _ in range(steps):
         Y = G + alpha * (S @ Y)
-    # 1 / Σ α^t is (1−α)/(1−α^{L+1}) without the 0/0 at α = 1.
-    return Y / sum(alpha**t for t in range(steps + 1))
+    return Y / series_sum(alpha, steps)
+
+
+def series_sum(alpha: float, steps: int) -> float:
+    """``Σ α^t``, t = 0…L: ``(1−α^{L+1})/(1−α)`` without the 0/0 at ``α = 1``."""
+    return sum(alpha**t for t in range(steps + 1))
 
 
 def random_walk(

@@ -1,0 +1,81 @@
+"""Affinities from packed heads: ``A = Q̃ K̃ᵀ`` is one product, whatever the number of heads."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from nerve_fast.blocked.tiles import spans
+from nerve_fast.reference.affinity import NORM_FLOOR
+from nerve_fast.reference.precision import upcast
+
+STRIPE_BYTES = 1 << 20
+"""Rows of the grid whose packed queries take about this much are compared at a time."""
+
+
+def pack(q: Tensor, k: Tensor, head_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """``Q̃ = concat_h(w_h q̂_h)`` and ``K̃ = concat_h(k̂_h)``, each ``(…, N, H·D)``."""
+    q, k = upcast(q), upcast(k)
+    q_scale, k_scale = (
+        torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=NORM_FLOOR).reciprocal()
+        for x in (q, k)
+    )
+    q_scale = q_scale * head_weights.to(q.dtype)[..., None, None]
+    # In this order there is one pass to scale and one to bring a token's heads together.
+    return tuple(
+        (x * scale).transpose(-3, -2).flatten(-2) for x, scale in ((q, q_scale), (k, k_scale))
+    )
+
+
+def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None = None) -> Tensor:
+    """As :func:`nerve_fast.reference.cosine_affinity`, the sum over heads inside the product."""
+    if head_weights is None:
+        # One head each: the packing normalises and changes nothing else.
+        q, k = q[..., None, :, :], k[..., None, :, :]
+        head_weights = q.new_ones(q.shape[:-2])
+    packed_q, packed_k = pack(q, k, head_weights)
+    return packed_q @ packed_k.mT
+
+
+def local_affinity(
+    q: Tensor,
+    k: Tensor,
+    grid: tuple[int, int],
+    head_weights: Tensor | None,
+    radius: int,
+    self_affinity: float,
+) -> Tensor:
+    """As :func:`nerve_fast.reference.local_affinity`, from views shifted over the grid."""
+    if head_weights is None:
+        q, k = q[..., None, :, :], k[..., None, :, :]
+        head_weights = q.new_ones(q.shape[:-2])
+    packed = [x.reshape(-1, *x.shape[-2:]) for x in pack(q, k, head_weights)]
+    values = [
+        packed_local(one_q, one_k, grid, radius, self_affinity)
+        for one_q, one_k in zip(*packed, strict=True)
+    ]
+    return torch.stack(values).view(*q.shape[:-3], q.shape[-2], -1)
+
+
+def packed_local(
+    packed_q: Tensor, packed_k: Tensor, grid: tuple[int, int], radius: int, self_affinity: float
+) -> Tensor:
+    """The local affinity from packed heads ``(N, C)``: ``(N, (2r+1)²)`` in window order."""
+    h, w = grid
+    side = 2 * radius + 1
+    q = packed_q.unflatten(0, grid)
+    k = pad(packed_k.unflatten(0, grid), (0, 0, radius, radius, radius, radius))
+    stripe = max(STRIPE_BYTES // (q.element_size() * q[0].numel()), 1)
+    stripes = [
+        torch.stack(
+            [
+                (q[rows] * k[rows.start + dy : rows.stop + dy, dx : dx + w]).sum(-1)
+                for dy in range(side)
+                for dx in range(side)
+            ],
+            dim=-1,
+        )
+        for rows in spans(h, stripe)
+    ]
+    values = torch.cat(stripes).flatten(0, 1)
+    middle = torch.arange(side**2, device=values.device) == side**2 // 2
+    return values.masked_fill(middle, self_affinity)

@@ -1,0 +1,66 @@
+"""A matrix that couples each token to a window around it: values in window order, no indices.
+
+Entry ``o`` of row ``i`` belongs to the token at the offset ``(o // (2r+1) − r, o % (2r+1) − r)``
+from ``i``, so a pass over the matrix is a pass over ``(2r+1)²`` shifted views of the grid.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from nerve_fast.reference.precision import upcast
+from nerve_fast.reference.walk import EMPTY_ROW, numerator
+
+
+def shifted(maps: Tensor, radius: int) -> Iterator[Tensor]:
+    """``maps (…, h, w)`` seen from each window position in turn, 0 outside the grid."""
+    h, w = maps.shape[-2:]
+    padded = pad(maps, (radius,) * 4)
+    for dy in range(2 * radius + 1):
+        for dx in range(2 * radius + 1):
+            yield padded[..., dy : dy + h, dx : dx + w]
+
+
+def inside(grid: tuple[int, int], radius: int, device: torch.device) -> Tensor:
+    """``(N, (2r+1)²)`` bool: which window positions lie on the grid."""
+    ones = torch.ones(grid, dtype=torch.bool, device=device)
+    return torch.stack([view.flatten() for view in shifted(ones, radius)], dim=-1)
+
+
+def columns(grid: tuple[int, int], radius: int, device: torch.device) -> Tensor:
+    """``(N, (2r+1)²)`` int64: the token at each window position, 0 outside the grid."""
+    tokens = torch.arange(grid[0] * grid[1], device=device).unflatten(0, grid)
+    return torch.stack([view.flatten() for view in shifted(tokens, radius)], dim=-1)
+
+
+def transition(
+    values: Tensor, grid: tuple[int, int], radius: int, normalization: str, temperature: float
+) -> Tensor:
+    """``S_local`` from a local affinity, ``(…, N, (2r+1)²)`` each, in float32 or better.
+
+    Numerators over their row's absolute sum, the middle as it is; an empty row is the identity's.
+    """
+    values = upcast(values)
+    middle = torch.zeros(values.shape[-1], dtype=torch.bool, device=values.device)
+    middle[len(middle) // 2] = True
+    weights = torch.where(middle, values, numerator(values, normalization, temperature))
+    # Off the grid the numerators of softmax and shift would not be 0.
+    weights = weights * inside(grid, radius, values.device)
+    total = weights.abs().sum(-1, keepdim=True)
+    empty = total <= EMPTY_ROW
+    weights = torch.where(empty, middle.to(weights.dtype), weights / total.masked_fill(empty, 1))
+    # One plane of the grid for each window position: what `matmul` reads in turn.
+    return weights.mT.contiguous().mT
+
+
+def matmul(weights: Tensor, grid: tuple[int, int], radius: int, x: Tensor) -> Tensor:
+    """The matrix with the entries ``weights (…, N, (2r+1)²)`` times ``x (…, N, K)``."""
+    maps = x.mT.unflatten(-1, grid)  # (…, K, h, w)
+    planes = weights.mT.unflatten(-1, grid)  # (…, (2r+1)², h, w)
+    total = 0
+    for offset, view in enumerate(shifted(maps, radius)):
+        plane = planes[..., offset, None, :, :]
+        total = plane * view if offset == 0 else total.addcmul_(plane, view)
+    return total.flatten(-2).mT

@@ -1,0 +1,35 @@
+"""The sizes of blocks, and running them so that gradients do not bring ``N × N`` back."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+CPU_TILE_BYTES = 1 << 20
+"""A tile of affinities in float32: the passes over it stay in the cache of a core."""
+
+GPU_TILE_BYTES = 256 << 20
+"""Launches cost more than memory there."""
+
+MAX_COLUMNS = 1024
+"""Wider rows are cut into column tiles, so that a tile keeps enough rows for a fast product."""
+
+
+def tile_rows(columns: int, device: torch.device) -> int:
+    """Rows of a tile that is ``columns`` wide, at least 16."""
+    size = CPU_TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES
+    return max(size // (4 * min(columns, MAX_COLUMNS)), 16)
+
+
+def spans(length: int, step: int) -> Iterator[slice]:
+    """``length`` cut into slices of ``step``, the last one shorter."""
+    for start in range(0, length, step):
+        yield slice(start, min(start + step, length))
+
+
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """``function(*inputs)``; with gradients its tiles are made again on the way back."""
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        return checkpoint(function, *inputs, use_reentrant=False)
+    return function(*inputs)

@@ -1,0 +1,158 @@
+"""What each route of the walk costs: operations, bytes, memory, and the time they should take."""
+
+import dataclasses
+import functools
+import json
+import math
+from importlib import resources
+
+import torch
+
+from nerve_fast.blocked.precision import product_dtype
+from nerve_fast.config import NerveConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A walk, as far as its cost goes."""
+
+    batch: int
+    heads: int
+    tokens: int
+    head_dim: int
+    labels: int
+    config: NerveConfig
+    device: torch.device
+    dtype: torch.dtype
+    weights_given: bool
+
+    @property
+    def channels(self) -> int:
+        """Of the packed queries and keys."""
+        return self.heads * self.head_dim
+
+    @property
+    def columns(self) -> int:
+        """Of the global part: about ``N / global_stride²``."""
+        return math.ceil(self.tokens / self.config.global_stride**2)
+
+    @property
+    def window(self) -> int:
+        return (2 * self.config.radius + 1) ** 2
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of the dtype in which sums are kept."""
+        return 8 if self.dtype == torch.float64 else 4
+
+    @property
+    def product_itemsize(self) -> int:
+        """Bytes of the dtype of large products, and so of a stored ``S``."""
+        return product_dtype(torch.empty(0, dtype=self.dtype, device=self.device)).itemsize
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """How much of each kind of work a route does; the unit a rate is given for.
+
+    Attributes:
+        products: operations of large products in 32 bits or more.
+        products16: operations of large products in 16 bits.
+        elements: affinities made, normalised and thrown away.
+        narrow_bytes: bytes of ``S`` read for products with the few columns of ``Y``.
+        stencil: multiply-adds of the local part.
+        maps: elements of ``(H, N, N)`` maps written or read.
+    """
+
+    products: float = 0
+    products16: float = 0
+    elements: float = 0
+    narrow_bytes: float = 0
+    stencil: float = 0
+    maps: float = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(*(a + b for a, b in zip(self.values(), other.values(), strict=True)))
+
+    def __mul__(self, factor: float) -> "Work":
+        return Work(*(factor * value for value in self.values()))
+
+    def values(self) -> tuple[float, ...]:
+        return dataclasses.astuple(self)
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations, those of products and of the stencil."""
+        return round(self.products + self.products16 + 2 * self.stencil)
+
+    def seconds(self) -> float:
+        """Estimated time on the kind of machine that the rates were fitted on."""
+        rates = fitted_rates()["seconds_per_unit"]
+        return sum(value * rates[name] for name, value in dataclasses.asdict(self).items())
+
+
+@functools.cache
+def fitted_rates() -> dict:
+    """The constants of the cost model and what they were measured on; made by ``bench.fit``."""
+    return json.loads(resources.files("nerve_fast.dispatch").joinpath("rates.json").read_text())
+
+
+def work(problem: Problem, route: str, stored_rows: int = 0) -> Work:
+    """The work of a route, for the whole batch.
+
+    Args:
+        route: ``reference``, ``dense``, ``streaming`` or ``factorized``.
+        stored_rows: rows of ``S`` that ``dense`` keeps.
+    """
+    p, c = problem, problem.config
+    pairs = p.tokens * p.columns
+    affinities = Work(elements=pairs)
+    if p.product_itemsize == 2:
+        affinities += Work(products16=2 * pairs * p.channels)
+    else:
+        affinities += Work(products=2 * pairs * p.channels)
+    kept = stored_rows / p.tokens
+    row_bytes = pairs * p.product_itemsize * math.ceil((p.labels + 1) / 32)
+
+    total = Work()
+    if not p.weights_given:
+        maps = p.heads * p.tokens**2
+        total += Work(products=2 * maps * p.head_dim, elements=maps)
+        if route == "reference":
+            total += Work(maps=4 * maps)
+    if route == "reference":
+        maps = p.heads * p.tokens**2
+        total += Work(products=2 * maps * p.head_dim, elements=2 * p.tokens**2, maps=4 * maps)
+        read = p.tokens**2 * p.itemsize * math.ceil(p.labels / 32)
+        total += Work(narrow_bytes=read) * c.steps
+        return total * p.batch
+    if c.beta < 1:
+        total += Work(stencil=p.tokens * p.window * (p.channels + p.labels * c.steps))
+    if c.beta > 0:
+        if route == "factorized":
+            products = 4 * p.tokens * p.channels * p.labels
+            total += Work(products=products) * c.steps
+        else:
+            total += affinities * kept
+            total += (affinities * (1 - kept) + Work(narrow_bytes=row_bytes)) * c.steps
+        if c.normalization == "l1":
+            total += affinities
+    return total * p.batch
+
+
+def peak_memory(problem: Problem, route: str, stored_rows: int = 0) -> int:
+    """Bytes needed beyond the inputs: a bound, not an estimate."""
+    p = problem
+    if route == "reference":
+        maps = (2 if p.weights_given else 4) * p.heads + 6
+        return p.batch * p.itemsize * p.tokens**2 * maps
+    packed = p.tokens * p.channels * (6 * p.itemsize + 2 * p.product_itemsize)
+    stencil = p.tokens * p.window * 5 * p.itemsize
+    values = p.tokens * (p.labels + 1) * (8 + 2 * p.batch) * p.itemsize
+    tiles = (64 << 20) if p.device.type == "cpu" else (1 << 30)
+    return packed + stencil + values + tiles + stored_rows * row_memory(p)
+
+
+def row_memory(problem: Problem) -> int:
+    """Bytes of one stored row of ``S``."""
+    return problem.columns * problem.product_itemsize

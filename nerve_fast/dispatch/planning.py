@@ -1,0 +1,285 @@
+"""The choice of a route: the fastest expected that fits the memory there is."""
+
+import dataclasses
+import logging
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+
+from nerve_fast.blocked.tiles import tile_rows
+from nerve_fast.config import NerveConfig
+from nerve_fast.dispatch.costs import Problem, peak_memory, row_memory, work
+from nerve_fast.dispatch.machine import free_memory
+from nerve_fast.dispatch.select import CAN_RUN, resolve
+from nerve_fast.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+ROUTES = ("auto", "dense", "streaming", "factorized")
+FACTORIZABLE = ("shift", "l1")
+"""Normalizations whose row is linear in the affinity, so that ``Q̃ (K̃ᵀ Y)`` is exact."""
+
+WAYS = (
+    ("blocked", "factorized"),
+    ("blocked", "dense"),
+    ("blocked", "streaming"),
+    ("reference", "dense"),
+)
+"""Backends and their routes."""
+
+FREE_SHARE = 0.8
+"""The part of the free memory that is planned with where no budget is named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Option:
+    """One way to carry out a walk.
+
+    Attributes:
+        backend, route: its names.
+        stored_rows: rows of ``S_global`` that the blocked dense route keeps.
+        flops: operations of products and stencil.
+        bytes: of ``S`` read or made.
+        peak_memory: bytes beyond the inputs.
+        seconds: expected time, on the machine the cost model was fitted on.
+        refused: why it is not taken, or ``None`` where it could be.
+    """
+
+    backend: str
+    route: str
+    stored_rows: int
+    flops: int
+    bytes: int
+    peak_memory: int
+    seconds: float
+    refused: str | None
+
+
+SHARED = ("backend", "route", "stored_rows", "flops", "bytes", "peak_memory", "seconds")
+"""What a plan takes over from the option it chose."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How a walk will be carried out, and why. ``str(plan)`` is a sentence, :meth:`table` the rest.
+
+    Attributes:
+        backend, route: what is taken.
+        stored_rows: rows of ``S_global`` that are kept, on the blocked dense route.
+        flops, bytes, peak_memory, seconds: of it, as in :class:`Option`.
+        reason: why it is taken.
+        options: all there are, the one taken among them.
+    """
+
+    backend: str
+    route: str
+    stored_rows: int
+    flops: int
+    bytes: int
+    peak_memory: int
+    seconds: float
+    reason: str
+    options: tuple[Option, ...]
+
+    def __str__(self) -> str:
+        return (
+            f"{self.backend} / {self.route}: {self.reason}; about {format_seconds(self.seconds)} "
+            f"and {format_bytes(self.peak_memory)} beyond the inputs."
+        )
+
+    def table(self) -> str:
+        """All routes, a line each, with the reason each was not taken."""
+        rows = [("backend", "route", "operations", "memory", "time", "")]
+        for option in self.options:
+            taken = (option.backend, option.route) == (self.backend, self.route)
+            note = "taken" if taken else option.refused or "slower"
+            rows.append(
+                (
+                    option.backend,
+                    option.route,
+                    f"{option.flops:.2g}",
+                    format_bytes(option.peak_memory),
+                    format_seconds(option.seconds),
+                    note,
+                )
+            )
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
+            + ("  " + row[5] if row[5] else "")
+            for row in rows
+        ]
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def plan(
+    shape: Sequence[int],
+    num_labels: int,
+    *,
+    config: NerveConfig | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    backend: str = "auto",
+    route: str = "auto",
+    max_memory: int | str | None = None,
+    weights_given: bool = False,
+) -> Plan:
+    """How :func:`nerve_fast.random_walk` would carry out a walk, without running it.
+
+    Args:
+        shape: of ``q``: ``(…, H, N, D)``.
+        num_labels: ``K``.
+        config: settings; ``None`` is ``NerveConfig()``.
+        device, dtype: of ``q``.
+        backend, route: as for the walk.
+        max_memory: bytes that the walk may take beyond its inputs, or text such as ``"6GB"``;
+            ``None`` is four fifths of what is free.
+        weights_given: the head weights come from the caller, and no entropy is computed.
+
+    Returns:
+        The plan.
+
+    Raises:
+        InputError: the budget is too small, the route cannot be exact, or the backend is not there;
+            the message says what can be had.
+    """
+    if len(shape) < 3 or min(shape) < 1:
+        raise InputError(f"shape is {tuple(shape)}; expected (…, H, N, D), none of them 0")
+    if num_labels < 1:
+        raise InputError(f"num_labels is {num_labels}; expected 1 or more")
+    *batch, heads, tokens, head_dim = shape
+    problem = Problem(
+        batch=math.prod(batch),
+        heads=heads,
+        tokens=tokens,
+        head_dim=head_dim,
+        labels=num_labels,
+        config=config or NerveConfig(),
+        device=torch.device(device),
+        dtype=dtype,
+        weights_given=weights_given,
+    )
+    backend = resolve(backend)
+    _check_request(problem, backend, route)
+    if max_memory is None:
+        budget = int(FREE_SHARE * free_memory(problem.device))
+    else:
+        budget = parse_bytes(max_memory)
+    options = [_option(problem, budget, backend, route, *way) for way in WAYS]
+    possible = [option for option in options if option.refused is None]
+    if not possible:
+        # Only memory is left as a reason: the request itself has been checked.
+        best = min(
+            (option for option in options if option.refused.startswith("needs")),
+            key=lambda option: option.peak_memory,
+        )
+        if max_memory is not None:
+            raise InputError(
+                f"max_memory is {format_bytes(budget)}; this walk needs at least "
+                f"{format_bytes(best.peak_memory)} ({best.backend}, {best.route})"
+            )
+        reason = f"it needs the least memory, though more than the {format_bytes(budget)} free"
+    else:
+        best = min(possible, key=lambda option: option.seconds)
+        reason = _reason(best, possible, problem)
+    chosen = Plan(
+        **{name: getattr(best, name) for name in SHARED},
+        reason=reason,
+        options=tuple(options),
+    )
+    logger.debug("%s\n%s", chosen, chosen.table())
+    return chosen
+
+
+def _check_request(problem: Problem, backend: str, route: str) -> None:
+    """Refuse what no amount of memory would make possible."""
+    if route not in ROUTES:
+        raise InputError(f"route is {route!r}; expected one of {', '.join(ROUTES)}")
+    if backend != "auto":
+        CAN_RUN[backend](raise_error=True)
+    if route == "factorized" and problem.config.normalization not in FACTORIZABLE:
+        raise InputError(
+            f"route 'factorized' is not exact with normalization {problem.config.normalization!r}; "
+            f"it is with {' and '.join(map(repr, FACTORIZABLE))}: change the normalization, or "
+            "take 'auto', 'dense' or 'streaming'"
+        )
+    if backend == "reference" and route not in ("auto", "dense"):
+        raise InputError(
+            f"backend 'reference' has no route {route!r}, it is dense; backend 'blocked' has it: "
+            "pass that, or 'auto'"
+        )
+
+
+def _option(problem, budget, wanted_backend, wanted_route, backend, route) -> Option:
+    stored = 0
+    if (backend, route) == ("blocked", "dense"):
+        # At least one block; as many as the budget holds, all of them if it can.
+        size = tile_rows(problem.columns, problem.device)
+        room = (budget - peak_memory(problem, route)) // row_memory(problem)
+        stored = min(max(room // size * size, size), problem.tokens)
+    kind = "reference" if backend == "reference" else route
+    amount, memory = work(problem, kind, stored), peak_memory(problem, kind, stored)
+    if not CAN_RUN[backend]():
+        refused = "not part of this version"
+    elif wanted_backend not in ("auto", backend):
+        refused = f"backend {wanted_backend!r} was asked for"
+    elif wanted_route not in ("auto", route):
+        refused = f"route {wanted_route!r} was asked for"
+    elif route == "factorized" and problem.config.normalization not in FACTORIZABLE:
+        refused = f"not exact with {problem.config.normalization!r}"
+    elif memory > budget:
+        refused = f"needs more than the {format_bytes(budget)} there are"
+    else:
+        refused = None
+    return Option(
+        backend=backend,
+        route=route,
+        stored_rows=stored,
+        flops=amount.flops,
+        bytes=round(amount.narrow_bytes),
+        peak_memory=memory,
+        seconds=amount.seconds(),
+        refused=refused,
+    )
+
+
+def _reason(best: Option, possible: list[Option], problem: Problem) -> str:
+    others = [option for option in possible if option is not best]
+    if not others:
+        return "it is the only way within what was asked for"
+    second = min(option.seconds for option in others)
+    reason = f"the fastest of {len(possible)} that fit, {second / best.seconds:.1f} times the next"
+    if best.route == "dense" and best.backend == "blocked" and best.stored_rows < problem.tokens:
+        reason += f", keeping {best.stored_rows / problem.tokens:.0%} of S"
+    return reason
+
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_bytes(size: int | str) -> int:
+    """``"6GB"``, ``"512 MiB"`` or a number of bytes, as a number of bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    if match is None or match[2].upper() not in UNITS or float(match[1]) == 0:
+        raise InputError(
+            f'max_memory is {size!r}; expected a size above 0 such as "6GB" or "512MiB"'
+        )
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def format_bytes(size: float) -> str:
+    """A size with its unit, in powers of ten."""
+    power = min(int(math.log10(max(size, 1)) // 3), 4)
+    return f"{size / 1000**power:.3g} {('B', 'KB', 'MB', 'GB', 'TB')[power]}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration with its unit."""
+    if seconds < 1:
+        return f"{1000 * seconds:.2g} ms"
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,39 @@
+import pytest
+import torch
+
+from nerve_fast import blocked, reference
+from nerve_fast.blocked import tiles
+
+
+@pytest.mark.parametrize(("tile_bytes", "columns"), [(4 * 48 * 32, 48), (1 << 20, 1024)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(2, 3, 143, 40), (1, 1, 80), (5, 64, 7)])
+def test_head_entropy_agrees_with_the_reference(
+    make_qk, monkeypatch, dtype, shape, tile_bytes, columns
+):
+    monkeypatch.setattr(tiles, "CPU_TILE_BYTES", tile_bytes)
+    for module in (tiles, blocked.entropy):
+        monkeypatch.setattr(module, "MAX_COLUMNS", columns)
+    q, k = make_qk(*shape, dtype=dtype)
+    q *= 4
+    entropy = blocked.head_entropy(q, k)
+    expected = reference.head_entropy(q.double(), k.double())
+    assert entropy.shape == shape[:-2]
+    bound = 1e-12 if dtype == torch.float64 else 1e-5
+    assert (entropy.double() - expected).abs().max() <= bound * max(expected.abs().max(), 1)
+    assert blocked.head_entropy(q, k, 0.3).shape == shape[:-2]
+
+
+def test_head_entropy_of_logits_far_apart_is_finite():
+    q = 1e4 * torch.eye(100)[None]
+    assert blocked.head_entropy(q, q).item() == 0
+
+
+def test_gradients_are_those_of_the_reference(make_qk):
+    q, k = make_qk(2, 66, 5)
+    grads = []
+    for head_entropy in (reference.head_entropy, blocked.head_entropy):
+        leaves = [x.clone().requires_grad_() for x in (q, k)]
+        head_entropy(*leaves).square().sum().backward()
+        grads.append([x.grad for x in leaves])
+    torch.testing.assert_close(grads[1], grads[0])

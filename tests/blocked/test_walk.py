@@ -1,0 +1,154 @@
+"""Every route against the float64 reference, within the bounds of the numerical bar."""
+
+import pytest
+import torch
+
+import nerve_fast as nf
+from nerve_fast import blocked, reference
+from nerve_fast.blocked import tiles
+from nerve_fast.config import NORMALIZATIONS
+
+BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+ROUTES = {
+    "factorized": {"route": "factorized"},
+    "streaming": {"route": "streaming"},
+    "dense": {"route": "dense", "stored_rows": 10**6},
+    "half dense": {"route": "dense", "stored_rows": 64},
+}
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """Tiles of 32 rows and 48 columns, so that small problems have many, some of them cut."""
+    monkeypatch.setattr(tiles, "CPU_TILE_BYTES", 4 * 48 * 32)
+    for module in (tiles, blocked.walk, blocked.entropy):
+        monkeypatch.setattr(module, "MAX_COLUMNS", 48)
+
+
+def exact_for(normalization):
+    linear = normalization in ("shift", "l1")
+    return [name for name in ROUTES if linear or name != "factorized"]
+
+
+def check(q, k, G, grid, config, weights=None, names=None):
+    expected = reference.random_walk(q.double(), k.double(), G.double(), grid, config, weights)
+    best = expected.topk(min(2, G.shape[-1]), dim=-1).values
+    for name in names or exact_for(config.normalization):
+        out = blocked.random_walk(q, k, G, grid, config, weights, **ROUTES[name]).double()
+        error = (out - expected).norm() / expected.norm()
+        assert error <= BOUNDS[q.dtype], name
+        clear = best[..., 0] - best[..., -1] > 10 * error
+        assert torch.equal(out.argmax(-1)[clear], expected.argmax(-1)[clear]), name
+
+
+def related(q, k):
+    """Keys near their queries and tokens in groups: cosines up to 1, as in a trained network."""
+    groups = q[..., ::17, :].repeat_interleave(17, dim=-2)[..., : q.shape[-2], :]
+    return (groups + 0.5 * q).to(q.dtype), (groups + 0.5 * k).to(q.dtype)
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_routes_agree_with_the_reference(make_qk, make_prior, normalization, dtype):
+    q, k = related(*make_qk(5, 143, 40, dtype=dtype))
+    G = make_prior(143, 21, dtype=dtype)
+    check(q, k, G, (11, 13), nf.NerveConfig(normalization=normalization))
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize(
+    ("grid", "labels", "changes"),
+    [
+        ((1, 1), 3, {}),
+        ((7, 9), 1, {}),
+        ((5, 13), 171, {}),
+        ((2, 97), 4, {"radius": 2}),
+        ((6, 11), 4, {"radius": 4, "self_affinity": 0.0}),
+        ((6, 11), 4, {"alpha": 0.0}),
+        ((6, 11), 4, {"alpha": 1.0}),
+        ((6, 11), 4, {"beta": 0.0}),
+        ((6, 11), 4, {"beta": 1.0}),
+        ((6, 11), 4, {"steps": 0}),
+        ((6, 11), 4, {"temperature": 0.01}),
+        ((6, 11), 4, {"global_stride": 2}),
+        ((13, 10), 4, {"global_stride": 4}),
+    ],
+)
+def test_routes_agree_at_the_edges(make_qk, make_prior, normalization, grid, labels, changes):
+    q, k = related(*make_qk(1, grid[0] * grid[1], 80, dtype=torch.float32))
+    G = make_prior(grid[0] * grid[1], labels, dtype=torch.float32)
+    check(q, k, G, grid, nf.NerveConfig(normalization=normalization, **changes))
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_zero_vectors_stay_where_they_are(make_qk, make_prior, normalization):
+    q, k = make_qk(2, 66, 8, dtype=torch.float32)
+    q[:, 5] = 0
+    k[:, 40:] = 0
+    G = make_prior(66, 4, dtype=torch.float32)
+    config = nf.NerveConfig(normalization=normalization, self_affinity=0.0)
+    check(q, k, G, (6, 11), config)
+
+
+def test_a_row_without_mass_stays_in_place_in_the_factorized_route(make_prior):
+    q = torch.ones(1, 6, 4)
+    G = make_prior(6, 3, dtype=torch.float32)
+    config = nf.NerveConfig(normalization="shift", beta=1.0)
+    out = blocked.random_walk(q, -q, G, (2, 3), config, None, route="factorized")
+    torch.testing.assert_close(out, G)
+
+
+def test_batches_and_views_and_given_weights(make_qk, make_prior):
+    q, k = (x.transpose(-3, -2) for x in make_qk(2, 2, 66, 3, 8))
+    G = make_prior(2, 2, 4, 66).mT
+    weights = make_prior(2, 2, 3)
+    for normalization in NORMALIZATIONS:
+        check(q, k, G, (6, 11), nf.NerveConfig(normalization=normalization), weights)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_gradients_are_those_of_the_reference(make_qk, make_prior, normalization):
+    inputs = [*make_qk(2, 66, 5), make_prior(66, 3)]
+    config = nf.NerveConfig(normalization=normalization, steps=2, temperature=0.5)
+
+    def gradients(walk, **arguments):
+        leaves = [x.clone().requires_grad_() for x in inputs]
+        walk(*leaves, (6, 11), config, None, **arguments).square().sum().backward()
+        return [x.grad for x in leaves]
+
+    expected = gradients(reference.random_walk)
+    for name in exact_for(normalization):
+        for mine, other in zip(
+            gradients(blocked.random_walk, **ROUTES[name]), expected, strict=True
+        ):
+            torch.testing.assert_close(mine, other)
+
+
+def test_medium_matmul_precision_allows_16_bit_products(make_qk, make_prior, monkeypatch):
+    monkeypatch.setattr(blocked.precision, "cpu_has_bfloat16", lambda: True)
+    q, k = related(*make_qk(2, 143, 40, dtype=torch.float32))
+    G = make_prior(143, 21, dtype=torch.float32)
+
+    def walk():
+        config = nf.NerveConfig()
+        return blocked.random_walk(q, k, G, (11, 13), config, None, route="streaming")
+
+    exact = walk()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        low = walk()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    error = (low - exact).norm() / exact.norm()
+    assert 1e-6 < error <= BOUNDS[torch.bfloat16]
+
+
+def test_16_bit_products_only_where_the_hardware_has_them(monkeypatch):
+    x = torch.ones(1, dtype=torch.bfloat16)
+    monkeypatch.setattr(blocked.precision, "cpu_has_bfloat16", lambda: False)
+    assert blocked.precision.product_dtype(x) == torch.float32
+    monkeypatch.setattr(blocked.precision, "cpu_has_bfloat16", lambda: True)
+    assert blocked.precision.product_dtype(x) == torch.bfloat16
+    assert blocked.precision.product_dtype(x.float()) == torch.float32
+    assert blocked.precision.product_dtype(x.half()) == torch.float32
+    assert blocked.precision.product_dtype(x.double()) == torch.float64

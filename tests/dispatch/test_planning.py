@@ -1,0 +1,166 @@
+import logging
+
+import pytest
+import torch
+
+import nerve_fast as nf
+from nerve_fast.dispatch import machine, planning
+from nerve_fast.dispatch.planning import format_bytes, format_seconds, parse_bytes
+
+SHAPE = (5, 16384, 64)
+
+
+def config(normalization):
+    return nf.NerveConfig(normalization=normalization)
+
+
+def plan(*arguments, **options):
+    return nf.plan(*arguments, **{"max_memory": "16GB", **options})
+
+
+@pytest.mark.parametrize(
+    ("normalization", "route"),
+    [("shift", "factorized"), ("l1", "factorized"), ("softmax", "dense"), ("relu", "dense")],
+)
+def test_the_fastest_exact_route_is_taken(normalization, route):
+    chosen = plan(SHAPE, 21, config=config(normalization))
+    assert (chosen.backend, chosen.route) == ("blocked", route)
+
+
+def test_the_budget_turns_the_dial_from_dense_to_streaming():
+    budgets = ["16GB", "1GB", "600MB", "400MB"]
+    plans = [plan(SHAPE, 21, max_memory=budget) for budget in budgets]
+    stored = [chosen.stored_rows for chosen in plans]
+    assert stored[0] == 16384
+    assert stored == sorted(stored, reverse=True)
+    assert len(set(stored)) == 4
+    assert all(
+        chosen.peak_memory <= parse_bytes(budget)
+        for chosen, budget in zip(plans, budgets, strict=True)
+    )
+    seconds = [chosen.seconds for chosen in plans]
+    assert seconds == sorted(seconds)
+    assert "keeping" in plans[1].reason
+    smallest = plan(SHAPE, 21, route="streaming").peak_memory
+    assert plan(SHAPE, 21, max_memory=smallest).route == "streaming"
+
+
+def test_a_budget_too_small_is_refused_with_what_would_do():
+    with pytest.raises(nf.InputError, match=r"max_memory is 50 MB; this walk needs at least") as e:
+        plan(SHAPE, 21, max_memory="50MB")
+    needed = str(e.value).split("at least ")[1].split(" (")[0]
+    assert parse_bytes(needed) == pytest.approx(
+        plan(SHAPE, 21, route="streaming").peak_memory, 0.01
+    )
+
+
+def test_auto_never_fails_for_want_of_memory(monkeypatch):
+    monkeypatch.setattr(planning, "free_memory", lambda device: 1000)
+    chosen = nf.plan(SHAPE, 21)
+    assert chosen.route == "streaming"
+    assert "more than the 800 B free" in chosen.reason
+
+
+@pytest.mark.parametrize("backend", ["blocked", "reference"])
+def test_an_explicit_backend_is_kept(backend):
+    chosen = plan((5, 1024, 64), 21, config=config("shift"), backend=backend)
+    assert chosen.backend == backend
+    with nf.use_backend(backend):
+        assert plan((5, 1024, 64), 21).backend == backend
+
+
+@pytest.mark.parametrize("route", ["dense", "streaming", "factorized"])
+def test_an_explicit_route_is_kept(route):
+    assert plan((5, 1024, 64), 21, config=config("l1"), route=route).route == route
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        (
+            (SHAPE, 21),
+            {"route": "factorized"},
+            "not exact with normalization 'softmax'; it is with",
+        ),
+        ((SHAPE, 21), {"route": "fast"}, "route is 'fast'; expected one of"),
+        ((SHAPE, 21), {"backend": "reference", "route": "streaming"}, "'blocked' has it"),
+        ((SHAPE, 21), {"backend": "triton"}, "not part of this version"),
+        ((SHAPE, 21), {"max_memory": "lots"}, 'expected a size above 0 such as "6GB"'),
+        ((SHAPE, 21), {"max_memory": 0}, "max_memory is 0"),
+        ((SHAPE, 0), {}, "num_labels is 0; expected 1 or more"),
+        (((5, 0, 64), 21), {}, r"shape is \(5, 0, 64\); expected"),
+        (((4096, 64), 21), {}, r"shape is \(4096, 64\); expected \(…, H, N, D\)"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(arguments, options, message):
+    with pytest.raises(nf.InputError, match=message):
+        plan(*arguments, **options)
+
+
+def test_a_plan_reads_as_a_sentence_and_lists_every_route():
+    chosen = plan(SHAPE, 21)
+    assert str(chosen).startswith("blocked / dense: the fastest of")
+    assert str(chosen).endswith("beyond the inputs.")
+    table = chosen.table().splitlines()
+    assert len(table) == 5
+    assert "not exact with 'softmax'" in table[1]
+    assert "taken" in table[2]
+    assert "slower" in table[3]
+    assert "needs more than the 16 GB there are" in table[4]
+
+
+def test_the_walk_follows_its_plan_and_logs_it(make_qk, make_prior, caplog):
+    q, k = make_qk(1, 12, 4)
+    with caplog.at_level(logging.DEBUG, logger="nerve_fast"):
+        nf.random_walk(q, k, make_prior(12, 2), (3, 4), config("shift"))
+    assert "blocked / factorized" in caplog.text
+
+
+def test_sixteen_bits_halve_a_stored_matrix(monkeypatch):
+    from nerve_fast.blocked import precision
+
+    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    wide, narrow = (
+        plan((5, 16384, 64), 21, dtype=dtype).peak_memory
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    assert narrow < 0.6 * wide
+
+
+def test_a_control_group_limits_what_is_free(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine, "CGROUP", tmp_path)
+    cpu = torch.device("cpu")
+    unlimited = machine.free_memory(cpu)
+    assert unlimited > 1 << 20
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert machine.free_memory(cpu) == 2000000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.free_memory(cpu) > 1 << 20
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory/memory.limit_in_bytes").write_text("5000")
+    (tmp_path / "memory/memory.usage_in_bytes").write_text("6000")
+    assert machine.free_memory(cpu) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("6GB", 6 * 10**9), ("1.5 GiB", 3 << 29), ("512mib", 512 << 20), (1000, 1000), ("7", 7)],
+)
+def test_sizes_are_read_as_people_write_them(text, size):
+    assert parse_bytes(text) == size
+
+
+def test_sizes_and_times_are_written_with_units():
+    assert [format_bytes(n) for n in (999, 1500, 2.5e9, 3e15)] == [
+        "999 B",
+        "1.5 KB",
+        "2.5 GB",
+        "3e+03 TB",
+    ]
+    assert [format_seconds(s) for s in (0.0123, 2.5, 150, 9000)] == [
+        "12 ms",
+        "2.5 s",
+        "2 min",
+        "2.5 h",
+    ]
