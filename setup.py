@@ -34,6 +34,8 @@ setup(
         "diffusers>=0.35",
         "transformers>=5.0",
         "safetensors",
+        "accelerate",
+        "huggingface_hub",
         "numpy",
         "pillow>=10.1",
         "psutil",

@@ -30,6 +30,13 @@ __all__ = [
 ]
 
 
+__version__ = "0.1.0"
+
+
+def __dir__():
+    return [*globals(), "NervePipeline", "PriorConfig", "SegmentationOutput"]
+
+
 def __getattr__(name):
     # The operations need torch alone; transformers and diffusers take seconds to import.
     if name in ("NervePipeline", "SegmentationOutput"):

@@ -26,7 +26,7 @@ from nerve_fast.dispatch import (
 from nerve_fast.errors import InputError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-STRIP_STEPS = (1, 2, 5, 10)
+ENDINGS = ("labels.png", "overlay.png", "heatmaps.png", "steps.png", "npz")
 CONFIG_HELP = {
     "alpha": "probability that a walker moves on",
     "beta": "share of the global part, the rest is local",
@@ -44,12 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, or 2 after a mistake that a person can mend."""
     options = _parser().parse_args(arguments)
     try:
-        return options.run(options)
+        code = options.run(options)
+        # Now, while a closed pipe can still be caught.
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # `nerve-fast doctor | head -1`: the reader has what it wanted.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except InputError as error:
         print(f"nerve-fast: {error}", file=sys.stderr)
         return 2
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
             raise
         print(
             "nerve-fast: out of memory; a smaller --resolution needs less, and so do fewer labels",
@@ -61,9 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def _is_out_of_memory(error: Exception) -> bool:
     # On a CPU torch raises a plain RuntimeError.
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
+    return known or "DefaultCPUAllocator" in str(error)
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**63:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
+    return seed
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -119,10 +134,10 @@ def _add_segment(commands) -> None:
     models.add_argument(
         "--resolution", type=int, help="short side for the UNet, 0: the image's own"
     )
-    models.add_argument("--seed", type=int, default=0, help="of the noise")
+    models.add_argument("--seed", type=_seed, default=0, help="of the noise")
 
     prior = command.add_argument_group("prior")
-    prior.add_argument("--prior", choices=("naclip", "maskclip"), default="naclip")
+    prior.add_argument("--prior", default="naclip", help="naclip or maskclip")
     prior.add_argument("--prior-resolution", type=int, help="short side for CLIP")
     prior.add_argument("--prior-window", type=int, help="side of CLIP's sliding window")
     prior.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
@@ -145,16 +160,19 @@ def _add_config(command) -> None:
 
 def _segment(options) -> int:
     config = _config(options)
-    if options.models and (options.clip or options.diffusion):
-        raise InputError("--models stands for both --clip and --diffusion; pass one or the other")
     labels = [label.strip() for label in options.labels.split(";")]
 
     # transformers and diffusers take seconds to import; mistakes above should not.
     from nerve_fast.images import load_image
     from nerve_fast.labels import parse_labels
+    from nerve_fast.visualize import strip_stages
 
     classes = parse_labels(labels)
-    _check_names(options.images)
+    if len(classes) == 1 and len(classes[0]) > 1:
+        print(
+            'note: commas separate synonyms of one class; between classes put ";"', file=sys.stderr
+        )
+    _check_names(options.images, options.output)
     images, failed = [], 0
     for path in options.images:
         try:
@@ -173,14 +191,14 @@ def _segment(options) -> int:
             labels,
             processing_resolution=options.resolution,
             generator=torch.Generator().manual_seed(options.seed),
-            return_steps=STRIP_STEPS if options.save_steps else (),
+            return_steps=strip_stages(config.steps) if options.save_steps else (),
         )
 
     pipe = _load(options, config)
     reference = copy.copy(pipe)
     reference.backend = "reference"
     pipe.clip.encode_words([word for words in classes for word in words], progress=True)
-    for path in tqdm(images, "images", unit="image", disable=None if len(images) > 1 else True):
+    for path in tqdm(images, "images", unit="image", disable=None):
         out = run(pipe, path)
         if options.verify:
             expected = run(reference, path)
@@ -203,8 +221,9 @@ def _config(options) -> NerveConfig:
     )
 
 
-def _check_names(images: Sequence[Path]) -> None:
-    """Results are named after the image's stem: two alike would overwrite each other."""
+def _check_names(images: Sequence[Path], folder: Path) -> None:
+    """Results are named after the image's stem: they may overwrite no image and no other result."""
+    inputs = {path.resolve(): path for path in images}
     first = {}
     for path in images:
         if path.stem in first:
@@ -213,6 +232,13 @@ def _check_names(images: Sequence[Path]) -> None:
                 "one, or write them to different folders"
             )
         first[path.stem] = path
+        for ending in ENDINGS:
+            target = (folder / f"{path.stem}.{ending}").resolve()
+            if target in inputs:
+                raise InputError(
+                    f"the result {target.name} of {path} would overwrite the image "
+                    f"{inputs[target]}; write to another folder"
+                )
 
 
 def _prepare_folder(folder: Path) -> None:
@@ -228,8 +254,6 @@ def _prepare_folder(folder: Path) -> None:
 
 
 def _load(options, config: NerveConfig):
-    from nerve_fast.backbones.clip import DEFAULT_CLIP
-    from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
     from nerve_fast.pipeline import NervePipeline
     from nerve_fast.priors import PriorConfig
 
@@ -243,8 +267,8 @@ def _load(options, config: NerveConfig):
     )
     return NervePipeline.from_pretrained(
         options.models,
-        clip=options.clip or DEFAULT_CLIP,
-        diffusion=options.diffusion or DEFAULT_DIFFUSION,
+        clip=options.clip,
+        diffusion=options.diffusion,
         device=options.device,
         dtype=DTYPES.get(options.dtype),
         prior=prior,
@@ -267,7 +291,7 @@ def _hide_loading_bars() -> None:
 def _write(out, stem: Path, options) -> None:
     from nerve_fast import visualize
 
-    out.save(Path(f"{stem}.labels.png"))
+    # All pictures first: an image's files appear together or not at all.
     pictures = {"overlay": out.overlay()}
     if options.save_heatmaps:
         probabilities = out.probabilities.numpy()
@@ -275,6 +299,7 @@ def _write(out, stem: Path, options) -> None:
     if options.save_steps:
         steps = {count: maps.numpy() for count, maps in out.steps.items()}
         pictures["steps"] = visualize.steps_strip(out.image, out.prior.numpy(), steps, out.labels)
+    out.save(Path(f"{stem}.labels.png"))
     for kind, picture in pictures.items():
         visualize.save_picture(picture, Path(f"{stem}.{kind}.png"))
     if options.save_probabilities:
@@ -394,7 +419,10 @@ def _report_models() -> None:
     from nerve_fast.backbones.text_cache import cache_folder
 
     print("  tiny: ships with the package")
-    for source, file in ((DEFAULT_CLIP, "config.json"), (DEFAULT_DIFFUSION, "unet/config.json")):
+    for source, file in (
+        (DEFAULT_CLIP, "model.safetensors"),
+        (DEFAULT_DIFFUSION, "unet/diffusion_pytorch_model.safetensors"),
+    ):
         here = isinstance(try_to_load_from_cache(source, file), str)
         print(
             f"  {source}: "

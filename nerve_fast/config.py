@@ -8,6 +8,8 @@ from typing import Any
 from nerve_fast.errors import InputError
 
 NORMALIZATIONS = ("softmax", "relu", "l1", "shift")
+LARGEST = 1e30
+"""Larger values, and the inverses of smaller ones, leave the range of float32 sums."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +48,8 @@ class NerveConfig:
         for name in ("alpha", "beta"):
             self._check_real(name, lambda x: 0 <= x <= 1, "between 0 and 1")
         for name in ("self_affinity", "sharpness"):
-            self._check_real(name, lambda x: x >= 0, "0 or more")
-        self._check_real("temperature", lambda x: x > 0, "above 0")
+            self._check_real(name, lambda x: 0 <= x <= LARGEST, f"from 0 to {LARGEST:g}")
+        self._check_real("temperature", lambda x: x >= 1 / LARGEST, f"of {1 / LARGEST:g} or more")
         self._check_integer("steps", 0)
         self._check_integer("radius", 1)
         self._check_integer("global_stride", 1)

@@ -17,8 +17,6 @@ from nerve_fast.ops import random_walk
 from nerve_fast.pipeline import NervePipeline, as_distribution, as_maps, to_pixels
 from nerve_fast.tiny.scenes import HELD_OUT_SEED, NAMES, generate
 
-STRIP_STEPS = (1, 2, 5, 10)
-
 
 def run(pipe: NervePipeline, folder: Path, *, scenes: int = 50, pictures: int = 6) -> dict:
     """Segment held-out scenes four ways and draw the first few.
@@ -35,11 +33,12 @@ def run(pipe: NervePipeline, folder: Path, *, scenes: int = 50, pictures: int = 
     """
     folder.mkdir(parents=True, exist_ok=True)
     untrained = _untrained(pipe.diffusion)
+    stages = visualize.strip_stages(pipe.config.steps)
     totals = {}
     for number in tqdm(range(scenes), "scenes", unit="scene", disable=None):
         seed = HELD_OUT_SEED + number
         image, mask, names = generate(seed)
-        out = pipe(image, names, return_steps=STRIP_STEPS if number < pictures else ())
+        out = pipe(image, names, return_steps=stages if number < pictures else ())
         label_maps = {
             "prior": to_pixels(out.prior, mask.shape).argmax(0),
             "walk on raw RGB": _walk(*_colours(image, out.prior), out.prior, pipe, mask.shape),

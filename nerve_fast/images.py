@@ -1,8 +1,10 @@
 """Images as people have them, turned into 8-bit RGB; and the size at which a model sees them."""
 
+import contextlib
 import os
 import struct
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,8 @@ from torch import Tensor
 
 from nerve_fast.errors import InputError
 
-MAX_ASPECT = 4
-"""An image longer than this is shrunk until its long side is this many short sides of the model's
-resolution: the field's 2048 for 512 (``scale=(2048, S)``)."""
+MAX_LONG_SIDE = 2048
+"""The field's limit: images are scaled to ``(2048, S)``, a very long one to less than ``S``."""
 
 
 def load_image(image: Image.Image | np.ndarray | str | os.PathLike) -> Image.Image:
@@ -39,32 +40,44 @@ def load_image(image: Image.Image | np.ndarray | str | os.PathLike) -> Image.Ima
             )
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
-        return _to_rgb(image, "image")
+        with _reading("image"):
+            return _to_rgb(image, "image")
     if not isinstance(image, (str, os.PathLike)):
         raise TypeError(
             f"image is a {type(image).__name__}; expected a PIL image, a path, or an array "
             "(H, W, 3) uint8"
         )
     path = Path(image)
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder; expected an image file")
-    if path.stat().st_size == 0:
-        raise InputError(f"{path}: the file is empty")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path}: is a folder; expected an image file")
+        if path.stat().st_size == 0:
+            raise InputError(f"{path}: the file is empty")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    with _reading(str(path)), Image.open(path) as opened:
+        return _to_rgb(opened, str(path))
+
+
+@contextlib.contextmanager
+def _reading(name: str) -> Iterator[None]:
+    """Around what decodes an image: what Pillow raises becomes an :class:`InputError`."""
     try:
         with warnings.catch_warnings():
             # Pillow warns from 89 megapixels on and refuses from twice that; large is our business.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                return _to_rgb(opened, str(path))
+            yield
     except UnidentifiedImageError:
-        raise InputError(f"{path}: not an image, or of a format that Pillow cannot read") from None
+        raise InputError(f"{name}: not an image, or of a format that Pillow cannot read") from None
     except Image.DecompressionBombError as error:
-        raise InputError(f"{path}: too many pixels to decode safely ({error})") from None
+        raise InputError(f"{name}: too many pixels to decode safely ({error})") from None
+    except PermissionError as error:
+        raise InputError(f"{name}: cannot be read: {error.strerror}") from None
     except (OSError, SyntaxError, EOFError, struct.error) as error:
         # Pillow reports damaged files through all of these.
-        raise InputError(f"{path}: the image is damaged or truncated ({error})") from None
+        raise InputError(f"{name}: the image is damaged or truncated ({error})") from None
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
@@ -78,7 +91,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
                 f"{name}: holds integers from {levels.min()} to {levels.max()}; expected 8 or 16 "
                 "bits a channel: save it as an 8-bit image"
             )
-        return Image.fromarray(np.round(levels / 257).astype(np.uint8)).convert("RGB")
+        # 32-bit integers say nothing of their range: small ones are 8-bit values in a wide type.
+        step = 1 if image.mode == "I" and levels.max() <= 255 else 257
+        return Image.fromarray(np.round(levels / step).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise InputError(f"{name}: holds floating-point values; save it as an 8-bit image")
     if image.has_transparency_data:
@@ -88,21 +103,24 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def model_size(size: tuple[int, int], short_side: int, multiple: int) -> tuple[int, int]:
+def model_size(size: tuple[int, int], short_side: int | None, multiple: int) -> tuple[int, int]:
     """The size at which a model sees an image: same shape, sides a multiple of ``multiple``.
 
-    The short side becomes ``short_side``, unless the long one would then exceed
-    ``MAX_ASPECT · short_side``.
+    The short side becomes ``short_side``, unless the long one would then exceed 2048 pixels and
+    four short sides: such an image gets a long side of that length.
 
     Args:
         size: ``(width, height)`` of the image, in pixels.
-        short_side: wanted length of the short side, in pixels.
+        short_side: wanted length of the short side, in pixels; ``None`` keeps the image's size.
         multiple: both sides are rounded to the nearest multiple of this, at least one.
 
     Returns:
         ``(width, height)``.
     """
-    factor = min(short_side / min(size), MAX_ASPECT * short_side / max(size))
+    factor = 1.0
+    if short_side is not None:
+        longest = max(MAX_LONG_SIDE, 4 * short_side)
+        factor = min(short_side / min(size), longest / max(size))
     width, height = (max(round(side * factor / multiple), 1) * multiple for side in size)
     return width, height
 

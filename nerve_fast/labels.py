@@ -1,5 +1,6 @@
 """Labels and the synonyms inside them."""
 
+import unicodedata
 from collections.abc import Sequence
 
 from nerve_fast.errors import InputError
@@ -12,17 +13,23 @@ def parse_labels(labels: Sequence[str]) -> list[list[str]]:
         labels: one string a class.
 
     Returns:
-        A non-empty list of words for each label.
+        A non-empty list of words for each label, white space and Unicode normalised.
 
     Raises:
-        InputError: there is no label, one is empty, or a word stands twice.
-        TypeError: ``labels`` is not a sequence of strings.
+        InputError: there is no label, one is empty or not text, or a word stands twice.
+        TypeError: ``labels`` is not a list or tuple of strings.
     """
-    if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+    if not isinstance(labels, (list, tuple)) or not all(isinstance(x, str) for x in labels):
         raise TypeError(f"labels is {labels!r}; expected a list of strings, one a class")
     if not labels:
         raise InputError("labels is empty; expected at least one class name")
-    classes = [[word.strip() for word in label.split(",")] for label in labels]
+    for number, label in enumerate(labels, start=1):
+        if any(unicodedata.category(c) in ("Cc", "Cs") and c != "\t" for c in label):
+            raise InputError(
+                f"label {number} is {label!r}; it holds a line break or another character that is "
+                "not text"
+            )
+    classes = [[_normalised(word) for word in label.split(",")] for label in labels]
     owner = {}
     for number, words in enumerate(classes, start=1):
         for word in words:
@@ -30,11 +37,17 @@ def parse_labels(labels: Sequence[str]) -> list[list[str]]:
                 raise InputError(
                     f"label {number} is {labels[number - 1]!r}; it holds an empty name"
                 )
-            if word.lower() in owner:
-                where = sorted({owner[word.lower()], number})
+            if word.casefold() in owner:
+                where = sorted({owner[word.casefold()], number})
                 raise InputError(
                     f"the name {word!r} stands twice, in label {' and '.join(map(str, where))}; "
                     "each name may belong to one class only"
                 )
-            owner[word.lower()] = number
+            owner[word.casefold()] = number
     return classes
+
+
+def _normalised(word: str) -> str:
+    """One spelling for what looks the same: composed letters, single spaces, nothing invisible."""
+    visible = "".join(c for c in word if unicodedata.category(c) != "Cf")
+    return " ".join(unicodedata.normalize("NFC", visible).split())

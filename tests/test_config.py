@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +13,20 @@ def test_config_survives_json():
         alpha=0.5, steps=np.int64(3), normalization="l1", temperature=np.float32(0.5)
     )
     assert NerveConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_the_defaults_are_those_of_the_design():
+    assert NerveConfig().to_dict() == {
+        "alpha": 0.9,
+        "beta": 0.5,
+        "steps": 10,
+        "radius": 1,
+        "self_affinity": 1.0,
+        "sharpness": 1.0,
+        "normalization": "softmax",
+        "temperature": 0.05,
+        "global_stride": 1,
+    }
 
 
 def test_config_is_frozen_and_replace_gives_a_checked_copy():
@@ -42,6 +57,9 @@ def test_config_refuses_numbers_that_are_not_finite(name, value):
         ("self_affinity", -1),
         ("sharpness", -0.5),
         ("temperature", 0),
+        ("temperature", 1e-40),
+        ("self_affinity", 1e39),
+        ("sharpness", 1e300),
         ("steps", -1),
         ("radius", 0),
         ("global_stride", 0),
@@ -49,7 +67,7 @@ def test_config_refuses_numbers_that_are_not_finite(name, value):
     ],
 )
 def test_config_refuses_values_out_of_range(name, value):
-    with pytest.raises(ValueError, match=f"{name} is {value!r}; expected"):
+    with pytest.raises(ValueError, match=re.escape(f"{name} is {value!r}; expected")):
         NerveConfig(**{name: value})
 
 

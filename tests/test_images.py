@@ -114,6 +114,23 @@ def test_arrays_of_another_kind_are_refused(array):
         load_image(array)
 
 
+def test_8_bit_values_in_a_wide_type_keep_their_range():
+    wide = Image.fromarray(np.full((2, 2), 200, dtype=np.int32))
+    assert load_image(wide).getpixel((0, 0)) == (200, 200, 200)
+
+
+def test_a_truncated_image_that_is_already_open_is_refused(tmp_path):
+    Image.effect_noise((64, 64), 50).save(tmp_path / "a.jpg")
+    (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes()[:900])
+    with pytest.raises(InputError, match="image: the image is damaged or truncated"):
+        load_image(Image.open(tmp_path / "b.jpg"))
+
+
+def test_a_name_too_long_for_the_file_system_is_refused():
+    with pytest.raises(InputError, match="cannot be read: File name too long"):
+        load_image("x" * 300 + ".png")
+
+
 def test_floating_point_and_wide_integers_are_refused():
     with pytest.raises(InputError, match="floating-point"):
         load_image(Image.new("F", (2, 2)))
@@ -141,6 +158,11 @@ def test_something_else_is_refused():
 )
 def test_model_size_keeps_the_shape(size, expected):
     assert model_size(size, 512, 64) == expected
+
+
+def test_model_size_has_the_fields_limit_and_none_for_the_images_own_size():
+    assert model_size((1680, 336), 336, 14) == (1680, 336)
+    assert model_size((4000, 500), None, 8) == (4000, 496)
 
 
 def test_to_tensor_is_channels_first_between_0_and_1(colours):

@@ -8,7 +8,7 @@ from torch.nn.functional import interpolate
 
 import nerve_fast as nf
 from nerve_fast.images import model_size
-from nerve_fast.pipeline import as_distribution
+from nerve_fast.pipeline import as_distribution, to_pixels
 from nerve_fast.priors import label_probabilities, to_tokens
 from nerve_fast.tiny.scenes import generate
 
@@ -46,7 +46,7 @@ def test_every_pixel_gets_its_likeliest_label(pipe, image):
 
 def test_the_steps_are_those_of_the_parts(pipe, image):
     """What the pipeline does, from its public parts in float64."""
-    config = nf.NerveConfig(steps=4, normalization="shift", alpha=0.7)
+    config = nf.NerveConfig(steps=4, alpha=0.7, sharpness=3.0, temperature=0.3)
     classes = [["grass"], ["water", "sea"], ["ball"], ["köttbullar"]]
     probabilities = label_probabilities(pipe.clip, image, classes, nf.PriorConfig())
     size = model_size(image.size, 128, pipe.diffusion.multiple)
@@ -58,6 +58,12 @@ def test_the_steps_are_those_of_the_parts(pipe, image):
 
     out = pipe(image, LABELS, config=config, processing_resolution=128, generator=seeded(5))
     torch.testing.assert_close(out.probabilities.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_default_resolution_is_the_models_own(pipe, image):
+    unet, vae = pipe.diffusion.unet.config, pipe.diffusion.vae.config
+    side = unet.sample_size * 2 ** (len(vae.block_out_channels) - 1)
+    assert_same(pipe(image, LABELS), pipe(image, LABELS, processing_resolution=side))
 
 
 def test_two_runs_agree_to_the_bit(pipe, image):
@@ -138,6 +144,37 @@ def test_as_distribution_clips_and_gives_empty_rows_to_everyone():
     torch.testing.assert_close(rows, torch.tensor([[0.25, 0.0, 0.75], [1 / 3] * 3]))
 
 
+def test_a_small_map_averages_what_a_pixel_covers():
+    fine = torch.zeros(1, 8, 8)
+    fine[0, :, ::4] = 1
+    torch.testing.assert_close(
+        to_pixels(fine, (2, 2)), torch.full((1, 2, 2), 0.25), atol=0.1, rtol=0
+    )
+
+
+@pytest.mark.parametrize("network", ["CLIP", "the UNet"])
+def test_values_that_are_not_finite_are_no_result(image, network):
+    broken = nf.NervePipeline.from_pretrained("tiny", device="cpu")
+    if network == "CLIP":
+        broken.clip.model.visual_projection.weight.data[0] = float("nan")
+    else:
+        broken.diffusion.unet.conv_in.weight.data[0] = float("inf")
+    with pytest.raises(
+        nf.InputError, match=f"{network} gave values that are not finite in torch.fl"
+    ):
+        broken(image, LABELS)
+
+
+def test_results_can_be_worked_with(pipe, image):
+    out = pipe(image, LABELS)
+    out.label_map[0, 0] = 1
+    weight = torch.ones(4, 1, 1, requires_grad=True)
+    (out.probabilities * weight).sum().backward()
+    assert weight.grad is not None
+    assert out != pipe(image, LABELS)
+    assert len({out}) == 1
+
+
 def test_half_precision_gives_the_same_picture(pipe, image):
     half = nf.NervePipeline.from_pretrained("tiny", device="cpu", dtype=torch.bfloat16)
     agreement = (half(image, LABELS).label_map == pipe(image, LABELS).label_map).float().mean()
@@ -169,7 +206,10 @@ def test_results_are_saved_whole_and_come_back(pipe, image, tmp_path):
         ({"image": "no/such/file.png"}, nf.InputError, "no such file"),
         ({"image": None}, TypeError, "image is a NoneType"),
         ({"config": {}}, TypeError, "config is a dict"),
-        ({"processing_resolution": -1}, ValueError, "processing_resolution is -1"),
+        ({"processing_resolution": -1}, nf.InputError, "processing_resolution is -1"),
+        ({"processing_resolution": 64.0}, nf.InputError, "processing_resolution is 64.0"),
+        ({"labels": None}, TypeError, "labels is None; expected a list of strings"),
+        ({"return_steps": 5}, TypeError, "return_steps is 5; expected a list"),
         ({"generator": 3}, TypeError, "generator is a int"),
         ({"return_steps": [-1]}, ValueError, "return_steps holds -1"),
     ],
@@ -180,11 +220,33 @@ def test_wrong_inputs_are_refused(pipe, image, arguments, error, message):
         pipe(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"clip": "somewhere"}, nf.InputError, "models stands for both clip and diffusion"),
+        ({"config": {}}, TypeError, "config is a dict; expected a NerveConfig"),
+        ({"dtype": "float16"}, TypeError, "dtype is 'float16'; expected a torch.dtype"),
+        ({"timestep": 100.0}, nf.InputError, "timestep is 100.0; expected 0 to 999"),
+        ({"layers": "mid"}, nf.InputError, "layer is 'mid'; this UNet's self-attentions are"),
+    ],
+)
+def test_wrong_arguments_of_from_pretrained_are_refused(arguments, error, message):
+    with pytest.raises(error, match=message):
+        nf.NervePipeline.from_pretrained("tiny", device="cpu", **arguments)
+
+
 def test_unknown_priors_and_backends_are_refused():
     with pytest.raises(ValueError, match="prior is 'clip'; expected one of"):
         nf.NervePipeline.from_pretrained("tiny", device="cpu", prior="clip")
     with pytest.raises(ValueError, match="backend 'triton' is not part of this version"):
         nf.NervePipeline.from_pretrained("tiny", device="cpu", backend="triton")
+
+
+def test_the_package_lists_its_public_names():
+    assert set(nf.__all__) <= set(dir(nf))
+    assert nf.__version__
+    for name in nf.__all__:
+        assert getattr(nf, name) is not None
 
 
 def test_importing_the_operations_does_not_import_the_networks():

@@ -11,9 +11,10 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from nerve_fast.backbones.loading import loading
+from nerve_fast.backbones.loading import complete, load
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.backbones.text_cache import TextCache, cache_folder, fingerprint
 from nerve_fast.errors import InputError
@@ -23,7 +24,7 @@ DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 
 FILES = (
     "config.json",
-    "preprocessor_config.json",
+    ("preprocessor_config.json", "processor_config.json"),
     ("tokenizer.json", "vocab.json"),
     ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
 )
@@ -78,16 +79,25 @@ class CLIPBackbone:
             InputError: it cannot be had, or lacks a file.
         """
         source = str(source)
-        with loading("CLIP", source, FILES, "clip"):
-            model = CLIPModel.from_pretrained(source, dtype=dtype)
-            tokenizer = CLIPTokenizer.from_pretrained(source)
-            images, _ = ImageProcessingMixin.get_image_processor_dict(source)
+
+        def loader(local):
+            model = CLIPModel.from_pretrained(
+                source, dtype=dtype, local_files_only=local, output_loading_info=True
+            )
+            tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=local)
+            images, _ = ImageProcessingMixin.get_image_processor_dict(
+                source, local_files_only=local
+            )
+            return complete(model), tokenizer, images
+
+        model, tokenizer, images = load("CLIP", source, FILES, "clip", loader)
         return cls(
             model.to(device),
             tokenizer,
-            image_mean=images["image_mean"],
-            image_std=images["image_std"],
-            resample=images["resample"],
+            # CLIP's own values, for the checkpoints that do not repeat them.
+            image_mean=images.get("image_mean", OPENAI_CLIP_MEAN),
+            image_std=images.get("image_std", OPENAI_CLIP_STD),
+            resample=images.get("resample", Image.Resampling.BICUBIC),
             source=source,
             cache=cache_folder(),
         )
@@ -96,7 +106,7 @@ class CLIPBackbone:
     def device(self) -> torch.device:
         return self.model.device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def encode_words(self, words: Sequence[str], *, progress: bool = False) -> Tensor:
         """Text embeddings: the mean over OpenAI's 80 templates of normalised embeddings.
 
@@ -155,7 +165,7 @@ class CLIPBackbone:
         pixels = to_tensor(image.resize(size, self.resample))
         return ((pixels - self.image_mean) / self.image_std).to(self.device, self.model.dtype)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def patch_features(self, pixels: Tensor, read_out: ReadOut) -> Tensor:
         """A feature in CLIP's joint space for each patch.
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from nerve_fast.backbones.loading import loading
+from nerve_fast.backbones.loading import complete, load
 from nerve_fast.errors import InputError
 from nerve_fast.images import to_tensor
 
@@ -29,7 +29,7 @@ FILES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class DiffusionFeatures:
     """Queries and keys on a grid of tokens.
 
@@ -76,9 +76,11 @@ class DiffusionBackbone:
         self.vae = vae.eval().requires_grad_(False)
         self.unet = unet.eval().requires_grad_(False)
         self.empty_prompt = empty_prompt
+        if isinstance(layers, str):
+            layers = [layers]
         self.layers = tuple(layers) if layers is not None else default_layers(unet)
         self._check_layers()
-        if not 0 <= timestep < len(alphas_cumprod):
+        if not isinstance(timestep, int) or not 0 <= timestep < len(alphas_cumprod):
             raise InputError(
                 f"timestep is {timestep}; expected 0 to {len(alphas_cumprod) - 1}, a step of "
                 "the model's scheduler"
@@ -106,24 +108,35 @@ class DiffusionBackbone:
             InputError: it cannot be had or lacks a file; a layer or the timestep does not exist.
         """
         source = str(source)
-        with loading("diffusion", source, FILES, "diffusion"):
-            tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer")
+
+        def loader(local):
+            here = {"local_files_only": local}
+            weights = {"output_loading_info": True, **here}
             text_encoder = CLIPTextModel.from_pretrained(
-                source, subfolder="text_encoder", dtype=dtype
+                source, subfolder="text_encoder", dtype=dtype, **weights
             )
-            scheduler = DDPMScheduler.from_pretrained(source, subfolder="scheduler")
-            vae = AutoencoderKL.from_pretrained(source, subfolder="vae", torch_dtype=dtype)
-            unet = UNet2DConditionModel.from_pretrained(source, subfolder="unet", torch_dtype=dtype)
+            tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **here)
+            scheduler = DDPMScheduler.from_pretrained(source, subfolder="scheduler", **here)
+            vae, unet = (
+                complete(
+                    model.from_pretrained(source, subfolder=part, torch_dtype=dtype, **weights)
+                )
+                for model, part in ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"))
+            )
+            prompt = encode_empty_prompt(complete(text_encoder), tokenizer)
+            return vae, unet, scheduler, prompt
+
+        vae, unet, scheduler, prompt = load("diffusion", source, FILES, "diffusion", loader)
         return cls(
             vae.to(device),
             unet.to(device),
             alphas_cumprod=scheduler.alphas_cumprod,
-            empty_prompt=encode_empty_prompt(text_encoder, tokenizer).to(device),
+            empty_prompt=prompt.to(device),
             layers=layers,
             timestep=timestep,
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def queries_and_keys(
         self, image: Image.Image, size: tuple[int, int], generator: torch.Generator
     ) -> DiffusionFeatures:
@@ -220,7 +233,7 @@ def default_layers(unet: UNet2DConditionModel) -> tuple[str, ...]:
     return tuple(name for name in ups if name.startswith(f"up_blocks.{last}."))
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def encode_empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Tensor:
     """The text encoder's last hidden state for ``""``, ``(1, length, C)``."""
     length = text_encoder.config.max_position_embeddings

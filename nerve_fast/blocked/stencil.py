@@ -4,6 +4,7 @@ Entry ``o`` of row ``i`` belongs to the token at the offset ``(o // (2r+1) − r
 from ``i``, so a pass over the matrix is a pass over ``(2r+1)²`` shifted views of the grid.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nerve_fast.reference.precision import upcast
-from nerve_fast.reference.walk import EMPTY_ROW, numerator
+from nerve_fast.reference.walk import numerator, over_row_sum, softmax_rows
 
 
 def shifted(maps: Tensor, radius: int) -> Iterator[Tensor]:
@@ -45,12 +46,15 @@ def transition(
     values = upcast(values)
     middle = torch.zeros(values.shape[-1], dtype=torch.bool, device=values.device)
     middle[len(middle) // 2] = True
-    weights = torch.where(middle, values, numerator(values, normalization, temperature))
-    # Off the grid the numerators of softmax and shift would not be 0.
-    weights = weights * inside(grid, radius, values.device)
-    total = weights.abs().sum(-1, keepdim=True)
-    empty = total <= EMPTY_ROW
-    weights = torch.where(empty, middle.to(weights.dtype), weights / total.masked_fill(empty, 1))
+    identity = middle.to(values.dtype)
+    outside = ~inside(grid, radius, values.device)
+    if normalization == "softmax":
+        itself = values[..., len(middle) // 2, None]
+        logits = torch.where(middle, itself.log(), (values - 1) / temperature)
+        weights = softmax_rows(logits.masked_fill(outside, -math.inf), identity)
+    else:
+        weights = torch.where(middle, values, numerator(values, normalization))
+        weights = over_row_sum(weights.masked_fill(outside, 0), identity)
     # One plane of the grid for each window position: what `matmul` reads in turn.
     return weights.mT.contiguous().mT
 

@@ -14,6 +14,12 @@ from nerve_fast.reference.entropy import entropy_weights
 from nerve_fast.reference.precision import upcast
 from nerve_fast.reference.walk import EMPTY_ROW, series_sum
 
+ROUNDING = 1e-5
+"""Cosines and sums of weights exceed 1 by less than this part when they should not."""
+
+MAX_EXPONENT = 50
+"""Row sums of exponentials up to e^50 are far from overflow in float32."""
+
 Step = Callable[[Tensor], Tensor]
 """``Y (N, K) -> S_global Y (N, K)``."""
 
@@ -59,10 +65,11 @@ def random_walk(
         cells = Cells(grid, config.global_stride)
         pooled_k = cells.sum(packed_k) / cells.counts(packed_k)
         dtype = product_dtype(q)
+        most = head_weights.sum().item()
         if route == "factorized":
-            step = _factorized(packed_q, pooled_k, cells, config.normalization, dtype)
+            step = _factorized(packed_q, pooled_k, cells, config.normalization, dtype, most)
         else:
-            rows = Rows(packed_q, pooled_k, cells, config, dtype)
+            rows = Rows(packed_q, pooled_k, cells, config, dtype, most)
             if route == "dense":
                 rows.keep(stored_rows)
             step = rows.step
@@ -110,8 +117,18 @@ class Cells:
         return self.sum(like.new_ones(self.grid[0] * self.grid[1], 1))
 
 
+def _signed(normalization: str, most: float) -> bool:
+    """Whether numerators can be negative, so that a row's absolute sum is not its sum."""
+    return normalization == "l1" or (normalization == "shift" and most > 1 + ROUNDING)
+
+
 def _factorized(
-    packed_q: Tensor, packed_k: Tensor, cells: Cells, normalization: str, dtype: torch.dtype
+    packed_q: Tensor,
+    packed_k: Tensor,
+    cells: Cells,
+    normalization: str,
+    dtype: torch.dtype,
+    most: float,
 ) -> Step:
     """``Q̃ (K̃ᵀ Y)``: exact where a row is linear in the affinity.
 
@@ -119,34 +136,34 @@ def _factorized(
     cancel. ``l1``: ``Q̃ (K̃ᵀ Y)`` over absolute row sums, found in one streaming pass.
     """
     counts = cells.counts(packed_k)
-    if normalization == "shift":
+    shift = 1 if normalization == "shift" else 0
+    if not _signed(normalization, most):
         total = counts.sum() + packed_q @ (packed_k.mT @ counts)
         # The sum is N minus nearly N in a row without mass: what rounding leaves is no mass.
         floor = 16 * torch.finfo(total.dtype).eps * counts.sum()
     else:
-        total = _absolute_row_sums(packed_q, packed_k, counts, dtype)
-        floor = EMPTY_ROW
+        total = _absolute_row_sums(packed_q, packed_k, counts, dtype, shift)
+        floor = EMPTY_ROW * (1 + shift)
     empty = total <= floor
 
     def step(Y):
         pooled = cells.sum(Y)
-        product = packed_q @ (packed_k.mT @ pooled)
-        if normalization == "shift":
-            product = product + pooled.sum(0)
+        product = packed_q @ (packed_k.mT @ pooled) + shift * pooled.sum(0)
         return torch.where(empty, Y, product / total.masked_fill(empty, 1))
 
     return step
 
 
 def _absolute_row_sums(
-    packed_q: Tensor, packed_k: Tensor, counts: Tensor, dtype: torch.dtype
+    packed_q: Tensor, packed_k: Tensor, counts: Tensor, dtype: torch.dtype, shift: int
 ) -> Tensor:
-    """``Σ_j |a_ij|``, ``(N, 1)``, without keeping ``a``."""
+    """``Σ_j |shift + a_ij|``, ``(N, 1)``, without keeping ``a``."""
 
     def of_rows(q, k, n):
         total = 0
         for columns in spans(len(k), MAX_COLUMNS):
-            total = total + (q @ k[columns].mT).abs().to(n.dtype) @ n[columns]
+            A = (q @ k[columns].mT).to(n.dtype)
+            total = total + (A + shift if shift else A).abs() @ n[columns]
         return total
 
     size = tile_rows(len(packed_k), packed_q.device)
@@ -163,27 +180,37 @@ class Rows:
         cells: on which ``Y`` is pooled.
         config: the walk's settings.
         dtype: of the products with ``K̃`` and of what is kept.
+        most: what no affinity exceeds, the sum of the head weights.
     """
 
-    def __init__(self, packed_q: Tensor, packed_k: Tensor, cells: Cells, config, dtype):
+    def __init__(
+        self, packed_q: Tensor, packed_k: Tensor, cells: Cells, config, dtype, most: float
+    ):
         self.normalization = config.normalization
         self.cells = cells
         self.counts = cells.counts(packed_k)
         self.dtype = dtype
         if self.normalization == "softmax":
             packed_q = packed_q / config.temperature
-        self.offset = -1 / config.temperature
         self.q, self.k = packed_q.to(dtype), packed_k.to(dtype)
         self.size = tile_rows(len(packed_k), packed_q.device)
+        self.offsets = packed_q.new_full((len(packed_q), 1), -1 / config.temperature)
+        if (most * (1 + ROUNDING) - 1) / config.temperature > MAX_EXPONENT:
+            # A row with mass above exp(0) is not empty; relative to its largest it cannot overflow.
+            self.offsets = torch.minimum(self.offsets, -self._row_maxima())
         self.kept: list[Tensor] = []
         self.totals = None
-        if self.normalization == "l1":
-            self.totals = _absolute_row_sums(packed_q, packed_k, self.counts, dtype)
+        if _signed(self.normalization, most):
+            shift = 1 if self.normalization == "shift" else 0
+            sums = _absolute_row_sums(packed_q, packed_k, self.counts, dtype, shift)
+            self.totals = sums / (1 + shift)
 
     def keep(self, stored_rows: int) -> None:
         """Keep the first blocks of numerators, as many as ``stored_rows`` rows fill."""
-        for rows in list(spans(len(self.q), self.size))[: stored_rows // self.size]:
-            self.kept.append(self._numerators(self.q[rows], self.k).to(self.dtype))
+        blocks = list(spans(len(self.q), self.size))
+        for rows in blocks[: -(-stored_rows // self.size)]:
+            numerators = self._numerators(self.q[rows], self.k, self.offsets[rows])
+            self.kept.append(numerators.to(self.dtype))
 
     def step(self, Y: Tensor) -> Tensor:
         """``S_global Y``, ``(N, K)`` each."""
@@ -195,23 +222,34 @@ class Rows:
                 kept = self.kept[block]
                 products.append((kept @ values.to(kept.dtype)).to(values.dtype))
             else:
-                products.append(recomputed(self._product, self.q[rows], self.k, values))
+                products.append(
+                    recomputed(self._product, self.q[rows], self.k, self.offsets[rows], values)
+                )
         product = torch.cat(products)
         total = product[:, -1:] if self.totals is None else self.totals
         empty = total <= EMPTY_ROW
         return torch.where(empty, Y, product[:, :-1] / total.masked_fill(empty, 1))
 
-    def _product(self, q: Tensor, k: Tensor, values: Tensor) -> Tensor:
+    def _product(self, q: Tensor, k: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
         total = 0
         for columns in spans(len(k), MAX_COLUMNS):
-            numerators = self._numerators(q, k[columns])
+            numerators = self._numerators(q, k[columns], offsets)
             total = total + (numerators @ values[columns].to(numerators.dtype)).to(values.dtype)
         return total
 
-    def _numerators(self, q: Tensor, k: Tensor) -> Tensor:
+    def _row_maxima(self) -> Tensor:
+        maxima = []
+        for rows in spans(len(self.q), self.size):
+            tiles = [
+                (self.q[rows] @ self.k[c].mT).amax(-1) for c in spans(len(self.k), MAX_COLUMNS)
+            ]
+            maxima.append(torch.stack(tiles).amax(0))
+        return torch.cat(maxima)[:, None].to(self.offsets.dtype)
+
+    def _numerators(self, q: Tensor, k: Tensor, offsets: Tensor) -> Tensor:
         A = q @ k.mT
         if self.normalization == "softmax":
-            return A.add_(self.offset).exp_()
+            return A.add_(offsets).exp_()
         if self.normalization == "relu":
             return A.relu_()
         if self.normalization == "shift":

@@ -63,7 +63,8 @@ def local_affinity(
 
     Returns:
         A :class:`LocalAffinity` with values ``(…, N, (2r+1)²)``, or ``(…, H, N, (2r+1)²)`` without
-        ``head_weights``; in the dtype of ``q``.
+        ``head_weights``; float32 (float64 for float64 inputs), as the exponent of ``softmax`` would
+        enlarge the rounding of 16 bits.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the message says how.
@@ -80,4 +81,4 @@ def local_affinity(
     values = backend_for(backend).local_affinity(
         q, k, grid, head_weights, int(radius), self_affinity
     )
-    return LocalAffinity(values.to(q.dtype), grid, int(radius))
+    return LocalAffinity(values, grid, int(radius))

@@ -7,10 +7,10 @@ from torch import Tensor
 
 from nerve_fast.blocked import stencil
 from nerve_fast.config import NerveConfig
-from nerve_fast.ops.checks import check_float_tensor
+from nerve_fast.ops.checks import check_float_tensor, check_grid
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class LocalAffinity:
     """An ``N × N`` matrix that is zero outside a window around the diagonal of the token grid.
 
@@ -24,6 +24,15 @@ class LocalAffinity:
     values: Tensor
     grid: tuple[int, int]
     radius: int
+
+    def __post_init__(self):
+        check_float_tensor("values", self.values, "(…, N, (2r+1)²)", 2)
+        check_grid(self.grid, self.values.shape[-2])
+        if self.values.shape[-1] != (2 * self.radius + 1) ** 2:
+            raise ValueError(
+                f"values has shape {tuple(self.values.shape)}; expected (…, N, "
+                f"{(2 * self.radius + 1) ** 2}) for radius {self.radius}"
+            )
 
     @property
     def inside(self) -> Tensor:

@@ -1,5 +1,6 @@
 """The random walk: the whole graph stage in one call."""
 
+import torch
 from torch import Tensor
 
 from nerve_fast import blocked, reference
@@ -55,6 +56,8 @@ def random_walk(
         raise TypeError(f"config is a {type(config).__name__}; expected a nerve_fast.NerveConfig")
     if head_weights is not None:
         check_head_weights(head_weights, q)
+    if torch.float64 in (q.dtype, prior.dtype):
+        q, k = q.double(), k.double()
     chosen = plan(
         q.shape,
         prior.shape[-1],

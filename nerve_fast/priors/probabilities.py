@@ -1,6 +1,8 @@
 """From an image and words to a distribution over labels at each place."""
 
 import dataclasses
+import math
+import numbers
 from collections.abc import Sequence
 
 import torch
@@ -56,11 +58,11 @@ class PriorConfig:
                 f"prior stride is {self.stride} and window is {self.window}; expected a stride no "
                 "longer than the window"
             )
-        if not 0 < self.logit_scale < float("inf"):
+        if not isinstance(self.logit_scale, numbers.Real) or not 0 < self.logit_scale < math.inf:
             raise InputError(f"logit scale is {self.logit_scale!r}; expected a number above 0")
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def label_probabilities(
     clip: CLIPBackbone,
     image: Image.Image,

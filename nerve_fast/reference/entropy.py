@@ -37,4 +37,6 @@ def entropy_weights(entropy: Tensor, sharpness: float) -> Tensor:
     Returns:
         ``(…, H)``, summing to 1.
     """
-    return torch.softmax(-sharpness * upcast(entropy), dim=-1)
+    entropy = upcast(entropy)
+    # Relative to the surest head, so that a large c gives the one-hot limit and not 0/0.
+    return torch.softmax(-sharpness * (entropy - entropy.amin(-1, keepdim=True)), dim=-1)

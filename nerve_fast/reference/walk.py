@@ -1,9 +1,11 @@
 """Transition probabilities and the random walk they drive (slides 4.1 and 4.4)."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from nerve_fast.reference.affinity import cosine_affinity, keep_local
+from nerve_fast.reference.affinity import cosine_affinity, neighbours
 from nerve_fast.reference.entropy import entropy_weights, head_entropy
 from nerve_fast.reference.precision import upcast
 
@@ -11,25 +13,23 @@ EMPTY_ROW = 1e-12
 """A row whose absolute sum is not above this moves nowhere: it becomes the identity's row."""
 
 
-def numerator(A: Tensor, normalization: str, temperature: float) -> Tensor:
-    """What stands above the row sum, element by element; any shape."""
-    if normalization == "softmax":
-        return ((A - 1) / temperature).exp()
-    if normalization == "relu":
-        return A.clamp(min=0)
-    if normalization == "l1":
-        return A
-    if normalization == "shift":
-        return (1 + A) / 2
-    raise ValueError(f"unknown normalization {normalization!r}")
+def numerator(A: Tensor, normalization: str) -> Tensor:
+    """What stands above the row sum, for all but ``softmax``; element by element, any shape."""
+    return {"relu": A.clamp(min=0), "l1": A, "shift": (1 + A) / 2}[normalization]
 
 
-def over_row_sum(A: Tensor) -> Tensor:
-    """Rows of ``A (…, N, N)`` over their absolute sums; an empty row becomes the identity's."""
+def over_row_sum(A: Tensor, identity: Tensor) -> Tensor:
+    """Rows of ``A`` over their absolute sums; an empty row becomes that of ``identity``."""
     total = A.abs().sum(-1, keepdim=True)
     empty = total <= EMPTY_ROW
-    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    return torch.where(empty, eye, A / total.masked_fill(empty, 1))
+    return torch.where(empty, identity, A / total.masked_fill(empty, 1))
+
+
+def softmax_rows(logits: Tensor, identity: Tensor) -> Tensor:
+    """The same for rows of ``exp(logits)``, which are never formed: they might overflow."""
+    total = logits.logsumexp(-1, keepdim=True)
+    empty = total <= math.log(EMPTY_ROW)
+    return torch.where(empty, identity, (logits - total.masked_fill(empty, 0)).exp())
 
 
 def coarsen(A: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
@@ -55,10 +55,20 @@ def transition(A: Tensor, grid: tuple[int, int], config) -> Tensor:
     ``S_global`` takes all columns of ``A``; ``S_local`` those in the window, and ``ε_self`` as it
     is on the diagonal. Each row sums to 1; with ``l1`` the absolute values of either part do.
     """
-    f = (config.normalization, config.temperature)
-    A_global = numerator(coarsen(A, grid, config.global_stride), *f)
-    A_local = keep_local(numerator(A, *f), grid, config.radius, config.self_affinity)
-    S_global, S_local = over_row_sum(A_global), over_row_sum(A_local)
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    diagonal = eye.bool()
+    elsewhere = ~(neighbours(grid, config.radius, A.device) | diagonal)
+    A_global = coarsen(A, grid, config.global_stride)
+    if config.normalization == "softmax":
+        # exp((a−1)/τ) with everything in the exponent, ε_self too.
+        log_self = math.log(config.self_affinity) if config.self_affinity else -math.inf
+        logits = ((A - 1) / config.temperature).masked_fill(diagonal, log_self)
+        S_global = softmax_rows((A_global - 1) / config.temperature, eye)
+        S_local = softmax_rows(logits.masked_fill(elsewhere, -math.inf), eye)
+    else:
+        A_local = numerator(A, config.normalization).masked_fill(elsewhere, 0)
+        S_global = over_row_sum(numerator(A_global, config.normalization), eye)
+        S_local = over_row_sum(A_local.masked_fill(diagonal, config.self_affinity), eye)
     return config.beta * S_global + (1 - config.beta) * S_local
 
 

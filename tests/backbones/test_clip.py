@@ -1,9 +1,13 @@
+import json
+
 import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import normalize
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from nerve_fast import InputError
+from nerve_fast.backbones import clip as clip_module
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.priors import maskclip
@@ -57,6 +61,24 @@ def test_a_word_is_encoded_once_a_machine(clip, monkeypatch):
     assert calls == []
 
 
+def test_other_templates_or_another_revision_are_another_model(clip, monkeypatch):
+    identity = clip._identity()
+    monkeypatch.setattr(clip_module, "IMAGENET_TEMPLATES", ("a {}.",))
+    assert clip._identity() != identity
+    monkeypatch.undo()
+    assert clip._identity() == identity
+    clip.model.config._commit_hash = "abc"
+    assert clip._identity() != identity
+
+
+def test_a_checkpoint_saved_as_a_processor_is_read(copied_models):
+    folder = copied_models / "clip"
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": settings}))
+    assert CLIPBackbone.from_pretrained(folder, **CPU).image_mean.flatten()[0] > 0.48
+
+
 def test_other_weights_in_the_same_folder_are_another_model(copied_models, monkeypatch, tmp_path):
     monkeypatch.setenv("NERVE_FAST_CACHE", str(tmp_path / "cache"))
     clip = CLIPBackbone.from_pretrained(copied_models / "clip", **CPU)
@@ -101,6 +123,20 @@ def test_the_read_out_gets_the_input_of_the_last_layer(clip, generator):
         expected = normalize(clip.model.visual_projection(x), dim=-1)
     assert seen["grid"] == (12, 8)
     torch.testing.assert_close(features.flatten(1, 2), expected)
+
+
+def test_pixels_are_those_of_clips_own_processor(clip):
+    image = Image.effect_noise((200, 160), 80).convert("RGB")
+    processor = CLIPImageProcessorPil.from_pretrained(MODELS / "clip")
+    expected = processor(
+        image, size={"height": 64, "width": 80}, do_center_crop=False, return_tensors="pt"
+    ).pixel_values[0]
+    torch.testing.assert_close(clip.pixels(image, (80, 64)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_mean_and_deviation_are_not_mixed_up(clip):
+    assert clip.image_mean.flatten().tolist() == pytest.approx([0.4815, 0.4578, 0.4082], abs=1e-3)
+    assert clip.image_std.flatten().tolist() == pytest.approx([0.2686, 0.2613, 0.2758], abs=1e-3)
 
 
 def test_pixels_are_normalised_as_the_checkpoint_says(clip):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from nerve_fast import InputError, NervePipeline
 from nerve_fast.backbones.clip import FILES as CLIP_FILES
@@ -44,6 +45,47 @@ def test_a_damaged_file_is_refused_in_one_line(copied_models, file):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("clip/config.json", "{}"),
+        ("clip/tokenizer.json", '{"version"'),
+        ("clip/preprocessor_config.json", "[1, 2"),
+        ("diffusion/scheduler/scheduler_config.json", '{"beta_schedule": "none such"}'),
+        ("diffusion/unet/config.json", '{"block_out_channels": [8, 8]}'),
+    ],
+)
+def test_files_that_do_not_fit_together_are_refused_in_one_line(copied_models, file, content):
+    (copied_models / file).write_text(content)
+    with pytest.raises(InputError, match="cannot be loaded") as caught:
+        load(copied_models)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("clip/model.safetensors", "visual_projection"),
+        ("clip/model.safetensors", "vision_model.encoder.layers.1."),
+        ("diffusion/unet/diffusion_pytorch_model.safetensors", "up_blocks."),
+        ("diffusion/vae/diffusion_pytorch_model.safetensors", "encoder.conv_in"),
+        ("diffusion/text_encoder/model.safetensors", "final_layer_norm"),
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "of another shape"])
+def test_weights_that_would_be_random_are_refused(copied_models, file, part, damage):
+    weights = load_file(copied_models / file)
+    names = [name for name in weights if part in name]
+    assert names
+    for name in names:
+        weight = weights.pop(name)
+        if damage == "of another shape":
+            weights[name] = torch.cat([weight, weight])
+    save_file(weights, copied_models / file, {"format": "pt"})
+    with pytest.raises(InputError, match="cannot be loaded"):
+        load(copied_models)
+
+
 def test_folders_that_do_not_exist_are_refused(tmp_path):
     with pytest.raises(InputError, match="expected 'tiny' or an existing folder"):
         load(tmp_path / "nowhere")
@@ -55,11 +97,29 @@ def test_folders_that_do_not_exist_are_refused(tmp_path):
         load(None, clip=str(MODELS / "clip"), diffusion="nowhere")
 
 
-def test_no_network_is_said_with_what_would_help(monkeypatch):
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+@pytest.mark.parametrize("part", ["clip", "diffusion"])
+def test_no_network_is_asked_for_once_and_said_with_what_would_help(monkeypatch, capfd, part):
+    asked = []
+
+    def no_network(self, source, **kwargs):
+        asked.append(source)
+        raise ConnectionError("Name or service not known")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", no_network)
+    sources = {"clip": MODELS / "clip", part: "nobody/nothing"}
     with pytest.raises(InputError, match="hf download nobody/nothing") as caught:
-        load(None, clip="nobody/nothing")
+        load(None, **sources)
+    assert "Name or service not known" in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert asked == ["nobody/nothing"]
+    assert "Retrying" not in capfd.readouterr().err
+
+
+def test_a_name_that_is_no_hub_id_is_refused():
+    with pytest.raises(InputError, match="clip is 'a b/c': not a hub id"):
+        load(None, clip="a b/c")
+    with pytest.raises(InputError, match="no such folder"):
+        load(None, clip="x" * 300)
 
 
 def test_devices_that_are_not_there_are_refused():

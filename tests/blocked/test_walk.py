@@ -124,6 +124,24 @@ def test_gradients_are_those_of_the_reference(make_qk, make_prior, normalization
             torch.testing.assert_close(mine, other)
 
 
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("weight", [0.01, 3.0, 40.0])
+def test_weights_are_used_as_given(make_qk, make_prior, normalization, weight):
+    q, k = related(*make_qk(2, 143, 40, dtype=torch.float32))
+    weights = weight * make_prior(2, dtype=torch.float32)
+    G = make_prior(143, 4, dtype=torch.float32)
+    names = exact_for(normalization)
+    config = nf.NerveConfig(normalization=normalization)
+    expected = reference.random_walk(
+        q.double(), k.double(), G.double(), (11, 13), config, weights.double()
+    )
+    for name in names:
+        out = blocked.random_walk(q, k, G, (11, 13), config, weights, **ROUTES[name])
+        error = (out.double() - expected).norm() / expected.norm()
+        # Logits of up to 800 lose digits in float32 before anyone can sum them.
+        assert error <= 1e-5 * max(weight, 1), name
+
+
 def test_medium_matmul_precision_allows_16_bit_products(make_qk, make_prior, monkeypatch):
     monkeypatch.setattr(blocked.precision, "cpu_has_bfloat16", lambda: True)
     q, k = related(*make_qk(2, 143, 40, dtype=torch.float32))

@@ -46,16 +46,38 @@ def test_normalized_is_the_local_transition(make_qk, make_prior, normalization):
     torch.testing.assert_close(local.normalized(normalization, 0.3).to_dense(), expected)
 
 
+def test_half_inputs_stay_exact_through_the_normalization(make_qk, make_prior):
+    q, k = make_qk(1, 35, 8)
+    base = 5 * make_qk(1, 1, 8)[0]
+    for dtype, bound in ((torch.float16, 2e-3), (torch.bfloat16, 1e-2)):
+        near = [(base + 0.2 * x).to(dtype) for x in (q, k)]
+        w = torch.ones(1)
+        S = nf.local_affinity(*near, (5, 7), head_weights=w).normalized("softmax").to_dense()
+        exact = nf.local_affinity(*(x.double() for x in near), (5, 7), head_weights=w)
+        expected = exact.normalized("softmax").to_dense()
+        assert S.dtype == torch.float32
+        assert (S - expected).norm() / expected.norm() < bound / 10
+
+
+def test_values_that_do_not_fit_the_grid_are_refused():
+    with pytest.raises(ValueError, match="grid is 4 × 4 = 16 tokens"):
+        nf.LocalAffinity(torch.rand(6, 9), (4, 4), 1)
+    with pytest.raises(ValueError, match=r"values has shape \(6, 9\); expected \(…, N, 25\)"):
+        nf.LocalAffinity(torch.rand(6, 9), (2, 3), 2)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_matmul_agrees_with_the_dense_matrix(make_qk, make_prior, dtype):
     q, k = make_qk(2, 15, 4)
     w = make_prior(2)
     x = make_prior(3, 15, 4)
-    S = nf.local_affinity(q, k, (5, 3), head_weights=w, radius=2).normalized("softmax")
+    local = nf.local_affinity(q, k, (5, 3), head_weights=w, radius=4)
+    S = nf.LocalAffinity(local.normalized("shift").values.to(dtype), (5, 3), 4)
     result = S.matmul(x.to(dtype))
     assert result.dtype == dtype
-    expected = S.to_dense() @ x.to(dtype).double()
-    torch.testing.assert_close(result.double(), expected, rtol=0, atol=torch.finfo(dtype).eps)
+    expected = S.to_dense().double() @ x.to(dtype).double()
+    # One rounding of the result, not one of every product.
+    torch.testing.assert_close(result.double(), expected.to(dtype).double(), rtol=0, atol=1e-7)
 
 
 def test_matmul_refuses_another_number_of_tokens(make_qk):

@@ -20,6 +20,15 @@ def test_random_walk_is_as_exact_as_its_inputs(make_qk, make_prior, dtype, norma
     assert error <= BOUNDS[dtype]
 
 
+def test_a_float64_prior_is_walked_in_float64(make_qk, make_prior):
+    q, k = make_qk(2, 12, 4, dtype=torch.float32)
+    G = make_prior(12, 3)
+    expected = nf.random_walk(q.double(), k.double(), G, (3, 4), backend="reference")
+    for backend in ("reference", "blocked"):
+        P = nf.random_walk(q, k, G, (3, 4), backend=backend)
+        torch.testing.assert_close(P, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_random_walk_of_a_batch_is_that_of_its_members(make_qk, make_prior):
     q, k = make_qk(2, 3, 2, 12, 4)
     G = make_prior(2, 3, 12, 5)

@@ -1,8 +1,10 @@
 import pytest
 import torch
 from PIL import Image
+from torch.nn.functional import normalize
 
-from nerve_fast.priors import PriorConfig, label_probabilities, to_tokens
+from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
+from nerve_fast.priors import READ_OUTS, PriorConfig, label_probabilities, to_tokens
 from nerve_fast.priors.probabilities import window_starts
 from nerve_fast.tiny.scenes import generate
 
@@ -20,6 +22,43 @@ def test_label_probabilities_are_a_distribution_on_the_patches(pipe, scene, name
     assert G.shape == (len(names), short, round(short * 1.5))
     assert (G >= 0).all()
     torch.testing.assert_close(G.sum(0), torch.ones(G.shape[1:]))
+
+
+@pytest.mark.parametrize("name", ["naclip", "maskclip"])
+def test_label_probabilities_are_clips_own_in_the_order_of_the_labels(pipe, scene, name):
+    image, words = scene[0], ["grass", "water", "ball"]
+    clip = pipe.clip
+    with torch.no_grad():
+        text = []
+        for word in words:
+            prompts = [template.format(word) for template in IMAGENET_TEMPLATES]
+            tokens = clip.tokenizer(prompts, padding=True, return_tensors="pt")
+            pooled = clip.model.text_model(**tokens).pooler_output
+            text.append(
+                normalize(normalize(clip.model.text_projection(pooled), dim=-1).mean(0), dim=0)
+            )
+        short = clip.image_size * 3 // 2
+        pixels = clip.pixels(image, (short * 3 // 2, short))[None]
+        features = clip.patch_features(pixels, READ_OUTS[name])[0]
+        logits = 40 * torch.stack([features @ embedding for embedding in text])
+    G = label_probabilities(clip, image, [[word] for word in words], PriorConfig(name))
+    torch.testing.assert_close(G, logits.softmax(0), rtol=1e-3, atol=1e-4)
+    assert G.flatten(1).mean(1).unique().numel() == 3
+
+
+def test_windows_of_a_wide_image_are_as_wide_as_they_can_be(pipe):
+    image = Image.effect_noise((200, 40), 80).convert("RGB")
+    config = PriorConfig(resolution=40, window=64, stride=64, logit_scale=1.0)
+    classes = [["grass"], ["ball"]]
+    G = label_probabilities(pipe.clip, image, classes, config)
+    assert G.shape == (2, 40, 200)
+    first = label_probabilities(
+        pipe.clip,
+        image.crop((0, 0, 64, 40)),
+        classes,
+        PriorConfig(resolution=40, window=64, logit_scale=1.0),
+    )
+    torch.testing.assert_close(G[..., :64], first)
 
 
 def test_a_label_is_its_likeliest_synonym(pipe, scene):
@@ -94,6 +133,14 @@ def test_to_tokens_gives_distributions_in_row_major_order(make_prior, grid):
         assert labels.tolist() == [[0, 0, 0, 1, 1, 1]] * 4
 
 
+def test_to_tokens_averages_what_a_token_covers():
+    fine = torch.zeros(2, 8, 8)
+    fine[0, :, ::4] = 1
+    fine[1] = 1 - fine[0]
+    coarse = to_tokens(fine, (2, 2))
+    torch.testing.assert_close(coarse[:, 0], torch.full((4,), 0.25), atol=0.1, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -104,6 +151,7 @@ def test_to_tokens_gives_distributions_in_row_major_order(make_prior, grid):
         ({"stride": 8}, "prior stride is 8 and window is None"),
         ({"window": 64, "stride": 65}, "prior stride is 65 and window is 64"),
         ({"logit_scale": 0}, "logit scale is 0"),
+        ({"logit_scale": "40"}, "logit scale is '40'"),
         ({"logit_scale": float("nan")}, "logit scale is nan"),
     ],
 )

@@ -215,6 +215,26 @@ def test_coarsen_is_the_walk_with_pooled_keys_and_values(
     torch.testing.assert_close(result[moves], expected[moves])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("weight", "changes"),
+    [
+        (15.0, {}),
+        (1.0, {"temperature": 1e-9}),
+        (1.0, {"temperature": 1e-30}),
+        (1.0, {"self_affinity": 1e30}),
+        (40.0, {"temperature": 0.01, "self_affinity": 0.0}),
+    ],
+)
+def test_random_walk_of_extreme_settings_is_finite(make_qk, make_prior, dtype, weight, changes):
+    q, _ = make_qk(1, 15, 4, dtype=dtype)
+    G = make_prior(15, 3, dtype=dtype)
+    w = torch.full((1,), weight, dtype=dtype)
+    P = random_walk(q, q, G, (3, 5), NerveConfig(**changes), w)
+    assert torch.isfinite(P).all()
+    torch.testing.assert_close(P.sum(-1), torch.ones(15, dtype=dtype))
+
+
 def test_coarsen_with_stride_one_changes_nothing(make_prior):
     A = make_prior(6, 6)
     assert torch.equal(coarsen(A, (2, 3), 1), A)

@@ -42,9 +42,7 @@ def test_clip_loads_whole(folder):
 
 
 def test_the_diffusion_folder_is_a_stable_diffusion_pipeline(folder):
-    pipe = StableDiffusionPipeline.from_pretrained(
-        folder / "diffusion", torch_dtype=torch.float32
-    )
+    pipe = StableDiffusionPipeline.from_pretrained(folder / "diffusion", torch_dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     picture = pipe("a star", num_inference_steps=1, generator=generator, output_type="np").images
