@@ -9,6 +9,8 @@ from pathlib import Path
 
 import torch
 
+WARM_TOKENS = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
@@ -18,13 +20,19 @@ class Measurement:
     peak_memory: int
 
 
-def measure(make: Callable[..., Callable[[], object]], *arguments, runs: int = 3) -> Measurement:
-    """Time ``make(*arguments)()`` in a fresh process: inputs are made outside the timed part.
+def measure(
+    make: Callable[..., Callable[[], object]], tokens: int, *arguments, runs: int = 3
+) -> Measurement:
+    """Time ``make(tokens, *arguments)()`` in a fresh process: inputs are made outside the time.
+
+    The same on few tokens goes first, so that the libraries' own set-up and code are there.
 
     Args:
         make: a module's function that makes the inputs and returns what is to be timed.
-        runs: timed runs, after one that is not counted; with 1 the only run is counted, cold.
+        tokens: the size of the problem.
+        runs: timed runs, after one that is not counted; a single run is counted itself.
     """
+    arguments = (tokens, *arguments)
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(sender, make, arguments, runs))
@@ -43,8 +51,7 @@ def measure(make: Callable[..., Callable[[], object]], *arguments, runs: int = 3
 def _child(sender, make, arguments, runs):
     torch.manual_seed(0)
     with torch.inference_mode():
-        # Libraries set up their threads and buffers at the first product.
-        torch.randn(512, 512) @ torch.randn(512, 512)
+        make(WARM_TOKENS, *arguments[1:])()
         run = make(*arguments)
         before = reset_peak()
         seconds = []

@@ -259,8 +259,10 @@ class NervePipeline:
         prior = to_tokens(probabilities, grid)
 
         # 4. The walk: P (N, K), its heads weighted once for all step counts.
-        entropy = head_entropy(q, k, backend=self.backend)
-        weights = entropy_weights(entropy, config.sharpness)
+        weights = None
+        if config.sharpness > 0:
+            entropy = head_entropy(q, k, backend=self.backend)
+            weights = entropy_weights(entropy, config.sharpness)
 
         def walk(steps):
             walked = random_walk(

@@ -14,16 +14,19 @@ STRIPE_BYTES = 1 << 20
 
 def pack(q: Tensor, k: Tensor, head_weights: Tensor) -> tuple[Tensor, Tensor]:
     """``Q̃ = concat_h(w_h q̂_h)`` and ``K̃ = concat_h(k̂_h)``, each ``(…, N, H·D)``."""
-    q, k = upcast(q), upcast(k)
-    q_scale, k_scale = (
-        torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=NORM_FLOOR).reciprocal()
-        for x in (q, k)
-    )
-    q_scale = q_scale * head_weights.to(q.dtype)[..., None, None]
-    # In this order there is one pass to scale and one to bring a token's heads together.
-    return tuple(
-        (x * scale).transpose(-3, -2).flatten(-2) for x, scale in ((q, q_scale), (k, k_scale))
-    )
+    return _pack(upcast(q), head_weights), _pack(upcast(k), torch.ones_like(head_weights))
+
+
+def _pack(x: Tensor, head_weights: Tensor) -> Tensor:
+    *batch, heads, tokens, channels = x.shape
+    packed = x.new_empty(*batch, tokens, heads * channels)
+    # Head by head: a temporary of one head's size is all it takes beyond the result.
+    for head in range(heads):
+        vectors = x[..., head, :, :]
+        norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)
+        scale = head_weights[..., head, None, None].to(x.dtype) / norm
+        packed[..., head * channels : (head + 1) * channels] = vectors * scale
+    return packed
 
 
 def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None = None) -> Tensor:
@@ -62,20 +65,20 @@ def packed_local(
     """The local affinity from packed heads ``(N, C)``: ``(N, (2r+1)²)`` in window order."""
     h, w = grid
     side = 2 * radius + 1
-    q = packed_q.unflatten(0, grid)
-    k = pad(packed_k.unflatten(0, grid), (0, 0, radius, radius, radius, radius))
-    stripe = max(STRIPE_BYTES // (q.element_size() * q[0].numel()), 1)
-    stripes = [
-        torch.stack(
-            [
-                (q[rows] * k[rows.start + dy : rows.stop + dy, dx : dx + w]).sum(-1)
-                for dy in range(side)
-                for dx in range(side)
-            ],
-            dim=-1,
-        )
-        for rows in spans(h, stripe)
-    ]
+    q, k = packed_q.unflatten(0, grid), packed_k.unflatten(0, grid)
+    stripes = []
+    for rows in spans(h, max(STRIPE_BYTES // (q.element_size() * q[0].numel()), 1)):
+        # The stripe's keys with `radius` rows and columns around them, 0 off the grid.
+        top, bottom = rows.start - radius, rows.stop + radius
+        around = (0, 0, radius, radius, max(-top, 0), max(bottom - h, 0))
+        keys = pad(k[max(top, 0) : min(bottom, h)], around)
+        height = rows.stop - rows.start
+        products = [
+            (q[rows] * keys[dy : dy + height, dx : dx + w]).sum(-1)
+            for dy in range(side)
+            for dx in range(side)
+        ]
+        stripes.append(torch.stack(products, dim=-1))
     values = torch.cat(stripes).flatten(0, 1)
     middle = torch.arange(side**2, device=values.device) == side**2 // 2
     return values.masked_fill(middle, self_affinity)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nerve_fast.blocked.tiles import MAX_COLUMNS, recomputed, spans, tile_rows
+from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, spans, tile_rows
 from nerve_fast.reference.precision import upcast
 
 
@@ -16,21 +16,25 @@ def head_entropy(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     q, k = upcast(q) * scale, upcast(k)
     size = tile_rows(q.shape[-2], q.device)
-    means = []
-    for q_head, k_head in zip(*(x.reshape(-1, *x.shape[-2:]) for x in (q, k)), strict=True):
-        rows = [recomputed(_row_entropies, q_head[i], k_head) for i in spans(len(q_head), size)]
-        means.append(torch.cat(rows).mean())
+    means = [
+        _row_entropies(q_head, k_head, size).mean()
+        for q_head, k_head in zip(*(x.reshape(-1, *x.shape[-2:]) for x in (q, k)), strict=True)
+    ]
     return torch.stack(means).view(q.shape[:-2])
 
 
-def _row_entropies(q: Tensor, k: Tensor) -> Tensor:
-    """The entropy of each of the rows ``q (R, D)`` over all keys ``k (N, D)``, ``(R,)``."""
-    lse, mean = [], []
-    for columns in spans(len(k), MAX_COLUMNS):
-        s = q @ k[columns].mT
-        p = s.softmax(-1)
-        # The largest probability is exp(max − lse), at any rate above 0.
-        lse.append(s.amax(-1) - p.amax(-1).log())
-        mean.append(torch.linalg.vecdot(p, s))
-    lse, mean = torch.stack(lse, dim=-1), torch.stack(mean, dim=-1)
-    return lse.logsumexp(-1) - torch.linalg.vecdot(lse.softmax(-1), mean)
+def _row_entropies(q: Tensor, k: Tensor, size: int) -> Tensor:
+    """The entropy of each row of one head, ``(N, D)`` each: ``(N,)``."""
+
+    def of_rows(q, k):
+        columns = list(spans(len(k), MAX_COLUMNS))
+        lse, mean = q.new_empty(len(q), len(columns)), q.new_empty(len(q), len(columns))
+        for tile, keys in enumerate(columns):
+            s = q @ k[keys].mT
+            p = s.softmax(-1)
+            # The largest probability is exp(max − lse), at any rate above 0.
+            lse[:, tile] = s.amax(-1) - p.amax(-1).log()
+            mean[:, tile] = torch.linalg.vecdot(p, s)
+        return lse.logsumexp(-1) - torch.linalg.vecdot(lse.softmax(-1), mean)
+
+    return filled(q.new_empty(len(q)), size, lambda rows: recomputed(of_rows, q[rows], k))

@@ -28,6 +28,17 @@ def spans(length: int, step: int) -> Iterator[slice]:
         yield slice(start, min(start + step, length))
 
 
+def filled(out: Tensor, step: int, rows_of: Callable[[slice], Tensor]) -> Tensor:
+    """``out`` with ``rows_of(rows)`` in each span of ``step`` rows.
+
+    Results that are kept between large tiles would pin the heap: each leaves a hole that the next
+    tile does not quite fit. So they go into one tensor that was there before.
+    """
+    for rows in spans(len(out), step):
+        out[rows] = rows_of(rows)
+    return out
+
+
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """``function(*inputs)``; with gradients its tiles are made again on the way back."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):

@@ -9,7 +9,7 @@ from nerve_fast.blocked import stencil
 from nerve_fast.blocked.affinity import pack, packed_local
 from nerve_fast.blocked.entropy import head_entropy
 from nerve_fast.blocked.precision import product_dtype
-from nerve_fast.blocked.tiles import MAX_COLUMNS, recomputed, spans, tile_rows
+from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, spans, tile_rows
 from nerve_fast.reference.entropy import entropy_weights
 from nerve_fast.reference.precision import upcast
 from nerve_fast.reference.walk import EMPTY_ROW, series_sum
@@ -58,12 +58,12 @@ def random_walk(
     if config.alpha == 0 or config.steps == 0:
         return G
     if head_weights is None:
-        head_weights = entropy_weights(head_entropy(q, k), config.sharpness)
+        head_weights = _head_weights(q, k, config.sharpness)
     packed_q, packed_k = pack(q, k, head_weights)
     step = S_local = None
     if config.beta > 0:
         cells = Cells(grid, config.global_stride)
-        pooled_k = cells.sum(packed_k) / cells.counts(packed_k)
+        pooled_k = cells.mean(packed_k)
         dtype = product_dtype(q)
         most = head_weights.sum().item()
         if route == "factorized":
@@ -90,6 +90,13 @@ def random_walk(
     return Y / series_sum(config.alpha, config.steps)
 
 
+def _head_weights(q: Tensor, k: Tensor, sharpness: float) -> Tensor:
+    if sharpness == 0:
+        # The plain mean needs no entropies, which take N² operations where the walk may not.
+        return upcast(q).new_full(q.shape[:-2], 1 / q.shape[-3])
+    return entropy_weights(head_entropy(q, k), sharpness)
+
+
 class Cells:
     """The coarser grid on which keys and values of the global part are pooled.
 
@@ -111,6 +118,10 @@ class Cells:
         maps = x.T.unflatten(1, self.grid)
         maps = torch.nn.functional.pad(maps, (0, wide * s - w, 0, tall * s - h))
         return maps.unflatten(2, (wide, s)).unflatten(1, (tall, s)).sum((2, 4)).flatten(1).T
+
+    def mean(self, x: Tensor) -> Tensor:
+        """``(N, C)`` averaged over each cell, ``(cells, C)``."""
+        return x if self.stride == 1 else self.sum(x) / self.counts(x)
 
     def counts(self, like: Tensor) -> Tensor:
         """Tokens in each cell, ``(cells, 1)``."""
@@ -168,7 +179,8 @@ def _absolute_row_sums(
 
     size = tile_rows(len(packed_k), packed_q.device)
     q, k = packed_q.to(dtype), packed_k.to(dtype)
-    return torch.cat([recomputed(of_rows, q[rows], k, counts) for rows in spans(len(q), size)])
+    out = counts.new_empty(len(q), 1)
+    return filled(out, size, lambda rows: recomputed(of_rows, q[rows], k, counts))
 
 
 class Rows:
@@ -216,16 +228,14 @@ class Rows:
         """``S_global Y``, ``(N, K)`` each."""
         # The row sums are one more column of the product.
         values = torch.cat([self.cells.sum(Y), self.counts.to(Y.dtype)], dim=1)
-        products = []
-        for block, rows in enumerate(spans(len(self.q), self.size)):
+
+        def rows_of(rows):
+            block = rows.start // self.size
             if block < len(self.kept):
-                kept = self.kept[block]
-                products.append((kept @ values.to(kept.dtype)).to(values.dtype))
-            else:
-                products.append(
-                    recomputed(self._product, self.q[rows], self.k, self.offsets[rows], values)
-                )
-        product = torch.cat(products)
+                return self.kept[block] @ values.to(self.dtype)
+            return recomputed(self._product, self.q[rows], self.k, self.offsets[rows], values)
+
+        product = filled(values.new_empty(len(self.q), values.shape[1]), self.size, rows_of)
         total = product[:, -1:] if self.totals is None else self.totals
         empty = total <= EMPTY_ROW
         return torch.where(empty, Y, product[:, :-1] / total.masked_fill(empty, 1))
@@ -238,13 +248,14 @@ class Rows:
         return total
 
     def _row_maxima(self) -> Tensor:
-        maxima = []
-        for rows in spans(len(self.q), self.size):
-            tiles = [
-                (self.q[rows] @ self.k[c].mT).amax(-1) for c in spans(len(self.k), MAX_COLUMNS)
-            ]
-            maxima.append(torch.stack(tiles).amax(0))
-        return torch.cat(maxima)[:, None].to(self.offsets.dtype)
+        def rows_of(rows):
+            best = torch.full_like(self.offsets[rows], -torch.inf)
+            for columns in spans(len(self.k), MAX_COLUMNS):
+                A = self.q[rows] @ self.k[columns].mT
+                best = torch.maximum(best, A.amax(-1, keepdim=True).to(best.dtype))
+            return best
+
+        return filled(torch.empty_like(self.offsets), self.size, rows_of)
 
     def _numerators(self, q: Tensor, k: Tensor, offsets: Tensor) -> Tensor:
         A = q @ k.mT

@@ -115,7 +115,7 @@ def work(problem: Problem, route: str, stored_rows: int = 0) -> Work:
     row_bytes = pairs * p.product_itemsize * math.ceil((p.labels + 1) / 32)
 
     total = Work()
-    if not p.weights_given:
+    if not p.weights_given and (c.sharpness > 0 or route == "reference"):
         maps = p.heads * p.tokens**2
         total += Work(products=2 * maps * p.head_dim, elements=maps)
         if route == "reference":
@@ -146,7 +146,8 @@ def peak_memory(problem: Problem, route: str, stored_rows: int = 0) -> int:
     if route == "reference":
         maps = (2 if p.weights_given else 4) * p.heads + 6
         return p.batch * p.itemsize * p.tokens**2 * maps
-    packed = p.tokens * p.channels * (6 * p.itemsize + 2 * p.product_itemsize)
+    packed = p.tokens * p.channels * (2 * p.itemsize + 2 * p.product_itemsize)
+    packed += 4 * p.tokens * p.head_dim * p.itemsize
     stencil = p.tokens * p.window * 5 * p.itemsize
     values = p.tokens * (p.labels + 1) * (8 + 2 * p.batch) * p.itemsize
     tiles = (64 << 20) if p.device.type == "cpu" else (1 << 30)

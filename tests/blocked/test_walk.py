@@ -142,6 +142,15 @@ def test_weights_are_used_as_given(make_qk, make_prior, normalization, weight):
         assert error <= 1e-5 * max(weight, 1), name
 
 
+def test_the_plain_mean_of_heads_needs_no_entropy(make_qk, make_prior, monkeypatch):
+    q, k = make_qk(3, 66, 8)
+    G = make_prior(66, 4)
+    config = nf.NerveConfig(sharpness=0.0)
+    monkeypatch.setattr(blocked.walk, "head_entropy", None)
+    out = blocked.random_walk(q, k, G, (6, 11), config, None, route="streaming")
+    torch.testing.assert_close(out, reference.random_walk(q, k, G, (6, 11), config, None))
+
+
 def test_medium_matmul_precision_allows_16_bit_products(make_qk, make_prior, monkeypatch):
     monkeypatch.setattr(blocked.precision, "cpu_has_bfloat16", lambda: True)
     q, k = related(*make_qk(2, 143, 40, dtype=torch.float32))
