@@ -101,7 +101,6 @@ def _add_segment(commands) -> None:
         "segment",
         help="label every pixel of images",
         description="Writes NAME.labels.png (palette image) and NAME.overlay.png for each image.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.set_defaults(run=_segment)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
@@ -126,22 +125,35 @@ def _add_segment(commands) -> None:
     models.add_argument(
         "--diffusion", metavar="ID|DIR", help="Stable Diffusion (default: 2.1 base)"
     )
-    models.add_argument("--layers", nargs="+", metavar="NAME", help="self-attentions of the UNet")
-    models.add_argument("--timestep", type=int, default=100, help="noise that the UNet sees")
+    models.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="NAME",
+        help="self-attentions of the UNet (default: last up-block)",
+    )
+    models.add_argument(
+        "--timestep", type=int, default=100, help="noise that the UNet sees (default: 100)"
+    )
     models.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     models.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else float16")
-    models.add_argument("--backend", choices=BACKEND_NAMES, default="auto")
+    models.add_argument("--backend", choices=BACKEND_NAMES, default="auto", help="default: auto")
     models.add_argument(
-        "--resolution", type=int, help="short side for the UNet, 0: the image's own"
+        "--resolution",
+        type=int,
+        help="short side for the UNet, 0: the image's own (default: the model's)",
     )
-    models.add_argument("--seed", type=_seed, default=0, help="of the noise")
+    models.add_argument("--seed", type=_seed, default=0, help="of the noise (default: 0)")
 
     prior = command.add_argument_group("prior")
-    prior.add_argument("--prior", default="naclip", help="naclip or maskclip")
-    prior.add_argument("--prior-resolution", type=int, help="short side for CLIP")
-    prior.add_argument("--prior-window", type=int, help="side of CLIP's sliding window")
+    prior.add_argument("--prior", default="naclip", help="naclip (default) or maskclip")
+    prior.add_argument(
+        "--prior-resolution", type=int, help="short side for CLIP (default: 1.5 times its own)"
+    )
+    prior.add_argument(
+        "--prior-window", type=int, help="side of CLIP's sliding window (default: none)"
+    )
     prior.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
-    prior.add_argument("--logit-scale", type=float, default=40.0)
+    prior.add_argument("--logit-scale", type=float, default=40.0, help="default: 40")
 
     _add_config(command)
 
@@ -154,7 +166,7 @@ def _add_config(command) -> None:
             type=field.type,
             default=field.default,
             choices=NORMALIZATIONS if field.name == "normalization" else None,
-            help=CONFIG_HELP[field.name],
+            help=f"{CONFIG_HELP[field.name]} (default: %(default)s)",
         )
 
 
@@ -310,17 +322,16 @@ def _add_plan(commands) -> None:
     command = commands.add_parser(
         "plan",
         help="say how a walk would be carried out, and why",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.set_defaults(run=_plan)
     command.add_argument("--tokens", type=int, required=True, help="N, height times width")
     command.add_argument("--labels", type=int, required=True, help="K")
-    command.add_argument("--heads", type=int, default=5, help="H")
-    command.add_argument("--head-dim", type=int, default=64, help="D")
-    command.add_argument("--device", default="cpu")
-    command.add_argument("--dtype", choices=DTYPES, default="float32")
-    command.add_argument("--backend", choices=BACKEND_NAMES, default="auto")
-    command.add_argument("--route", choices=ROUTES, default="auto")
+    command.add_argument("--heads", type=int, default=5, help="H (default: 5)")
+    command.add_argument("--head-dim", type=int, default=64, help="D (default: 64)")
+    command.add_argument("--device", default="cpu", help="default: cpu")
+    command.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    command.add_argument("--backend", choices=BACKEND_NAMES, default="auto", help="default: auto")
+    command.add_argument("--route", choices=ROUTES, default="auto", help="default: auto")
     command.add_argument(
         "--max-memory", help='such as "6GB" (default: four fifths of what is free)'
     )
@@ -348,11 +359,12 @@ def _add_demo(commands) -> None:
     command = commands.add_parser(
         "demo",
         help="segment 50 invented scenes with the shipped models, and say how well",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     command.set_defaults(run=_demo)
-    command.add_argument("-o", "--output", type=Path, default=Path("demo"), metavar="DIR")
-    command.add_argument("--scenes", type=int, default=50, help="held-out scenes, at least 1")
+    command.add_argument(
+        "-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: demo"
+    )
+    command.add_argument("--scenes", type=int, default=50, help="held-out scenes (default: 50)")
 
 
 def _demo(options) -> int:
