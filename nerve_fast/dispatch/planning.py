@@ -34,17 +34,16 @@ FREE_SHARE = 0.8
 
 
 @dataclasses.dataclass(frozen=True)
-class Option:
-    """One way to carry out a walk.
+class Way:
+    """One way to carry out a walk, and what it costs.
 
     Attributes:
         backend, route: its names.
         stored_rows: rows of ``S_global`` that the blocked dense route keeps.
         flops: operations of products and stencil.
-        bytes: of ``S`` read or made.
+        bytes: of ``S`` read.
         peak_memory: bytes beyond the inputs.
         seconds: expected time, on the machine the cost model was fitted on.
-        refused: why it is not taken, or ``None`` where it could be.
     """
 
     backend: str
@@ -54,32 +53,28 @@ class Option:
     bytes: int
     peak_memory: int
     seconds: float
-    refused: str | None
-
-
-SHARED = ("backend", "route", "stored_rows", "flops", "bytes", "peak_memory", "seconds")
-"""What a plan takes over from the option it chose."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """How a walk will be carried out, and why. ``str(plan)`` is a sentence, :meth:`table` the rest.
+class Option(Way):
+    """A way that might be taken.
 
     Attributes:
-        backend, route: what is taken.
-        stored_rows: rows of ``S_global`` that are kept, on the blocked dense route.
-        flops, bytes, peak_memory, seconds: of it, as in :class:`Option`.
+        refused: why it cannot be, or ``None`` where it can.
+    """
+
+    refused: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan(Way):
+    """The way a walk will take, and why. ``str(plan)`` is a sentence, :meth:`table` the rest.
+
+    Attributes:
         reason: why it is taken.
         options: all there are, the one taken among them.
     """
 
-    backend: str
-    route: str
-    stored_rows: int
-    flops: int
-    bytes: int
-    peak_memory: int
-    seconds: float
     reason: str
     options: tuple[Option, ...]
 
@@ -185,7 +180,7 @@ def plan(
         best = min(possible, key=lambda option: option.seconds)
         reason = _reason(best, possible, problem)
     chosen = Plan(
-        **{name: getattr(best, name) for name in SHARED},
+        **{field.name: getattr(best, field.name) for field in dataclasses.fields(Way)},
         reason=reason,
         options=tuple(options),
     )
