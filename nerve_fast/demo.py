@@ -59,12 +59,12 @@ def run(pipe: NervePipeline, folder: Path, *, scenes: int = 50, pictures: int = 
 
 
 def _untrained(diffusion: DiffusionBackbone) -> DiffusionBackbone:
-    """The same backbone with the UNet as it was before training."""
+    """The same backbone, of float32 as the demo's is, with the UNet as it was before training."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         unet = UNet2DConditionModel.from_config(diffusion.unet.config)
     backbone = copy.copy(diffusion)
-    backbone.unet = unet.to(diffusion.unet.device, diffusion.unet.dtype).eval()
+    backbone.unet = unet.to(diffusion.unet.device).eval()
     return backbone
 
 
