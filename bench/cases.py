@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch.nn.functional import unfold
+from torch.nn.functional import scaled_dot_product_attention, unfold
 
 from nerve_fast import NerveConfig, blocked, reference
 
@@ -55,6 +55,28 @@ def blocked_local_walk(tokens, labels, steps=10):
     return lambda: blocked.random_walk(
         q, k, prior, grid_of(tokens), config, weights, route="streaming"
     )
+
+
+def sdpa_walk(tokens, labels, dtype, steps=10):
+    """The streaming ``softmax`` walk with torch's own attention: head dimension H·D, values Y."""
+    q, k, prior, weights = inputs(tokens, labels, dtype)
+    grid, config = grid_of(tokens), NerveConfig()
+
+    def run():
+        packed_q, packed_k = blocked.affinity.pack(q, k, weights)
+        values = blocked.affinity.packed_local(packed_q, packed_k, grid, 1, 1.0)
+        S_local = blocked.stencil.transition(values, grid, 1, "softmax", config.temperature)
+        queries, keys = (x.to(dtype)[None, None] for x in (packed_q, packed_k))
+        Y = prior
+        for _ in range(steps):
+            moved = scaled_dot_product_attention(
+                queries, keys, Y.to(dtype)[None, None], scale=1 / config.temperature
+            )[0, 0].to(prior.dtype)
+            nearby = blocked.stencil.matmul(S_local, grid, 1, Y)
+            Y = prior + config.alpha * (config.beta * moved + (1 - config.beta) * nearby)
+        return Y
+
+    return run
 
 
 def unfold_local_walk(tokens, labels, steps=10):

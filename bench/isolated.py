@@ -14,10 +14,11 @@ WARM_TOKENS = 1024
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """Median seconds of the runs, and the peak resident bytes beyond what the inputs took."""
+    """Median seconds of the runs, peak resident bytes beyond the inputs, and those of all."""
 
     seconds: float
     peak_memory: int
+    resident: int
 
 
 def measure(
@@ -60,7 +61,7 @@ def _child(sender, make, arguments, runs):
             run()
             seconds.append(time.perf_counter() - start)
         seconds = seconds[1:] if runs > 1 else seconds
-        sender.send(Measurement(statistics.median(seconds), peak() - before))
+        sender.send(Measurement(statistics.median(seconds), peak() - before, peak()))
 
 
 def reset_peak() -> int:

@@ -364,6 +364,9 @@ def _add_demo(commands) -> None:
     command.add_argument(
         "-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: demo"
     )
+    command.add_argument(
+        "--first-seed", type=_seed, help="of the scenes (default: 1000000, the held-out ones)"
+    )
     command.add_argument("--scenes", type=int, default=50, help="held-out scenes (default: 50)")
 
 
@@ -374,11 +377,14 @@ def _demo(options) -> int:
 
     from nerve_fast.demo import run
     from nerve_fast.pipeline import NervePipeline
+    from nerve_fast.tiny.scenes import HELD_OUT_SEED
 
     _hide_loading_bars()
     pipe = NervePipeline.from_pretrained("tiny", device="cpu")
-    scores = run(pipe, options.output, scenes=options.scenes)
-    print(f"mIoU on {options.scenes} held-out scenes, default settings")
+    first = HELD_OUT_SEED if options.first_seed is None else options.first_seed
+    scores = run(pipe, options.output, scenes=options.scenes, first_seed=first)
+    kind = "held-out scenes" if first >= HELD_OUT_SEED else f"scenes from seed {first}"
+    print(f"mIoU on {options.scenes} {kind}, default settings")
     prior = scores["prior"]
     for method, score in scores.items():
         gain = "" if method == "prior" else f"  {100 * (score - prior):+.1f}"
