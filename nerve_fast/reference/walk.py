@@ -29,7 +29,7 @@ def softmax_rows(logits: Tensor, identity: Tensor) -> Tensor:
     """The same for rows of ``exp(logits)``, which are never formed: they might overflow."""
     total = logits.logsumexp(-1, keepdim=True)
     empty = total <= math.log(EMPTY_ROW)
-    return torch.where(empty, identity, (logits - total.masked_fill(empty, 0)).exp())
+    return torch.where(empty, identity, logits.masked_fill(empty, 0).softmax(-1))
 
 
 def coarsen(A: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
