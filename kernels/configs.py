@@ -1,0 +1,191 @@
+"""Which blocks a kernel takes: by what was measured on this machine, else by resource use.
+
+The order in :data:`CANDIDATES` is that of resource use: large tiles first, as far as
+``python -m nerve_fast.kernels.aot`` finds registers and shared memory for them. Nothing here has
+been measured on a GPU yet; :mod:`nerve_fast.dispatch.tuning` measures and remembers.
+"""
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from nerve_fast.kernels.launch import SHARED_MEMORY, Config, recording, target_of
+
+LABEL_BLOCK = {2: 128, 4: 64}
+"""The widest tile of labels for inputs of so many bytes: wider ones spill."""
+
+ACCUMULATORS = 1024
+"""Sums of a tile ``[BM, BK]`` that a warp can hold beside everything else."""
+
+
+def _resident(*shapes: tuple[int, int, int, int]) -> tuple[Config, ...]:
+    """``(warps, stages, BM, BN)`` of kernels that keep a row tile's channels."""
+    return tuple(
+        Config.of(warps, stages, BM=bm, BN=bn, BC=64, RESIDENT=True)
+        for warps, stages, bm, bn in shapes
+    )
+
+
+def _reloading(*shapes: tuple[int, int, int, int]) -> tuple[Config, ...]:
+    """The same where channels are too many for that."""
+    return tuple(
+        Config.of(warps, stages, BM=bm, BN=bn, BC=32, RESIDENT=False)
+        for warps, stages, bm, bn in shapes
+    )
+
+
+def _tiles(*shapes: tuple[int, int, int, int], **more: int) -> tuple[Config, ...]:
+    return tuple(
+        Config.of(warps, stages, BM=bm, BN=bn, **more) for warps, stages, bm, bn in shapes
+    )
+
+
+_HOPPER_STREAM = (
+    *_resident((8, 2, 128, 64), (8, 3, 128, 64), (8, 3, 128, 32), (8, 2, 64, 64), (8, 2, 64, 32)),
+    *_reloading((8, 3, 64, 64), (4, 2, 32, 32)),
+)
+_AMPERE_STREAM = (
+    *_resident((8, 2, 128, 32), (4, 2, 64, 64), (8, 2, 64, 32)),
+    *_reloading((8, 3, 64, 64), (4, 2, 32, 32)),
+)
+_CDNA_STREAM = (
+    *_resident((8, 2, 128, 32), (4, 2, 64, 32)),
+    *_reloading((8, 2, 64, 64), (4, 2, 32, 32)),
+)
+_WIDE_STREAM = (
+    *_resident((8, 2, 64, 32), (8, 2, 32, 32)),
+    *_reloading((8, 2, 64, 32), (4, 2, 32, 32)),
+)
+
+CANDIDATES: dict[str, dict[str, tuple[Config, ...]]] = {
+    "cosine_affinity": {
+        "16": _tiles((8, 3, 128, 128), (8, 3, 128, 64), (4, 3, 64, 64), (4, 2, 32, 32)),
+        "32": _tiles((8, 2, 64, 64), (4, 2, 32, 32), (4, 1, 16, 16)),
+    },
+    "local_affinity": {
+        "16": tuple(Config.of(4, 3, BM=bm) for bm in (64, 32)),
+        "32": tuple(Config.of(4, 2, BM=bm) for bm in (32, 16)),
+    },
+    "pack": {"": (Config.of(4, 1, BM=32), Config.of(4, 1, BM=16))},
+    "head_entropy": {
+        "16": _tiles((8, 3, 128, 128), (8, 3, 128, 64), (4, 2, 64, 64), (4, 2, 32, 32)),
+        "32": _tiles((8, 2, 64, 64), (4, 2, 32, 32), (4, 1, 16, 16)),
+    },
+    "weigh": {"": (Config.of(4, 1, BT=128),)},
+    "transition": {"": (Config.of(4, 1, BM=32),)},
+    "streaming_step": {
+        "sm_80 16": _AMPERE_STREAM,
+        "sm_90 16": _HOPPER_STREAM,
+        "sm_100 16": _HOPPER_STREAM,
+        "gfx942 16": _CDNA_STREAM,
+        "32": _WIDE_STREAM,
+    },
+    "row_statistic": {
+        "sm_80 16": _AMPERE_STREAM,
+        "sm_90 16": _HOPPER_STREAM,
+        "sm_100 16": _HOPPER_STREAM,
+        "gfx942 16": _CDNA_STREAM,
+        "32": _WIDE_STREAM,
+    },
+    "numerators": {
+        "gfx942 16": _tiles((8, 2, 128, 128), (4, 2, 64, 64), BC=64),
+        "16": _tiles((8, 3, 128, 128), (8, 3, 128, 256), (4, 3, 64, 64), BC=64),
+        "32": _tiles((8, 2, 64, 64), (4, 2, 64, 32), BC=32),
+    },
+    "dense_step": {
+        "gfx942 16": _tiles((4, 2, 64, 64), (8, 2, 64, 64)),
+        "16": _tiles((4, 4, 64, 128), (8, 4, 128, 64), (8, 4, 64, 64), (4, 4, 32, 128)),
+        "32": _tiles((4, 2, 64, 32), (8, 2, 64, 32)),
+    },
+    "moments": {
+        "gfx942 16": (Config.of(4, 2, BC=64, BN=64),),
+        "16": (Config.of(4, 4, BC=64, BN=64), Config.of(4, 3, BC=64, BN=128)),
+        "32": (Config.of(4, 2, BC=64, BN=32),),
+    },
+    "factorized_step": {
+        "16": (Config.of(8, 3, BM=64, BC=32), Config.of(4, 3, BM=64, BC=32)),
+        "32": (Config.of(8, 2, BM=64, BC=32),),
+    },
+    "local_step": {"": (Config.of(4, 1, BM=32),)},
+    "spread": {"": (Config.of(4, 1, BM=32),)},
+}
+"""Configurations a kernel, for a target and the bits of the inputs, in order of preference."""
+
+tuned: dict[str, Config] = {}
+"""What was found best on this machine: keys of :func:`tuning_key`."""
+
+_forced: dict[str, Config] = {}
+
+
+@contextlib.contextmanager
+def forcing(name: str, config: Config) -> Iterator[None]:
+    """Within the block a kernel takes ``config`` whatever else is known; for tests and tuning."""
+    before = _forced.get(name)
+    _forced[name] = config
+    try:
+        yield
+    finally:
+        if before is None:
+            del _forced[name]
+        else:
+            _forced[name] = before
+
+
+def config_for(name: str, x: Tensor, tokens: int = 0, **shape: int) -> Config:
+    """The configuration of a kernel for inputs like ``x``.
+
+    Args:
+        name: of the kernel.
+        x: whose dtype and device count.
+        tokens: rows it runs over; what was measured is kept for a power of two of them.
+        shape: what decides whether a tile fits: channels ``kept`` of a row for all columns,
+            channels ``loaded`` of each row and column at a time, ``labels`` of a tile.
+    """
+    if name in _forced:
+        return _forced[name]
+    options = candidates(name, x, **shape)
+    found = tuned.get(tuning_key(name, x, tokens, **shape))
+    return found if found in options and not recording() else options[0]
+
+
+def candidates(name: str, x: Tensor, **shape: int) -> tuple[Config, ...]:
+    """The configurations that fit the device of ``x``; the smallest if none seems to."""
+    target, bits = target_of(x.device), "16" if x.dtype.itemsize == 2 else "32"
+    table = CANDIDATES[name]
+    options = table.get(f"{target} {bits}") or table.get(bits) or table[""]
+    limit = SHARED_MEMORY[target]
+    if x.device.type == "cuda":
+        properties = torch.cuda.get_device_properties(x.device)
+        limit = min(limit, getattr(properties, "shared_memory_per_block_optin", limit))
+    fitting = tuple(c for c in options if _fits(c, x.dtype.itemsize, limit, target, **shape))
+    return fitting or options[-1:]
+
+
+def tuning_key(name: str, x: Tensor, tokens: int, **shape: int) -> str:
+    """Under which a measurement is kept: shapes near one another share it."""
+    sizes = " ".join(f"{key}={value}" for key, value in sorted(shape.items()))
+    return f"{name} {str(x.dtype).removeprefix('torch.')} 2^{tokens.bit_length()} {sizes}".strip()
+
+
+def _fits(
+    config: Config,
+    itemsize: int,
+    limit: int,
+    target: str,
+    kept: int = 0,
+    loaded: int = 0,
+    labels: int = 0,
+) -> bool:
+    blocks = dict(config.blocks)
+    rows, columns = blocks.get("BM", blocks.get("BC", 0)), blocks.get("BN", 0)
+    if rows * labels > ACCUMULATORS * config.num_warps:
+        return False
+    if blocks.get("RESIDENT") is False:
+        kept = loaded = 0
+    staged = columns * (kept + labels) + (rows + (columns or rows)) * loaded
+    if target == "gfx942":
+        # What is kept of a row stays in registers there, and so does the newest stage.
+        return itemsize * staged * max(config.num_stages - 1, 1) + (8 << 10) <= limit
+    return itemsize * (rows * kept + staged * config.num_stages) <= limit

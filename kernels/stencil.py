@@ -1,0 +1,116 @@
+"""The local part of the walk: window weights in planes of the grid, and their product with ``Y``."""
+
+import math
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from nerve_fast.kernels.configs import config_for
+from nerve_fast.kernels.launch import launch
+
+
+@triton.jit
+def transition_kernel(
+    A,
+    OUT,
+    N,
+    height,
+    width,
+    temperature,
+    log_self,
+    NORMALIZATION: tl.constexpr,
+    RADIUS: tl.constexpr,
+    BW: tl.constexpr,
+    BM: tl.constexpr,
+):
+    """Rows of a local affinity over their absolute sums: planes ``(batch, (2r+1)², N)`` each.
+
+    Programs: ``batch · ⌈N/BM⌉``. For ``softmax`` the middle enters as ``log_self``, and rows are
+    taken relative to their largest exponent.
+    """
+    SIDE: tl.constexpr = 2 * RADIUS + 1
+    tiles = tl.cdiv(N, BM)
+    i_b = (tl.program_id(0) // tiles).to(tl.int64)
+    o_i, o_w = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM), tl.arange(0, BW)
+    i_y = (o_i // width)[:, None] + (o_w // SIDE)[None, :] - RADIUS
+    i_x = (o_i % width)[:, None] + (o_w % SIDE)[None, :] - RADIUS
+    m_in = (i_y >= 0) & (i_y < height) & (i_x >= 0) & (i_x < width)
+    m_plane = (o_i < N)[:, None] & (o_w < SIDE * SIDE)[None, :]
+    m_in &= m_plane
+    m_middle = (o_w == SIDE * SIDE // 2)[None, :]
+    o_a = (i_b * SIDE * SIDE + o_w)[None, :] * N + o_i[:, None]
+    # [BM, BW]
+    b_a = tl.load(A + o_a, mask=m_in, other=0.0)
+    if NORMALIZATION == "softmax":
+        b_l = tl.where(m_middle, log_self, (b_a - 1) / temperature)
+        b_l = tl.where(m_in, b_l, float("-inf"))
+        b_largest = tl.maximum(tl.max(b_l, 1), -1e30)
+        b_n = tl.exp(b_l - b_largest[:, None])
+        b_total = tl.sum(b_n, 1)
+        # ln 1e-12
+        m_empty = b_largest + tl.log(tl.maximum(b_total, 1e-37)) <= -27.631021115928547
+    else:
+        b_n = b_a
+        if NORMALIZATION == "relu":
+            b_n = tl.maximum(b_a, 0.0)
+        elif NORMALIZATION == "shift":
+            b_n = (1 + b_a) / 2
+        b_n = tl.where(m_in, tl.where(m_middle, b_a, b_n), 0.0)
+        b_total = tl.sum(tl.abs(b_n), 1)
+        m_empty = b_total <= 1e-12
+    b_n = tl.where(m_empty[:, None], m_middle.to(tl.float32), b_n / tl.maximum(b_total, 1e-37)[:, None])
+    tl.store(OUT + o_a, b_n, mask=m_plane)
+
+
+@triton.jit
+def add_stencil(
+    b_out, factor, LOCAL, Y, i_b, o_i, o_c, N, height, width, columns, RADIUS: tl.constexpr,
+    BK: tl.constexpr
+):  # fmt: skip
+    """``b_out + factor · S_local Y`` for tokens ``o_i`` and columns ``o_c``; nothing is gathered."""
+    SIDE: tl.constexpr = 2 * RADIUS + 1
+    # Wide tiles of labels leave no registers for several loads at once.
+    AT_ONCE: tl.constexpr = SIDE if BK <= 64 else 1
+    o_y, o_x = o_i // width, o_i % width
+    for i_group in tl.range(SIDE * SIDE // AT_ONCE, num_stages=1):
+        for i_one in tl.static_range(AT_ONCE):
+            i_w = i_group * AT_ONCE + i_one
+            i_dy, i_dx = i_w // SIDE - RADIUS, i_w % SIDE - RADIUS
+            i_y, i_x = o_y + i_dy, o_x + i_dx
+            m_in = (i_y >= 0) & (i_y < height) & (i_x >= 0) & (i_x < width) & (o_i < N)
+            o_j = i_b * N + o_i + i_dy * width + i_dx
+            b_w = tl.load(LOCAL + (i_b * SIDE * SIDE + i_w) * N + o_i, mask=m_in, other=0.0)
+            b_y = tl.load(Y + o_j[:, None] * columns + o_c[None, :], mask=m_in[:, None], other=0.0)
+            b_out += (factor * b_w)[:, None] * b_y
+    return b_out
+
+
+def transition(
+    planes: Tensor,
+    grid: tuple[int, int],
+    radius: int,
+    normalization: str,
+    temperature: float,
+    self_affinity: float,
+) -> Tensor:
+    """``S_local`` from a local affinity, planes ``(B, (2r+1)², N)`` float32 each."""
+    batch, window, tokens = planes.shape
+    out = planes.new_empty(planes.shape)
+    config = config_for("transition", planes, tokens)
+    launch(
+        transition_kernel,
+        batch * triton.cdiv(tokens, config["BM"]),
+        config,
+        A=planes,
+        OUT=out,
+        N=tokens,
+        height=grid[0],
+        width=grid[1],
+        temperature=temperature,
+        log_self=math.log(self_affinity) if self_affinity else -math.inf,
+        NORMALIZATION=normalization,
+        RADIUS=radius,
+        BW=triton.next_power_of_2(window),
+    )
+    return out
