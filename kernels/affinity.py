@@ -55,6 +55,7 @@ def cosine_affinity_kernel(
     stride_kh,
     stride_kn,
     stride_kd,
+    UNIT: tl.constexpr,
     WEIGHTED: tl.constexpr,
     CHUNKS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -84,13 +85,14 @@ def cosine_affinity_kernel(
     b_total = tl.zeros([BM, BN], tl.float32)
     for i_head in range(heads):
         i_h = (i_first + i_head).to(tl.int64)
-        p_q, p_k = Q + i_b * stride_qb + i_h * stride_qh, K + i_b * stride_kb + i_h * stride_kh
+        p_q = Q + (i_b * stride_qb + i_h * stride_qh) * UNIT
+        p_k = K + (i_b * stride_kb + i_h * stride_kh) * UNIT
         b_s = tl.zeros([BM, BN], tl.float32)
         b_qq, b_kk = tl.zeros([BM], tl.float32), tl.zeros([BN], tl.float32)
         for i_c in tl.static_range(CHUNKS):
             # [BM, BD], [BN, BD]
-            b_q = load_vectors(p_q, o_m, stride_qn, o_d + i_c * BD, stride_qd, m_m, D)
-            b_k = load_vectors(p_k, o_n, stride_kn, o_d + i_c * BD, stride_kd, m_n, D)
+            b_q = load_vectors(p_q, o_m, stride_qn * UNIT, o_d + i_c * BD, stride_qd, m_m, D * UNIT)
+            b_k = load_vectors(p_k, o_n, stride_kn * UNIT, o_d + i_c * BD, stride_kd, m_n, D * UNIT)
             b_s = tl.dot(b_q, tl.trans(b_k), b_s, input_precision=PRECISION)
             b_qf, b_kf = b_q.to(tl.float32), b_k.to(tl.float32)
             b_qq += tl.sum(b_qf * b_qf, 1)
@@ -128,6 +130,7 @@ def local_affinity_kernel(
     stride_kh,
     stride_kn,
     stride_kd,
+    UNIT: tl.constexpr,
     WEIGHTED: tl.constexpr,
     RADIUS: tl.constexpr,
     CHUNKS: tl.constexpr,
@@ -158,13 +161,18 @@ def local_affinity_kernel(
         b_total = tl.zeros([BM, BM], tl.float32)
         for i_head in range(heads):
             i_h = (i_first + i_head).to(tl.int64)
-            p_q, p_k = Q + i_b * stride_qb + i_h * stride_qh, K + i_b * stride_kb + i_h * stride_kh
+            p_q = Q + (i_b * stride_qb + i_h * stride_qh) * UNIT
+            p_k = K + (i_b * stride_kb + i_h * stride_kh) * UNIT
             b_s = tl.zeros([BM, BM], tl.float32)
             b_qq, b_kk = tl.zeros([BM], tl.float32), tl.zeros([BM], tl.float32)
             for i_c in tl.static_range(CHUNKS):
                 # [BM, BD] each
-                b_q = load_vectors(p_q, o_i, stride_qn, o_d + i_c * BD, stride_qd, m_i, D)
-                b_k = load_vectors(p_k, o_j, stride_kn, o_d + i_c * BD, stride_kd, m_j, D)
+                b_q = load_vectors(
+                    p_q, o_i, stride_qn * UNIT, o_d + i_c * BD, stride_qd, m_i, D * UNIT
+                )
+                b_k = load_vectors(
+                    p_k, o_j, stride_kn * UNIT, o_d + i_c * BD, stride_kd, m_j, D * UNIT
+                )
                 b_s = tl.dot(b_q, tl.trans(b_k), b_s, input_precision=PRECISION)
                 b_qf, b_kf = b_q.to(tl.float32), b_k.to(tl.float32)
                 b_qq += tl.sum(b_qf * b_qf, 1)
@@ -204,6 +212,7 @@ def pack_kernel(
     stride_kh,
     stride_kn,
     stride_kd,
+    UNIT: tl.constexpr,
     BH: tl.constexpr,
     BD: tl.constexpr,
     BM: tl.constexpr,
@@ -221,10 +230,12 @@ def pack_kernel(
     o_h = tl.arange(0, BH)
     b_w = tl.load(W + i_b * heads + o_h, mask=o_h < heads, other=0.0)
     b_scale = tl.load(W + i_b * heads + i_h) / tl.maximum(tl.max(b_w, 0), 1e-37)
+    D *= UNIT
     # [BM, BD]
-    p_q, p_k = Q + i_b * stride_qb + i_h * stride_qh, K + i_b * stride_kb + i_h * stride_kh
-    b_q = load_vectors(p_q, o_n, stride_qn, o_d, stride_qd, m_n, D).to(tl.float32)
-    b_k = load_vectors(p_k, o_n, stride_kn, o_d, stride_kd, m_n, D).to(tl.float32)
+    p_q = Q + (i_b * stride_qb + i_h * stride_qh) * UNIT
+    p_k = K + (i_b * stride_kb + i_h * stride_kh) * UNIT
+    b_q = load_vectors(p_q, o_n, stride_qn * UNIT, o_d, stride_qd, m_n, D).to(tl.float32)
+    b_k = load_vectors(p_k, o_n, stride_kn * UNIT, o_d, stride_kd, m_n, D).to(tl.float32)
     b_q *= (b_scale * inverse_norm(tl.sum(b_q * b_q, 1)))[:, None]
     b_k *= inverse_norm(tl.sum(b_k * b_k, 1))[:, None]
     o_row = (i_b * N + o_n)[:, None] * channels + i_h * D
@@ -260,7 +271,9 @@ def cosine_affinity(
     out = q.new_empty(
         *batch, *([] if head_weights is not None else [heads]), tokens, tokens, dtype=out_dtype
     )
-    config = config_for("cosine_affinity", q, tokens, loaded=padded(head_dim))
+    config = config_for(
+        "cosine_affinity", q, tokens, loaded=padded(head_dim), aligned=arguments["UNIT"] > 1
+    )
     launch(
         cosine_affinity_kernel,
         maps * triton.cdiv(tokens, config["BM"]) * triton.cdiv(tokens, config["BN"]),
@@ -293,7 +306,9 @@ def local_affinity(
         tokens,
         dtype=torch.float32,
     )
-    config = config_for("local_affinity", q, tokens, loaded=padded(head_dim))
+    config = config_for(
+        "local_affinity", q, tokens, loaded=padded(head_dim), aligned=arguments["UNIT"] > 1
+    )
     launch(
         local_affinity_kernel,
         maps * triton.cdiv(tokens, config["BM"] - 2 * radius),
@@ -328,10 +343,9 @@ def pack(q: Tensor, k: Tensor, head_weights: Tensor) -> tuple[Tensor, Tensor]:
         PQ=packed_q,
         PK=packed_k,
         N=tokens,
-        D=head_dim,
         heads=heads,
         channels=channels,
-        **_strides(q, k),
+        **strides(q, k),
         BH=triton.next_power_of_2(heads),
         BD=max(triton.next_power_of_2(head_dim), 16),
     )
@@ -359,10 +373,9 @@ def _maps(q: Tensor, k: Tensor, head_weights: Tensor | None) -> tuple[dict, int]
         "K": k,
         "W": head_weights.reshape(-1, heads).float().contiguous() if weighted else None,
         "N": tokens,
-        "D": head_dim,
         "heads": heads if weighted else 1,
         "maps_per_batch": 1 if weighted else heads,
-        **_strides(q, k),
+        **strides(q, k),
         "WEIGHTED": weighted,
         "CHUNKS": triton.cdiv(head_dim, size),
         "PRECISION": precision(q),
@@ -371,7 +384,18 @@ def _maps(q: Tensor, k: Tensor, head_weights: Tensor | None) -> tuple[dict, int]
     return arguments, len(q) * (1 if weighted else heads)
 
 
-def _strides(q: Tensor, k: Tensor) -> dict[str, int]:
-    names = "bhnd"
-    strides = {f"stride_q{name}": q.stride(i) for i, name in enumerate(names)}
-    return strides | {f"stride_k{name}": k.stride(i) for i, name in enumerate(names)}
+def strides(q: Tensor, k: Tensor) -> dict[str, int]:
+    """``D`` and the strides of two tensors ``(B, H, N, D)`` as arguments of a kernel.
+
+    In units of 16 bytes where all are whole, so that the compiler knows how loads are aligned: it
+    sees for itself only multiples of 16 elements, and 40 channels are none.
+    """
+    unit = 16 // q.element_size()
+    sizes = [q.shape[3], *(x.stride(i) for x in (q, k) for i in range(3))]
+    if any(size % unit for size in sizes) or q.stride(3) != 1 or k.stride(3) != 1:
+        unit = 1
+    arguments = {"UNIT": unit, "D": q.shape[3] // unit}
+    for name, x in (("q", q), ("k", k)):
+        arguments |= {f"stride_{name}{axis}": x.stride(i) // unit for i, axis in enumerate("bhn")}
+        arguments[f"stride_{name}d"] = x.stride(3)
+    return arguments

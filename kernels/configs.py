@@ -37,9 +37,7 @@ def _reloading(*shapes: tuple[int, int, int, int]) -> tuple[Config, ...]:
 
 
 def _tiles(*shapes: tuple[int, int, int, int], **more: int) -> tuple[Config, ...]:
-    return tuple(
-        Config.of(warps, stages, BM=bm, BN=bn, **more) for warps, stages, bm, bn in shapes
-    )
+    return tuple(Config.of(warps, stages, BM=bm, BN=bn, **more) for warps, stages, bm, bn in shapes)
 
 
 _HOPPER_STREAM = (
@@ -54,24 +52,27 @@ _CDNA_STREAM = (
     *_resident((8, 2, 128, 32), (4, 2, 64, 32)),
     *_reloading((8, 2, 64, 64), (4, 2, 32, 32)),
 )
-_WIDE_STREAM = (
-    *_resident((8, 2, 64, 32), (8, 2, 32, 32)),
-    *_reloading((8, 2, 64, 32), (4, 2, 32, 32)),
+# float32: products of three tf32 products need many registers.
+_HOPPER_STREAM_32 = (
+    *_resident((8, 2, 64, 32)),
+    *_reloading((8, 3, 64, 64), (8, 2, 64, 32), (4, 2, 32, 32)),
 )
+_STREAM_32 = _reloading((8, 2, 64, 32), (4, 2, 32, 32))
 
 CANDIDATES: dict[str, dict[str, tuple[Config, ...]]] = {
     "cosine_affinity": {
         "16": _tiles((8, 3, 128, 128), (8, 3, 128, 64), (4, 3, 64, 64), (4, 2, 32, 32)),
-        "32": _tiles((8, 2, 64, 64), (4, 2, 32, 32), (4, 1, 16, 16)),
+        "sm_90 32": _tiles((8, 2, 64, 64), (8, 2, 64, 32), (4, 1, 32, 32)),
+        "32": _tiles((8, 2, 64, 32), (4, 1, 32, 32)),
     },
     "local_affinity": {
-        "16": tuple(Config.of(4, 3, BM=bm) for bm in (64, 32)),
-        "32": tuple(Config.of(4, 2, BM=bm) for bm in (32, 16)),
+        "16": (Config.of(4, 3, BM=64), Config.of(4, 3, BM=32)),
+        "32": (Config.of(4, 2, BM=16),),
     },
     "pack": {"": (Config.of(4, 1, BM=32), Config.of(4, 1, BM=16))},
     "head_entropy": {
         "16": _tiles((8, 3, 128, 128), (8, 3, 128, 64), (4, 2, 64, 64), (4, 2, 32, 32)),
-        "32": _tiles((8, 2, 64, 64), (4, 2, 32, 32), (4, 1, 16, 16)),
+        "32": _tiles((8, 2, 64, 16), (4, 1, 16, 16)),
     },
     "weigh": {"": (Config.of(4, 1, BT=128),)},
     "transition": {"": (Config.of(4, 1, BM=32),)},
@@ -80,14 +81,18 @@ CANDIDATES: dict[str, dict[str, tuple[Config, ...]]] = {
         "sm_90 16": _HOPPER_STREAM,
         "sm_100 16": _HOPPER_STREAM,
         "gfx942 16": _CDNA_STREAM,
-        "32": _WIDE_STREAM,
+        "sm_90 32": _HOPPER_STREAM_32,
+        "sm_100 32": _HOPPER_STREAM_32,
+        "32": _STREAM_32,
     },
     "row_statistic": {
         "sm_80 16": _AMPERE_STREAM,
         "sm_90 16": _HOPPER_STREAM,
         "sm_100 16": _HOPPER_STREAM,
         "gfx942 16": _CDNA_STREAM,
-        "32": _WIDE_STREAM,
+        "sm_90 32": _HOPPER_STREAM_32,
+        "sm_100 32": _HOPPER_STREAM_32,
+        "32": _STREAM_32,
     },
     "numerators": {
         "gfx942 16": _tiles((8, 2, 128, 128), (4, 2, 64, 64), BC=64),
@@ -141,7 +146,8 @@ def config_for(name: str, x: Tensor, tokens: int = 0, **shape: int) -> Config:
         x: whose dtype and device count.
         tokens: rows it runs over; what was measured is kept for a power of two of them.
         shape: what decides whether a tile fits: channels ``kept`` of a row for all columns,
-            channels ``loaded`` of each row and column at a time, ``labels`` of a tile.
+            channels ``loaded`` of each row and column at a time, ``labels`` of a tile; and whether
+            rows are ``aligned`` to 16 bytes.
     """
     if name in _forced:
         return _forced[name]
@@ -150,7 +156,7 @@ def config_for(name: str, x: Tensor, tokens: int = 0, **shape: int) -> Config:
     return found if found in options and not recording() else options[0]
 
 
-def candidates(name: str, x: Tensor, **shape: int) -> tuple[Config, ...]:
+def candidates(name: str, x: Tensor, aligned: bool = True, **shape: int) -> tuple[Config, ...]:
     """The configurations that fit the device of ``x``; the smallest if none seems to."""
     target, bits = target_of(x.device), "16" if x.dtype.itemsize == 2 else "32"
     table = CANDIDATES[name]
@@ -160,7 +166,8 @@ def candidates(name: str, x: Tensor, **shape: int) -> tuple[Config, ...]:
         properties = torch.cuda.get_device_properties(x.device)
         limit = min(limit, getattr(properties, "shared_memory_per_block_optin", limit))
     fitting = tuple(c for c in options if _fits(c, x.dtype.itemsize, limit, target, **shape))
-    return fitting or options[-1:]
+    # Rows that start anywhere are loaded element by element, through registers.
+    return fitting if fitting and aligned else options[-1:]
 
 
 def tuning_key(name: str, x: Tensor, tokens: int, **shape: int) -> str:

@@ -2,8 +2,8 @@ r"""Head entropy in one streaming pass, and the head weights it gives.
 
 With logits in base 2, :math:`s = \mathrm{scale} \cdot \log_2 e \cdot q k^\top`, and a running
 maximum :math:`m`, a row needs :math:`l = \sum 2^{s-m}` and :math:`e = \sum (s-m) 2^{s-m}`; its
-entropy is :math:`\ln 2 \, (\log_2 l - e / l)`. When the maximum rises by :math:`\delta`, both shrink
-by :math:`2^{-\delta}` and :math:`e` loses :math:`\delta l` of the old terms.
+entropy is :math:`\ln 2 \, (\log_2 l - e / l)`. When the maximum rises by :math:`\delta`, both
+shrink by :math:`2^{-\delta}` and :math:`e` loses :math:`\delta l` of the old terms.
 """
 
 import math
@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerve_fast.kernels.affinity import chunk, load_vectors, padded
+from nerve_fast.kernels.affinity import chunk, load_vectors, padded, strides
 from nerve_fast.kernels.configs import config_for
 from nerve_fast.kernels.launch import launch, precision
 
@@ -83,6 +83,7 @@ def head_entropy_kernel(
     stride_kh,
     stride_kn,
     stride_kd,
+    UNIT: tl.constexpr,
     FLIP: tl.constexpr,
     CHUNKS: tl.constexpr,
     PRECISION: tl.constexpr,
@@ -92,31 +93,32 @@ def head_entropy_kernel(
 ):
     """The sum over ``BM`` rows of one head's entropies: ``OUT (batch, heads, ⌈N/BM⌉)``.
 
-    Programs: ``batch · heads · ⌈N/BM⌉``. ``scale`` is not negative and includes ``log2 e``; ``FLIP``
-    turns the sign of the logits.
+    Programs: ``batch · heads · ⌈N/BM⌉``. ``scale`` is not negative and includes ``log2 e``;
+    ``FLIP`` turns the sign of the logits.
     """
     tiles = tl.cdiv(N, BM)
     i_bh = tl.program_id(0) // tiles
     i_b, i_h = (i_bh // heads).to(tl.int64), (i_bh % heads).to(tl.int64)
     o_m, o_d = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM), tl.arange(0, BD)
     m_m = o_m < N
-    p_q, p_k = Q + i_b * stride_qb + i_h * stride_qh, K + i_b * stride_kb + i_h * stride_kh
+    p_q = Q + (i_b * stride_qb + i_h * stride_qh) * UNIT
+    p_k = K + (i_b * stride_kb + i_h * stride_kh) * UNIT
     # Chunks of [BM, BD]
     b_q = ()
     for i_c in tl.static_range(CHUNKS):
-        b_q += (load_vectors(p_q, o_m, stride_qn, o_d + i_c * BD, stride_qd, m_m, D),)
+        b_q += (load_vectors(p_q, o_m, stride_qn * UNIT, o_d + i_c * BD, stride_qd, m_m, D * UNIT),)
     # [BM] each
     b_max = tl.full([BM], float("-inf"), tl.float32)
     b_sum, b_mean = tl.zeros([BM], tl.float32), tl.zeros([BM], tl.float32)
     whole = N // BN * BN
     for i_n in range(0, whole, BN):
         b_max, b_sum, b_mean = absorb(
-            b_q, p_k, i_n, N, D, stride_kn, stride_kd, scale, b_max, b_sum, b_mean,
+            b_q, p_k, i_n, N, D * UNIT, stride_kn * UNIT, stride_kd, scale, b_max, b_sum, b_mean,
             False, FLIP, CHUNKS, PRECISION, BD, BM, BN,
         )  # fmt: skip
     if whole < N:
         b_max, b_sum, b_mean = absorb(
-            b_q, p_k, whole, N, D, stride_kn, stride_kd, scale, b_max, b_sum, b_mean,
+            b_q, p_k, whole, N, D * UNIT, stride_kn * UNIT, stride_kd, scale, b_max, b_sum, b_mean,
             True, FLIP, CHUNKS, PRECISION, BD, BM, BN,
         )  # fmt: skip
     b_h = 0.6931471805599453 * (tl.log2(b_sum) - b_mean / b_sum)
@@ -124,9 +126,7 @@ def head_entropy_kernel(
 
 
 @triton.jit
-def weigh_kernel(
-    SUMS, W, SCALE, N, heads, tiles, sharpness, BH: tl.constexpr, BT: tl.constexpr
-):
+def weigh_kernel(SUMS, W, SCALE, N, heads, tiles, sharpness, BH: tl.constexpr, BT: tl.constexpr):
     """Head weights ``W (batch, heads)`` and their largest, from entropies summed over row tiles.
 
     Programs: ``batch``.
@@ -160,7 +160,10 @@ def entropy_sums(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
     q, k = (x.reshape(-1, heads, tokens, head_dim) for x in (q, k))
     scale = head_dim**-0.5 if scale is None else scale
     size = chunk(head_dim)
-    config = config_for("head_entropy", q, tokens, kept=padded(head_dim))
+    layout = strides(q, k)
+    config = config_for(
+        "head_entropy", q, tokens, kept=padded(head_dim), aligned=layout["UNIT"] > 1
+    )
     tiles = triton.cdiv(tokens, config["BM"])
     sums = q.new_empty(len(q), heads, tiles, dtype=torch.float32)
     launch(
@@ -171,12 +174,10 @@ def entropy_sums(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
         K=k,
         OUT=sums,
         N=tokens,
-        D=head_dim,
         heads=heads,
         scale=abs(scale) * LOG2_E,
         FLIP=scale < 0,
-        **{f"stride_q{name}": q.stride(i) for i, name in enumerate("bhnd")},
-        **{f"stride_k{name}": k.stride(i) for i, name in enumerate("bhnd")},
+        **layout,
         CHUNKS=triton.cdiv(head_dim, size),
         PRECISION=precision(q),
         BD=size,

@@ -1,4 +1,4 @@
-"""The local part of the walk: window weights in planes of the grid, and their product with ``Y``."""
+"""The local part of the walk: window weights in planes of the grid, their product with ``Y``."""
 
 import math
 
@@ -59,7 +59,9 @@ def transition_kernel(
         b_n = tl.where(m_in, tl.where(m_middle, b_a, b_n), 0.0)
         b_total = tl.sum(tl.abs(b_n), 1)
         m_empty = b_total <= 1e-12
-    b_n = tl.where(m_empty[:, None], m_middle.to(tl.float32), b_n / tl.maximum(b_total, 1e-37)[:, None])
+    b_n = tl.where(
+        m_empty[:, None], m_middle.to(tl.float32), b_n / tl.maximum(b_total, 1e-37)[:, None]
+    )
     tl.store(OUT + o_a, b_n, mask=m_plane)
 
 
@@ -68,7 +70,7 @@ def add_stencil(
     b_out, factor, LOCAL, Y, i_b, o_i, o_c, N, height, width, columns, RADIUS: tl.constexpr,
     BK: tl.constexpr
 ):  # fmt: skip
-    """``b_out + factor · S_local Y`` for tokens ``o_i`` and columns ``o_c``; nothing is gathered."""
+    """``b_out + factor · S_local Y`` for tokens ``o_i`` and columns ``o_c``, without a gather."""
     SIDE: tl.constexpr = 2 * RADIUS + 1
     # Wide tiles of labels leave no registers for several loads at once.
     AT_ONCE: tl.constexpr = SIDE if BK <= 64 else 1

@@ -197,7 +197,9 @@ def streaming_step_kernel(
         )  # fmt: skip
         b_n = numerators(b_s, slope, b_offset, NORMALIZATION).to(V.dtype.element_ty)
         b_v = tl.load(
-            V + (i_b * M + o_n)[:, None] * columns + o_c[None, :], mask=(o_n < M)[:, None], other=0.0
+            V + (i_b * M + o_n)[:, None] * columns + o_c[None, :],
+            mask=(o_n < M)[:, None],
+            other=0.0,
         )
         b_acc = tl.dot(b_n, b_v, b_acc, input_precision=PRECISION)
     if SPLIT:
@@ -270,7 +272,9 @@ def dense_step_kernel(
         # [BM, BN], [BN, BK]
         b_n = tl.load(p_s + o_n[None, :])
         b_v = tl.load(
-            V + (i_b * M + o_n)[:, None] * columns + o_c[None, :], mask=(o_n < M)[:, None], other=0.0
+            V + (i_b * M + o_n)[:, None] * columns + o_c[None, :],
+            mask=(o_n < M)[:, None],
+            other=0.0,
         )
         b_acc = tl.dot(b_n.to(V.dtype.element_ty), b_v, b_acc, input_precision=PRECISION)
     if SPLIT:
@@ -312,7 +316,9 @@ def moments_kernel(
         # [BN, BC], [BN, BK]; past the last channel ones, which sum V up.
         m_k = (o_n < M)[:, None] & (o_c < CHANNELS)[None, :]
         b_k = tl.load(PK + o_row[:, None] * CHANNELS + o_c[None, :], mask=m_k, other=1.0)
-        b_v = tl.load(V + o_row[:, None] * columns + o_k[None, :], mask=(o_n < M)[:, None], other=0.0)
+        b_v = tl.load(
+            V + o_row[:, None] * columns + o_k[None, :], mask=(o_n < M)[:, None], other=0.0
+        )
         b_acc = tl.dot(tl.trans(b_k), b_v, b_acc, input_precision=PRECISION)
     if SPLIT:
         if arrive(b_acc, PARTIAL, ARRIVED, i_out, i_split, splits, BC, BK) != splits - 1:
@@ -332,8 +338,8 @@ def factorized_step_kernel(
 ):  # fmt: skip
     """``Q̃ (K̃ᵀ V)``, exact where numerators are linear in the affinity: ``shift`` and ``l1``.
 
-    Programs: ``batch · ⌈N/BM⌉ · label_tiles``. The moments do not fit 16 bits: the product is one of
-    float32, in tf32 where the inputs have 16 bits, which tf32 holds exactly.
+    Programs: ``batch · ⌈N/BM⌉ · label_tiles``. The moments do not fit 16 bits: the product is one
+    of float32, in tf32 where the inputs have 16 bits, which tf32 holds exactly.
     """
     i_label = tl.program_id(0) % label_tiles
     tiles = tl.cdiv(N, BM)
@@ -350,7 +356,9 @@ def factorized_step_kernel(
         b_q = load_packed(PQ, o_q, o_c, CHANNELS).to(tl.float32)
         b_m = tl.load(p_moments + o_c[:, None] * columns + o_k[None, :])
         b_acc = tl.dot(b_q, b_m, b_acc, input_precision=PRECISION)
-    slope, b_offset, unit = coefficients(SCALE, None, i_b, o_m, N, per_temperature, NORMALIZATION, BM)
+    slope, b_offset, unit = coefficients(
+        SCALE, None, i_b, o_m, N, per_temperature, NORMALIZATION, BM
+    )
     if NORMALIZATION == "shift":
         b_sum = tl.load(p_moments + CHANNELS * columns + o_k)
         b_acc = b_acc * slope + b_sum[None, :] * b_offset[:, None]
@@ -389,7 +397,7 @@ def row_statistic_kernel(
 ):  # fmt: skip
     """One number a row, ``OUT (batch, N)``, from one streaming pass.
 
-    ``softmax``: the offset that makes the row's largest numerator 1, or −inf where the row is empty.
+    ``softmax``: the offset that makes the row's largest numerator 1, −inf where the row is empty.
     Otherwise the absolute row sum of the numerators. ``COUNTS (M)``: tokens behind each key.
     Programs: ``batch · ⌈N/BM⌉``.
     """

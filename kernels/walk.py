@@ -1,5 +1,7 @@
 """The random walk by three routes, one kernel a step; only the dense route stores ``S``."""
 
+import math
+
 import torch
 import triton
 from torch import Tensor
@@ -52,7 +54,7 @@ def random_walk(
     Returns:
         ``(…, N, K)`` in the dtype of ``prior``.
     """
-    *batch, heads, tokens, head_dim = q.shape
+    heads, tokens, head_dim = q.shape[-3:]
     q, k = (x.reshape(-1, heads, tokens, head_dim) for x in (q, k))
     G = prior.reshape(-1, *prior.shape[-2:])
     if config.alpha == 0 or config.steps == 0:
@@ -246,9 +248,7 @@ class _Walk:
         if signed:
             return self._row_statistic(), None
         if config.normalization == "softmax" and (
-            fp8
-            or self.q.dtype == torch.float16
-            or (most - 1) / config.temperature > MAX_EXPONENT
+            fp8 or self.q.dtype == torch.float16 or (most - 1) / config.temperature > MAX_EXPONENT
         ):
             return None, self._row_statistic()
         return None, None
@@ -283,10 +283,18 @@ class _Walk:
             S=S,
             stored=stored_rows,
             width_s=width,
-            headroom=128.0 if fp8 else 1.0,
+            headroom=self._headroom if fp8 else 1.0,
             **self._packed,
         )
         return S
+
+    @property
+    def _headroom(self) -> float:
+        """A power of two that takes the largest numerator near the end of float8's range, 448."""
+        if self.config.normalization == "softmax":
+            return 256.0
+        # Relative to the largest weight affinities reach the number of heads.
+        return 2.0 ** -math.ceil(math.log2(self.q.shape[1])) * 256
 
     @property
     def _packed(self) -> dict:
@@ -374,13 +382,12 @@ class _Walk:
         )
 
     def _split(self, name: str, tiles: int, block_columns: int, size: int) -> dict:
-        """Into how many spans of columns each of ``tiles`` is cut, and room for their shares.
+        """Arguments of a kernel whose ``tiles`` are cut, with room for their shares.
 
-        As many as fill the device, of at least 4 blocks each. The counters of shares start at 0,
-        and whoever sums the shares up leaves them so: a walk needs them once for each kernel.
+        The counters of shares start at 0, and whoever sums the shares up leaves them so: a walk
+        needs them once for each kernel.
         """
-        most = max(triton.cdiv(self.cells, block_columns) // 4, 1)
-        splits = max(1, min(multiprocessors(self.q.device) // tiles, most))
+        splits = self._splits(tiles, block_columns)
         partial = arrived = None
         if splits > 1:
             if name not in self._shares:
@@ -390,6 +397,11 @@ class _Walk:
                 )
             partial, arrived = self._shares[name]
         return {"splits": splits, "SPLIT": splits > 1, "PARTIAL": partial, "ARRIVED": arrived}
+
+    def _splits(self, tiles: int, block_columns: int) -> int:
+        """Spans of columns, of at least 4 blocks each, that make ``tiles`` fill the device."""
+        most = max(triton.cdiv(self.cells, block_columns) // 4, 1)
+        return max(1, min(multiprocessors(self.q.device) // tiles, most))
 
 
 def label_block(labels: int, dtype: torch.dtype) -> int:

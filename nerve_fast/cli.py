@@ -15,14 +15,7 @@ import torch
 from tqdm import tqdm
 
 from nerve_fast.config import NORMALIZATIONS, NerveConfig
-from nerve_fast.dispatch import (
-    BACKEND_NAMES,
-    CAN_RUN,
-    ROUTES,
-    fitted_rates,
-    pick_device,
-    plan,
-)
+from nerve_fast.dispatch import BACKEND_NAMES, ROUTES, pick_device, plan, without_triton
 from nerve_fast.errors import InputError
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -351,7 +344,7 @@ def _plan(options) -> int:
     )
     print(chosen)
     print(chosen.table())
-    print(f"times were fitted on: {fitted_rates()['measured_on']}")
+    print(f"times: {chosen.rates}")
     return 0
 
 
@@ -422,8 +415,9 @@ def _doctor(options) -> int:
     if torch.backends.mps.is_available():
         print("  mps")
     print("\nbackends")
-    for name in BACKEND_NAMES[1:]:
-        print(f"  {name}: {'ready' if CAN_RUN[name]() else 'not part of this version'}")
+    device = pick_device(None)
+    print("  reference: ready\n  blocked: ready")
+    print(f"  triton: {without_triton(device, torch.float16) or 'ready'}")
     print("\nmodels")
     _report_models()
     return 0

@@ -16,7 +16,7 @@ from nerve_fast import visualize
 from nerve_fast.backbones.clip import DEFAULT_CLIP, CLIPBackbone
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION, DiffusionBackbone
 from nerve_fast.config import NerveConfig
-from nerve_fast.dispatch import backend_for, pick_device
+from nerve_fast.dispatch import choose, pick_device
 from nerve_fast.errors import InputError
 from nerve_fast.files import written_whole
 from nerve_fast.images import load_image, model_size
@@ -103,7 +103,7 @@ class NervePipeline:
         config: NerveConfig | None = None,
         backend: str = "auto",
     ):
-        backend_for(backend)
+        choose(backend, diffusion.unet.device, diffusion.unet.dtype)
         if config is not None and not isinstance(config, NerveConfig):
             raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
         self.clip = clip
@@ -150,8 +150,6 @@ class NervePipeline:
             InputError: a model cannot be had, lacks a file, or has no such layer or timestep; the
                 prior, backend or device is unknown.
         """
-        # Before the networks: loading them takes long.
-        backend_for(backend)
         prior = prior if isinstance(prior, PriorConfig) else PriorConfig(prior)
         if models is not None:
             folder = TINY_MODELS if str(models) == "tiny" else Path(models)
@@ -167,6 +165,8 @@ class NervePipeline:
             raise TypeError(f"dtype is {dtype!r}; expected a torch.dtype such as torch.float16")
         if dtype is None:
             dtype = torch.float32 if device.type == "cpu" else torch.float16
+        # Before the networks: loading them takes long.
+        choose(backend, device, dtype)
         return cls(
             CLIPBackbone.from_pretrained(clip or DEFAULT_CLIP, device=device, dtype=dtype),
             DiffusionBackbone.from_pretrained(

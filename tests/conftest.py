@@ -6,6 +6,10 @@ import torch
 
 from nerve_fast.tiny import MODELS
 
+if not torch.cuda.is_available():
+    # Triton reads it when kernels are defined: without a GPU they run in its interpreter.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 @pytest.fixture
 def generator():

@@ -3,21 +3,20 @@
 import functools
 
 import torch
-from torch import Tensor
 
 
-def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype of the large products for inputs like ``x``; sums are kept in float32 or better.
+def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The dtype of the large products for inputs of ``dtype``; sums are kept in float32 or better.
 
     16 bits only where the caller allows them and the hardware gains by them: inputs of that dtype,
     or, on a CPU, float32 inputs under ``torch.set_float32_matmul_precision("medium")``.
     """
-    if x.dtype == torch.float64:
+    if dtype == torch.float64:
         return torch.float64
-    if x.device.type != "cpu":
-        return x.dtype
-    allowed = x.dtype == torch.bfloat16 or (
-        x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "medium"
+    if device.type != "cpu":
+        return dtype
+    allowed = dtype == torch.bfloat16 or (
+        dtype == torch.float32 and torch.get_float32_matmul_precision() == "medium"
     )
     return torch.bfloat16 if allowed and cpu_has_bfloat16() else torch.float32
 

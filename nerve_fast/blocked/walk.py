@@ -56,7 +56,7 @@ def random_walk(
 
     G = upcast(prior).to(torch.promote_types(upcast(prior).dtype, upcast(q).dtype))
     if config.alpha == 0 or config.steps == 0:
-        return G
+        return G.clone()
     if head_weights is None:
         head_weights = _head_weights(q, k, config.sharpness)
     packed_q, packed_k = pack(q, k, head_weights)
@@ -64,7 +64,7 @@ def random_walk(
     if config.beta > 0:
         cells = Cells(grid, config.global_stride)
         pooled_k = cells.mean(packed_k)
-        dtype = product_dtype(q)
+        dtype = product_dtype(q.dtype, q.device)
         most = head_weights.sum().item()
         if route == "factorized":
             step = _factorized(packed_q, pooled_k, cells, config.normalization, dtype, most)

@@ -5,10 +5,17 @@ machine has, :mod:`~nerve_fast.dispatch.costs` what each route costs, and
 :mod:`~nerve_fast.dispatch.planning` chooses.
 """
 
-from nerve_fast.dispatch.costs import fitted_rates
 from nerve_fast.dispatch.machine import pick_device
 from nerve_fast.dispatch.planning import ROUTES, Plan, plan
-from nerve_fast.dispatch.select import BACKEND_NAMES, CAN_RUN, backend_for, use_backend
+from nerve_fast.dispatch.select import (
+    BACKEND_NAMES,
+    CAN_RUN,
+    backend_for,
+    choose,
+    use_backend,
+    wants_grad,
+    without_triton,
+)
 
 __all__ = [
     "BACKEND_NAMES",
@@ -16,8 +23,10 @@ __all__ = [
     "ROUTES",
     "Plan",
     "backend_for",
-    "fitted_rates",
+    "choose",
     "pick_device",
     "plan",
     "use_backend",
+    "wants_grad",
+    "without_triton",
 ]

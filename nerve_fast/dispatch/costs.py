@@ -45,10 +45,11 @@ class Problem:
         """Bytes of the dtype in which sums are kept."""
         return 8 if self.dtype == torch.float64 else 4
 
-    @property
-    def product_itemsize(self) -> int:
+    def stored_itemsize(self, backend: str) -> int:
         """Bytes of the dtype of large products, and so of a stored ``S``."""
-        return product_dtype(torch.empty(0, dtype=self.dtype, device=self.device)).itemsize
+        if backend == "triton":
+            return self.dtype.itemsize
+        return product_dtype(self.dtype, self.device).itemsize
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,42 +86,50 @@ class Work:
         """Floating-point operations, those of products and of the stencil."""
         return round(self.products + self.products16 + 2 * self.stencil)
 
-    def seconds(self) -> float:
-        """Estimated time on the kind of machine that the rates were fitted on."""
-        rates = fitted_rates()["seconds_per_unit"]
+    def seconds(self, backend: str, device: torch.device) -> float:
+        """Estimated time, on the machine that the rates are those of."""
+        rates = rates_for(backend, device)["seconds_per_unit"]
         return sum(value * rates[name] for name, value in dataclasses.asdict(self).items())
 
 
+def rates_for(backend: str, device: torch.device) -> dict:
+    """The constants of the cost model, and in ``source`` where they come from."""
+    if backend == "triton":
+        return _rates()["triton"]
+    return _rates()["cuda" if device.type == "cuda" else "cpu"]
+
+
 @functools.cache
-def fitted_rates() -> dict:
-    """The constants of the cost model and what they were measured on; made by ``bench.fit``."""
+def _rates() -> dict:
     return json.loads(resources.files("nerve_fast.dispatch").joinpath("rates.json").read_text())
 
 
-def work(problem: Problem, route: str, stored_rows: int = 0) -> Work:
+def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Work:
     """The work of a route, for the whole batch.
 
     Args:
-        route: ``reference``, ``dense``, ``streaming`` or ``factorized``.
+        backend: ``reference``, which is always dense, ``blocked`` or ``triton``.
+        route: ``dense``, ``streaming`` or ``factorized``.
         stored_rows: rows of ``S`` that ``dense`` keeps.
     """
+    itemsize = problem.stored_itemsize(backend)
     p, c = problem, problem.config
     pairs = p.tokens * p.columns
     affinities = Work(elements=pairs)
-    if p.product_itemsize == 2:
+    if itemsize == 2:
         affinities += Work(products16=2 * pairs * p.channels)
     else:
         affinities += Work(products=2 * pairs * p.channels)
     kept = stored_rows / p.tokens
-    row_bytes = pairs * p.product_itemsize * math.ceil((p.labels + 1) / 32)
+    row_bytes = pairs * itemsize * math.ceil((p.labels + 1) / 32)
 
     total = Work()
-    if not p.weights_given and (c.sharpness > 0 or route == "reference"):
+    if not p.weights_given and (c.sharpness > 0 or backend == "reference"):
         maps = p.heads * p.tokens**2
         total += Work(products=2 * maps * p.head_dim, elements=maps)
-        if route == "reference":
+        if backend == "reference":
             total += Work(maps=4 * maps)
-    if route == "reference":
+    if backend == "reference":
         maps = p.heads * p.tokens**2
         total += Work(products=2 * maps * p.head_dim, elements=2 * p.tokens**2, maps=4 * maps)
         read = p.tokens**2 * p.itemsize * math.ceil(p.labels / 32)
@@ -140,20 +149,41 @@ def work(problem: Problem, route: str, stored_rows: int = 0) -> Work:
     return total * p.batch
 
 
-def peak_memory(problem: Problem, route: str, stored_rows: int = 0) -> int:
+def peak_memory(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> int:
     """Bytes needed beyond the inputs: a bound, not an estimate."""
     p = problem
-    if route == "reference":
+    if backend == "reference":
         maps = (2 if p.weights_given else 4) * p.heads + 6
         return p.batch * p.itemsize * p.tokens**2 * maps
-    packed = p.tokens * p.channels * (2 * p.itemsize + 2 * p.product_itemsize)
+    stored = stored_rows * row_memory(p, backend)
+    if backend == "triton":
+        return p.batch * (stored + p.tokens * _kernel_bytes(p)) + KERNEL_WORKSPACE
+    packed = p.tokens * p.channels * (2 * p.itemsize + 2 * p.stored_itemsize(backend))
     packed += 4 * p.tokens * p.head_dim * p.itemsize
     stencil = p.tokens * p.window * 5 * p.itemsize
     values = p.tokens * (p.labels + 1) * (8 + 2 * p.batch) * p.itemsize
     tiles = (64 << 20) if p.device.type == "cpu" else (1 << 30)
-    return packed + stencil + values + tiles + stored_rows * row_memory(p)
+    return packed + stencil + values + tiles + stored
 
 
-def row_memory(problem: Problem) -> int:
+KERNEL_WORKSPACE = 64 << 20
+"""Shares of split tiles, moments, counters: no more than a tile a multiprocessor."""
+
+
+def _kernel_bytes(p: Problem) -> int:
+    """Bytes a token that the kernels keep: packed heads, local weights, both forms of ``Y``."""
+    channels = -(-p.channels // 64) * 64
+    packed = 2 * channels * p.dtype.itemsize
+    if p.config.global_stride > 1:
+        # Pooled in float32.
+        packed += 3 * channels * 4
+    columns = 16 + 3 * p.labels
+    return packed + 2 * p.window * 4 + columns * (2 * 4 + 2 * p.dtype.itemsize) + 8
+
+
+def row_memory(problem: Problem, backend: str) -> int:
     """Bytes of one stored row of ``S``."""
-    return problem.columns * problem.product_itemsize
+    columns = problem.columns
+    if backend == "triton":
+        columns = -(-columns // 128) * 128
+    return columns * problem.stored_itemsize(backend)

@@ -42,6 +42,10 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on ``device``; on a CPU cgroup limits count."""
     if device.type == "cuda":
+        if torch.cuda.is_current_stream_capturing():
+            # The driver must not be asked while a graph is recorded.
+            total = torch.cuda.get_device_properties(device).total_memory
+            return total - torch.cuda.memory_reserved(device)
         free, _ = torch.cuda.mem_get_info(device)
         # What the caching allocator holds without using it can be used again.
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)

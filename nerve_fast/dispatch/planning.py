@@ -1,6 +1,7 @@
 """The choice of a route: the fastest expected that fits the memory there is."""
 
 import dataclasses
+import functools
 import logging
 import math
 import re
@@ -10,9 +11,9 @@ import torch
 
 from nerve_fast.blocked.tiles import tile_rows
 from nerve_fast.config import NerveConfig
-from nerve_fast.dispatch.costs import Problem, peak_memory, row_memory, work
+from nerve_fast.dispatch.costs import Problem, peak_memory, rates_for, row_memory, work
 from nerve_fast.dispatch.machine import free_memory
-from nerve_fast.dispatch.select import CAN_RUN, resolve
+from nerve_fast.dispatch.select import CAN_RUN, candidates, resolve, without_triton
 from nerve_fast.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -22,6 +23,9 @@ FACTORIZABLE = ("shift", "l1")
 """Normalizations whose row is linear in the affinity, so that ``Q̃ (K̃ᵀ Y)`` is exact."""
 
 WAYS = (
+    ("triton", "factorized"),
+    ("triton", "dense"),
+    ("triton", "streaming"),
     ("blocked", "factorized"),
     ("blocked", "dense"),
     ("blocked", "streaming"),
@@ -43,7 +47,7 @@ class Way:
         flops: operations of products and stencil.
         bytes: of ``S`` read.
         peak_memory: bytes beyond the inputs.
-        seconds: expected time, on the machine the cost model was fitted on.
+        seconds: expected time; :attr:`Plan.rates` says on which machine.
     """
 
     backend: str
@@ -72,10 +76,12 @@ class Plan(Way):
 
     Attributes:
         reason: why it is taken.
+        rates: where the expected times come from.
         options: all there are, the one taken among them.
     """
 
     reason: str
+    rates: str
     options: tuple[Option, ...]
 
     def __str__(self) -> str:
@@ -120,6 +126,7 @@ def plan(
     route: str = "auto",
     max_memory: int | str | None = None,
     weights_given: bool = False,
+    requires_grad: bool = False,
 ) -> Plan:
     """How :func:`nerve_fast.random_walk` would carry out a walk, without running it.
 
@@ -132,6 +139,7 @@ def plan(
         max_memory: bytes that the walk may take beyond its inputs, or text such as ``"6GB"``;
             ``None`` is four fifths of what is free.
         weights_given: the head weights come from the caller, and no entropy is computed.
+        requires_grad: an input requires a gradient.
 
     Returns:
         The plan.
@@ -156,21 +164,33 @@ def plan(
         dtype=dtype,
         weights_given=weights_given,
     )
-    backend = resolve(backend)
-    _check_request(problem, backend, route)
     if max_memory is None:
-        budget = int(FREE_SHARE * free_memory(problem.device))
+        budget = _coarse(int(FREE_SHARE * free_memory(problem.device)))
     else:
         budget = parse_bytes(max_memory)
-    options = [_option(problem, budget, backend, route, *way) for way in WAYS]
+    return _planned(problem, resolve(backend), route, budget, max_memory is not None, requires_grad)
+
+
+def _coarse(size: int) -> int:
+    """``size`` down to four binary digits, so that plans can be remembered."""
+    return size >> (shift := max(size.bit_length() - 4, 0)) << shift
+
+
+@functools.lru_cache(maxsize=256)
+def _planned(
+    problem: Problem, backend: str, route: str, budget: int, named: bool, requires_grad: bool
+) -> Plan:
+    """The plan within ``budget`` bytes; ``named``: the caller has set it."""
+    _check_request(problem, backend, route, requires_grad)
+    options = [_option(problem, budget, backend, route, requires_grad, *way) for way in WAYS]
     possible = [option for option in options if option.refused is None]
     if not possible:
         # Only memory is left as a reason: the request itself has been checked.
         best = min(
-            (option for option in options if option.refused.startswith("needs")),
+            (option for option in options if option.refused.startswith("needs more")),
             key=lambda option: option.peak_memory,
         )
-        if max_memory is not None:
+        if named:
             raise InputError(
                 f"max_memory is {format_bytes(budget)}; this walk needs at least "
                 f"{format_bytes(best.peak_memory)} ({best.backend}, {best.route})"
@@ -182,18 +202,20 @@ def plan(
     chosen = Plan(
         **{field.name: getattr(best, field.name) for field in dataclasses.fields(Way)},
         reason=reason,
+        rates=rates_for(best.backend, problem.device)["source"],
         options=tuple(options),
     )
-    logger.debug("%s\n%s", chosen, chosen.table())
+    if logger.isEnabledFor(logging.DEBUG):
+        logger.debug("%s\n%s", chosen, chosen.table())
     return chosen
 
 
-def _check_request(problem: Problem, backend: str, route: str) -> None:
+def _check_request(problem: Problem, backend: str, route: str, requires_grad: bool) -> None:
     """Refuse what no amount of memory would make possible."""
     if route not in ROUTES:
         raise InputError(f"route is {route!r}; expected one of {', '.join(ROUTES)}")
     if backend != "auto":
-        CAN_RUN[backend](raise_error=True)
+        CAN_RUN[backend](problem.device, problem.dtype, requires_grad, raise_error=True)
     if route == "factorized" and problem.config.normalization not in FACTORIZABLE:
         raise InputError(
             f"route 'factorized' is not exact with normalization {problem.config.normalization!r}; "
@@ -207,19 +229,29 @@ def _check_request(problem: Problem, backend: str, route: str) -> None:
         )
 
 
-def _option(problem, budget, wanted_backend, wanted_route, backend, route) -> Option:
+def _option(
+    problem: Problem,
+    budget: int,
+    wanted_backend: str,
+    wanted_route: str,
+    requires_grad: bool,
+    backend: str,
+    route: str,
+) -> Option:
     stored = 0
-    if (backend, route) == ("blocked", "dense"):
-        # At least one block; as many as the budget holds, all of them if it can.
-        size = tile_rows(problem.columns, problem.device)
-        room = (budget - peak_memory(problem, route)) // row_memory(problem)
-        stored = min(max(room // size * size, size), problem.tokens)
-    kind = "reference" if backend == "reference" else route
-    amount, memory = work(problem, kind, stored), peak_memory(problem, kind, stored)
-    if not CAN_RUN[backend]():
-        refused = "not part of this version"
-    elif wanted_backend not in ("auto", backend):
+    if route == "dense" and backend != "reference":
+        stored = _stored_rows(problem, budget, backend)
+    amount = work(problem, backend, route, stored)
+    memory = peak_memory(problem, backend, route, stored)
+    cannot = None
+    if backend == "triton":
+        cannot = without_triton(problem.device, problem.dtype, requires_grad)
+    if wanted_backend not in ("auto", backend):
         refused = f"backend {wanted_backend!r} was asked for"
+    elif cannot:
+        refused = cannot
+    elif wanted_backend == "auto" and backend not in candidates(problem.device):
+        refused = "interpreted here, not for speed"
     elif wanted_route not in ("auto", route):
         refused = f"route {wanted_route!r} was asked for"
     elif route == "factorized" and problem.config.normalization not in FACTORIZABLE:
@@ -235,9 +267,20 @@ def _option(problem, budget, wanted_backend, wanted_route, backend, route) -> Op
         flops=amount.flops,
         bytes=round(amount.narrow_bytes),
         peak_memory=memory,
-        seconds=amount.seconds(),
+        seconds=amount.seconds(backend, problem.device),
         refused=refused,
     )
+
+
+def _stored_rows(problem: Problem, budget: int, backend: str) -> int:
+    """Rows of ``S`` in whole blocks: at least one, as many as the budget holds."""
+    room = budget - peak_memory(problem, backend, "dense")
+    if backend == "triton":
+        # All members of a batch at once.
+        size, row = 128, problem.batch * row_memory(problem, backend)
+    else:
+        size, row = tile_rows(problem.columns, problem.device), row_memory(problem, backend)
+    return min(max(room // row // size * size, size), problem.tokens)
 
 
 def _reason(best: Option, possible: list[Option], problem: Problem) -> str:
@@ -246,7 +289,7 @@ def _reason(best: Option, possible: list[Option], problem: Problem) -> str:
         return "it is the only way within what was asked for"
     second = min(option.seconds for option in others)
     reason = f"the fastest of {len(possible)} that fit, {second / best.seconds:.1f} times the next"
-    if best.route == "dense" and best.backend == "blocked" and best.stored_rows < problem.tokens:
+    if best.route == "dense" and best.backend != "reference" and best.stored_rows < problem.tokens:
         reason += f", keeping {best.stored_rows / problem.tokens:.0%} of S"
     return reason
 

@@ -2,12 +2,16 @@
 
 import contextlib
 import contextvars
+import importlib
+import importlib.util
 import logging
 import os
 from collections.abc import Iterator
 from types import ModuleType
 
-from nerve_fast import blocked, reference
+import torch
+from torch import Tensor
+
 from nerve_fast.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -15,8 +19,14 @@ logger = logging.getLogger(__name__)
 BACKEND_NAMES = ("auto", "reference", "blocked", "triton")
 ENVIRONMENT = "NERVE_FAST_BACKEND"
 
-_MODULES = {"reference": reference, "blocked": blocked}
-_PREFERENCE = ("triton", "blocked", "reference")
+KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
+
+_MODULES = {
+    "reference": "nerve_fast.reference",
+    "blocked": "nerve_fast.blocked",
+    # Imported when it is first taken: Triton is there on Linux alone.
+    "triton": "nerve_fast.kernels.backend",
+}
 _chosen: contextvars.ContextVar[str] = contextvars.ContextVar("backend", default="auto")
 
 
@@ -55,36 +65,94 @@ def check_name(backend: str, where: str = "backend") -> None:
         raise InputError(f"{where} is {backend!r}; expected one of {', '.join(BACKEND_NAMES)}")
 
 
-def backend_for(backend: str) -> ModuleType:
-    """The module that carries out operations for the argument ``backend``.
+def backend_for(backend: str, *inputs: Tensor | None) -> ModuleType:
+    """The module that carries out an operation on ``inputs`` for the argument ``backend``.
 
     Raises:
-        InputError: there is no such backend here. An explicit choice never falls back.
+        InputError: there is no such backend for them. An explicit choice never falls back.
     """
+    device, dtype = inputs[0].device, inputs[0].dtype
+    return module_of(choose(backend, device, dtype, wants_grad(*inputs)))
+
+
+def choose(
+    backend: str, device: torch.device, dtype: torch.dtype, requires_grad: bool = False
+) -> str:
+    """The name of the backend for inputs of this kind; raises as :func:`backend_for` does."""
     name = resolve(backend)
     if name != "auto":
-        CAN_RUN[name](raise_error=True)
-        return _MODULES[name]
-    return _MODULES[next(name for name in _PREFERENCE if CAN_RUN[name]())]
+        CAN_RUN[name](device, dtype, requires_grad, raise_error=True)
+        return name
+    able = (n for n in candidates(device) if CAN_RUN[n](device, dtype, requires_grad))
+    return next(able)
 
 
-def can_run_reference(raise_error: bool = False) -> bool:
+def wants_grad(*inputs: Tensor | None) -> bool:
+    """Whether a gradient of an operation on ``inputs`` may be asked for."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+
+
+def candidates(device: torch.device) -> tuple[str, ...]:
+    """The backends that ``auto`` considers, in order; on a CPU kernels are only interpreted."""
+    return ("triton", "blocked", "reference") if device.type == "cuda" else ("blocked", "reference")
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of a backend that can run."""
+    return importlib.import_module(_MODULES[name])
+
+
+def can_run_reference(
+    device: torch.device, dtype: torch.dtype, requires_grad: bool, raise_error: bool = False
+) -> bool:
     """Plain PyTorch runs wherever torch does."""
     return True
 
 
-def can_run_blocked(raise_error: bool = False) -> bool:
+def can_run_blocked(
+    device: torch.device, dtype: torch.dtype, requires_grad: bool, raise_error: bool = False
+) -> bool:
     """Plain PyTorch runs wherever torch does."""
     return True
 
 
-def can_run_triton(raise_error: bool = False) -> bool:
-    """The kernels are not there yet."""
-    return _refuse(
-        "backend 'triton' is not part of this version of nerve-fast; 'blocked' and 'reference' "
-        "are: pass one of them, or 'auto'",
-        raise_error,
-    )
+def can_run_triton(
+    device: torch.device, dtype: torch.dtype, requires_grad: bool, raise_error: bool = False
+) -> bool:
+    """Kernels run on CUDA and ROCm GPUs, forward, in up to 32 bits."""
+    reason = without_triton(device, dtype, requires_grad)
+    if reason is None:
+        return True
+    reason = f"backend 'triton' {reason}; 'blocked' and 'reference' can: pass one, or 'auto'"
+    if raise_error:
+        raise InputError(reason)
+    logger.debug(reason)
+    return False
+
+
+def without_triton(
+    device: torch.device, dtype: torch.dtype, requires_grad: bool = False
+) -> str | None:
+    """Why the kernels cannot take such inputs, or ``None`` where they can."""
+    if importlib.util.find_spec("triton") is None:
+        return "needs the package triton, which is not installed"
+    from nerve_fast.kernels.launch import interpreted
+
+    if requires_grad:
+        return "has no gradients, and an input requires one"
+    if dtype not in KERNEL_DTYPES:
+        names = ", ".join(str(known).removeprefix("torch.") for known in KERNEL_DTYPES)
+        return f"takes {names}, not {str(dtype).removeprefix('torch.')}"
+    if interpreted():
+        if dtype == torch.bfloat16:
+            return "cannot take bfloat16 in Triton's interpreter, which multiplies its bits"
+        return None
+    if device.type != "cuda":
+        return f"runs on CUDA and ROCm GPUs, not on {device.type}"
+    if not torch.version.hip and torch.cuda.get_device_capability(device) < (8, 0):
+        major, minor = torch.cuda.get_device_capability(device)
+        return f"needs a GPU of capability 8.0 or newer, not {major}.{minor}"
+    return None
 
 
 CAN_RUN = {
@@ -93,10 +161,3 @@ CAN_RUN = {
     "triton": can_run_triton,
 }
 """One check a backend, for automatic and for explicit choice alike."""
-
-
-def _refuse(reason: str, raise_error: bool) -> bool:
-    if raise_error:
-        raise InputError(reason)
-    logger.debug(reason)
-    return False

@@ -5,6 +5,7 @@ import numbers
 from torch import Tensor
 
 from nerve_fast.dispatch import backend_for
+from nerve_fast.ops import library
 from nerve_fast.ops.checks import check_grid, check_head_weights, check_qk, check_real
 from nerve_fast.ops.local import LocalAffinity
 
@@ -34,7 +35,9 @@ def cosine_affinity(
     check_qk(q, k)
     if head_weights is not None:
         check_head_weights(head_weights, q)
-    return backend_for(backend).cosine_affinity(q, k, head_weights).to(q.dtype)
+    if library.compiled(q, k, head_weights):
+        return library.cosine_affinity(q, k, head_weights, backend)
+    return backend_for(backend, q, k, head_weights).cosine_affinity(q, k, head_weights).to(q.dtype)
 
 
 def local_affinity(
@@ -78,7 +81,11 @@ def local_affinity(
     if radius < 1:
         raise ValueError(f"radius is {radius}; expected 1 or more")
     self_affinity = check_real("self_affinity", self_affinity, least=0)
-    values = backend_for(backend).local_affinity(
-        q, k, grid, head_weights, int(radius), self_affinity
-    )
-    return LocalAffinity(values, grid, int(radius))
+    radius = int(radius)
+    if library.compiled(q, k, head_weights):
+        values = library.local_affinity(q, k, *grid, head_weights, radius, self_affinity, backend)
+    else:
+        values = backend_for(backend, q, k, head_weights).local_affinity(
+            q, k, grid, head_weights, radius, self_affinity
+        )
+    return LocalAffinity(values, grid, radius)

@@ -4,6 +4,7 @@ from torch import Tensor
 
 from nerve_fast import reference
 from nerve_fast.dispatch import backend_for
+from nerve_fast.ops import library
 from nerve_fast.ops.checks import check_float_tensor, check_qk, check_real
 
 
@@ -29,7 +30,9 @@ def head_entropy(
     check_qk(q, k)
     if scale is not None:
         scale = check_real("scale", scale)
-    return backend_for(backend).head_entropy(q, k, scale)
+    if library.compiled(q, k):
+        return library.head_entropy(q, k, scale, backend)
+    return backend_for(backend, q, k).head_entropy(q, k, scale)
 
 
 def entropy_weights(entropy: Tensor, sharpness: float) -> Tensor:

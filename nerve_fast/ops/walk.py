@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor
 
-from nerve_fast import blocked, reference
 from nerve_fast.config import NerveConfig
-from nerve_fast.dispatch import plan
+from nerve_fast.dispatch import plan, wants_grad
+from nerve_fast.dispatch.select import module_of
+from nerve_fast.ops import library
 from nerve_fast.ops.checks import check_grid, check_head_weights, check_prior, check_qk
 
 
@@ -56,6 +57,26 @@ def random_walk(
         raise TypeError(f"config is a {type(config).__name__}; expected a nerve_fast.NerveConfig")
     if head_weights is not None:
         check_head_weights(head_weights, q)
+    if library.compiled(q, k, prior, head_weights):
+        return library.random_walk(
+            q,
+            k,
+            prior,
+            *grid,
+            head_weights,
+            config.alpha,
+            config.beta,
+            config.steps,
+            config.radius,
+            config.self_affinity,
+            config.sharpness,
+            config.normalization,
+            config.temperature,
+            config.global_stride,
+            backend,
+            route,
+            None if max_memory is None else str(max_memory),
+        )
     if torch.float64 in (q.dtype, prior.dtype):
         q, k = q.double(), k.double()
     chosen = plan(
@@ -68,18 +89,10 @@ def random_walk(
         route=route,
         max_memory=max_memory,
         weights_given=head_weights is not None,
+        requires_grad=wants_grad(q, k, prior, head_weights),
     )
+    way = {"route": chosen.route, "stored_rows": chosen.stored_rows}
     if chosen.backend == "reference":
-        walked = reference.random_walk(q, k, prior, grid, config, head_weights)
-    else:
-        walked = blocked.random_walk(
-            q,
-            k,
-            prior,
-            grid,
-            config,
-            head_weights,
-            route=chosen.route,
-            stored_rows=chosen.stored_rows,
-        )
+        way = {}
+    walked = module_of(chosen.backend).random_walk(q, k, prior, grid, config, head_weights, **way)
     return walked.to(prior.dtype)

@@ -171,11 +171,11 @@ def test_medium_matmul_precision_allows_16_bit_products(make_qk, make_prior, mon
 
 
 def test_16_bit_products_only_where_the_hardware_has_them(monkeypatch):
-    x = torch.ones(1, dtype=torch.bfloat16)
+    cpu = torch.device("cpu")
     monkeypatch.setattr(blocked.precision, "cpu_has_bfloat16", lambda: False)
-    assert blocked.precision.product_dtype(x) == torch.float32
+    assert blocked.precision.product_dtype(torch.bfloat16, cpu) == torch.float32
     monkeypatch.setattr(blocked.precision, "cpu_has_bfloat16", lambda: True)
-    assert blocked.precision.product_dtype(x) == torch.bfloat16
-    assert blocked.precision.product_dtype(x.float()) == torch.float32
-    assert blocked.precision.product_dtype(x.half()) == torch.float32
-    assert blocked.precision.product_dtype(x.double()) == torch.float64
+    assert blocked.precision.product_dtype(torch.bfloat16, cpu) == torch.bfloat16
+    assert blocked.precision.product_dtype(torch.float32, cpu) == torch.float32
+    assert blocked.precision.product_dtype(torch.float16, cpu) == torch.float32
+    assert blocked.precision.product_dtype(torch.float64, cpu) == torch.float64

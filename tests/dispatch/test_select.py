@@ -1,3 +1,4 @@
+import importlib.util
 import logging
 
 import pytest
@@ -5,25 +6,29 @@ import torch
 
 import nerve_fast as nf
 from nerve_fast import blocked, dispatch, reference
-from nerve_fast.dispatch import backend_for, use_backend
+from nerve_fast.dispatch import backend_for, choose, use_backend
+from nerve_fast.kernels import launch
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+X = torch.ones(1)
 
 
 def test_the_order_is_argument_context_environment_auto(monkeypatch):
-    assert backend_for("auto") is blocked
+    assert backend_for("auto", X) is blocked
     monkeypatch.setenv("NERVE_FAST_BACKEND", "reference")
-    assert backend_for("auto") is reference
+    assert backend_for("auto", X) is reference
     with use_backend("blocked"):
-        assert backend_for("auto") is blocked
-        assert backend_for("reference") is reference
+        assert backend_for("auto", X) is blocked
+        assert backend_for("reference", X) is reference
         with use_backend("auto"):
-            assert backend_for("auto") is reference
-    assert backend_for("auto") is reference
+            assert backend_for("auto", X) is reference
+    assert backend_for("auto", X) is reference
 
 
 def test_the_context_ends_with_an_error_too():
     with pytest.raises(KeyError), use_backend("reference"):
         raise KeyError
-    assert backend_for("auto") is blocked
+    assert backend_for("auto", X) is blocked
 
 
 def test_wrong_names_are_refused_where_they_stand(monkeypatch):
@@ -34,15 +39,78 @@ def test_wrong_names_are_refused_where_they_stand(monkeypatch):
         pass
     monkeypatch.setenv("NERVE_FAST_BACKEND", "y")
     with pytest.raises(nf.InputError, match="variable NERVE_FAST_BACKEND is 'y'; expected one"):
-        backend_for("auto")
+        backend_for("auto", X)
 
 
-def test_the_reason_is_raised_when_asked_for_and_logged_when_not(caplog):
+@pytest.fixture
+def compiled(monkeypatch):
+    """As without ``TRITON_INTERPRET``."""
+    monkeypatch.setattr(launch, "interpreted", lambda: False)
+
+
+@pytest.fixture
+def capability(compiled, monkeypatch):
+    """``capability(major, minor)``: as if the GPU were such a one."""
+
+    def set_capability(*version):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: version)
+
+    set_capability(9, 0)
+    return set_capability
+
+
+def test_the_reason_is_raised_when_asked_for_and_logged_when_not(caplog, compiled):
     with caplog.at_level(logging.DEBUG, logger="nerve_fast"):
-        assert not dispatch.CAN_RUN["triton"]()
+        assert not dispatch.CAN_RUN["triton"](CPU, torch.float32, False)
     with pytest.raises(nf.InputError) as raised:
-        backend_for("triton")
+        backend_for("triton", X)
     assert caplog.messages == [str(raised.value)]
+    assert str(raised.value) == (
+        "backend 'triton' runs on CUDA and ROCm GPUs, not on cpu; 'blocked' and 'reference' can: "
+        "pass one, or 'auto'"
+    )
+
+
+def test_auto_takes_kernels_on_a_gpu(capability):
+    assert choose("auto", CUDA, torch.bfloat16) == "triton"
+    assert choose("auto", CUDA, torch.bfloat16, requires_grad=True) == "blocked"
+    assert choose("auto", CUDA, torch.float64) == "blocked"
+    assert choose("auto", CPU, torch.float32) == "blocked"
+    capability(7, 5)
+    assert choose("auto", CUDA, torch.float16) == "blocked"
+
+
+def test_auto_does_not_interpret(monkeypatch):
+    monkeypatch.setattr(launch, "interpreted", lambda: True)
+    assert choose("auto", CPU, torch.float32) == "blocked"
+    assert choose("triton", CPU, torch.float32) == "triton"
+
+
+def test_kernels_asked_for_by_name_are_never_replaced(capability, monkeypatch):
+    for kind, message in (
+        ((CUDA, torch.float64), "takes float16, bfloat16, float32, not float64"),
+        ((CUDA, torch.float32, True), "has no gradients, and an input requires one"),
+        ((torch.device("mps"), torch.float32), "runs on CUDA and ROCm GPUs, not on mps"),
+    ):
+        with pytest.raises(nf.InputError, match=message):
+            choose("triton", *kind)
+    capability(7, 5)
+    with pytest.raises(nf.InputError, match="capability 8.0 or newer, not 7.5"):
+        choose("triton", CUDA, torch.float16)
+    monkeypatch.setattr(launch, "interpreted", lambda: True)
+    with pytest.raises(nf.InputError, match="bfloat16 in Triton's interpreter"):
+        choose("triton", CPU, torch.bfloat16)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(nf.InputError, match="needs the package triton, which is not installed"):
+        choose("triton", CUDA, torch.float16)
+
+
+def test_gradients_take_the_backend_that_has_them(make_qk, monkeypatch):
+    q, k = make_qk(1, 6, 4, dtype=torch.float32)
+    with pytest.raises(nf.InputError, match="has no gradients"):
+        nf.head_entropy(q.requires_grad_(), k, backend="triton")
+    with torch.no_grad():
+        nf.head_entropy(q, k, backend="triton")
 
 
 def test_the_context_reaches_the_operations(make_qk, monkeypatch):

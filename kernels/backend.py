@@ -1,0 +1,37 @@
+"""The operations as kernels, for CUDA and ROCm: what :mod:`nerve_fast.dispatch` calls ``triton``.
+
+Mirrors :mod:`nerve_fast.reference` and takes what :mod:`nerve_fast.ops` has checked.
+"""
+
+from torch import Tensor
+
+from nerve_fast.kernels import walk
+from nerve_fast.kernels.affinity import cosine_affinity, local_affinity
+from nerve_fast.kernels.entropy import head_entropy
+from nerve_fast.kernels.graphs import replayed
+
+__all__ = ["cosine_affinity", "head_entropy", "local_affinity", "random_walk"]
+
+
+def random_walk(
+    q: Tensor,
+    k: Tensor,
+    prior: Tensor,
+    grid: tuple[int, int],
+    config,
+    head_weights: Tensor | None,
+    *,
+    route: str,
+    stored_rows: int = 0,
+) -> Tensor:
+    """As :func:`nerve_fast.kernels.walk.random_walk`; where shapes repeat, from a CUDA graph."""
+    # Known before the graph: within one nothing can be asked of the device.
+    most = None if head_weights is None else float(head_weights.float().sum(-1).max())
+
+    def walked(q, k, prior, head_weights):
+        return walk.random_walk(
+            q, k, prior, grid, config, head_weights, route=route, stored_rows=stored_rows, most=most
+        )  # fmt: skip
+
+    settings = (grid, config, route, stored_rows, most)
+    return replayed(walked, settings, (q, k, prior, head_weights))

@@ -1,0 +1,82 @@
+"""Kernels run on the GPU where there is one, else in Triton's interpreter on the CPU."""
+
+import importlib.util
+
+import pytest
+import torch
+
+if importlib.util.find_spec("triton") is None:
+    collect_ignore_glob = ["test_*.py"]
+else:
+    from nerve_fast.kernels import configs, launch, walk
+    from nerve_fast.kernels.launch import Config
+
+
+@pytest.fixture(scope="session")
+def device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """The same blocks every time, and so few processors that columns are split in two."""
+    small = {
+        "cosine_affinity": Config.of(4, 1, BM=64, BN=32),
+        "local_affinity": Config.of(4, 1, BM=32),
+        "pack": Config.of(4, 1, BM=64),
+        "head_entropy": Config.of(4, 1, BM=64, BN=32),
+        "weigh": Config.of(4, 1, BT=2),
+        "transition": Config.of(4, 1, BM=64),
+        "streaming_step": Config.of(4, 1, BM=64, BN=32, BC=64, RESIDENT=True),
+        "row_statistic": Config.of(4, 1, BM=64, BN=32, BC=64, RESIDENT=True),
+        "numerators": Config.of(4, 1, BM=32, BN=64, BC=64),
+        "dense_step": Config.of(4, 1, BM=64, BN=32),
+        "moments": Config.of(4, 1, BC=64, BN=32),
+        "factorized_step": Config.of(4, 1, BM=64, BC=64),
+        "local_step": Config.of(4, 1, BM=64),
+        "spread": Config.of(4, 1, BM=64),
+    }
+    monkeypatch.setattr(configs, "_forced", small)
+    monkeypatch.setattr(walk, "multiprocessors", lambda device: 12)
+
+
+@pytest.fixture(autouse=True)
+def poisoned(monkeypatch):
+    """What nobody has written is NaN."""
+    new_empty = torch.Tensor.new_empty
+
+    def poison(self, *shape, **options):
+        out = new_empty(self, *shape, **options)
+        if not out.is_floating_point():
+            return out.fill_(77)
+        if out.dtype.itemsize == 1:
+            out.view(torch.uint8).fill_(0x7F)
+            return out
+        return out.fill_(torch.nan)
+
+    monkeypatch.setattr(torch.Tensor, "new_empty", poison)
+
+
+@pytest.fixture(autouse=True)
+def exact_float32():
+    """float32 products as exact as the default has them."""
+    assert torch.get_float32_matmul_precision() == "highest"
+    assert launch.precision(torch.empty(0)) in ("tf32x3", "ieee")
+
+
+DTYPES = [torch.float32, torch.float16]
+if torch.cuda.is_available():
+    # The interpreter multiplies the bits of bfloat16.
+    DTYPES.append(torch.bfloat16)
+BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+
+
+def pytest_generate_tests(metafunc):
+    if "dtype" in metafunc.fixturenames:
+        metafunc.parametrize("dtype", DTYPES, ids=lambda dtype: str(dtype)[6:])
+
+
+@pytest.fixture
+def bound(dtype):
+    """What the relative error in the dtype may be."""
+    return BOUNDS[dtype]

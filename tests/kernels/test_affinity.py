@@ -1,0 +1,97 @@
+import pytest
+import torch
+
+from nerve_fast import reference
+from nerve_fast.kernels.affinity import cosine_affinity, local_affinity, pack
+
+
+def error(out, expected):
+    return ((out.double().cpu() - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize(
+    "shape", [(5, 143, 64), (1, 77, 40), (2, 50, 80), (3, 65, 160), (2, 33, 7), (1, 1, 1)]
+)
+def test_cosine_affinity(make_qk, make_prior, device, dtype, bound, shape, weighted):
+    q, k = make_qk(*shape, dtype=dtype)
+    w = make_prior(shape[0]) if weighted else None
+    out = cosine_affinity(q.to(device), k.to(device), w.to(device) if weighted else None)
+    assert out.dtype == dtype
+    assert error(out, reference.cosine_affinity(q.double(), k.double(), w)) <= bound
+
+
+def test_cosine_affinity_of_16_bits_in_32(make_qk, make_prior, device):
+    q, k = make_qk(3, 50, 64, dtype=torch.float16)
+    w = make_prior(3)
+    out = cosine_affinity(q.to(device), k.to(device), w.to(device), out_dtype=torch.float32)
+    assert out.dtype == torch.float32
+    assert error(out, reference.cosine_affinity(q.double(), k.double(), w)) <= 1e-5
+
+
+def views(x):
+    """The same values in memory of another order."""
+    heads_last = x.transpose(-3, -2).contiguous().transpose(-3, -2)
+    channels_strided = x.mT.contiguous().mT
+    return {"heads last": heads_last, "channels strided": channels_strided}
+
+
+@pytest.mark.parametrize("layout", ["heads last", "channels strided"])
+@pytest.mark.parametrize("head_dim", [40, 24, 7])
+def test_affinities_of_batches_and_views(make_qk, make_prior, device, layout, head_dim):
+    q, k = make_qk(1, 2, 3, 35, head_dim, dtype=torch.float32)
+    w = make_prior(1, 2, 3)
+    q, k = (views(x.to(device))[layout] for x in (q, k))
+    Q, K = q.double().cpu(), k.double().cpu()
+    assert error(cosine_affinity(q, k), reference.cosine_affinity(Q, K)) <= 1e-5
+    on_device = w.to(device)
+    assert error(cosine_affinity(q, k, on_device), reference.cosine_affinity(Q, K, w)) <= 1e-5
+    for weights in (w, None):
+        expected = reference.local_affinity(Q, K, (5, 7), weights, 1, 0.5)
+        given = None if weights is None else on_device
+        out = local_affinity(q, k, (5, 7), given, 1, 0.5)
+        assert out.shape == expected.shape
+        assert error(out, expected) <= 1e-5
+
+
+@pytest.mark.parametrize("radius", [1, 2, 3, 4])
+@pytest.mark.parametrize("grid", [(1, 1), (1, 70), (70, 1), (7, 11), (3, 50)])
+def test_local_affinity(make_qk, make_prior, device, dtype, grid, radius):
+    q, k = make_qk(2, grid[0] * grid[1], 40, dtype=dtype)
+    w = make_prior(2)
+    out = local_affinity(q.to(device), k.to(device), grid, w.to(device), radius, 0.7)
+    expected = reference.local_affinity(q.double(), k.double(), grid, w, radius, 0.7)
+    assert out.dtype == torch.float32
+    assert error(out, expected) <= 1e-5
+
+
+def test_zero_vectors_are_like_nothing(make_qk, device):
+    q, k = make_qk(2, 40, 16, dtype=torch.float32)
+    q[:, 3], k[:, 5] = 0, 0
+    A = cosine_affinity(q.to(device), k.to(device))
+    assert (A[:, 3] == 0).all()
+    assert (A[:, :, 5] == 0).all()
+    local = local_affinity(q.to(device), k.to(device), (5, 8), None, 1, 1.0)
+    assert torch.isfinite(local).all()
+
+
+@pytest.mark.parametrize(("heads", "head_dim"), [(5, 64), (3, 40), (1, 7)])
+def test_packing(make_qk, make_prior, device, dtype, bound, heads, head_dim):
+    q, k = make_qk(2, heads, 77, head_dim, dtype=dtype)
+    w = make_prior(2, heads, dtype=torch.float32)
+    packed_q, packed_k = pack(q.to(device), k.to(device), w.to(device))
+    channels = heads * head_dim
+    assert packed_q.shape[-1] % 64 == 0
+    assert (packed_q[..., channels:] == 0).all()
+    assert (packed_k[..., channels:] == 0).all()
+    A = packed_q.double() @ packed_k.double().mT * w.amax(-1)[:, None, None].to(device)
+    assert error(A, reference.cosine_affinity(q.double(), k.double(), w.double())) <= bound
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30])
+def test_packing_stays_in_range_for_any_weights(make_qk, device, scale):
+    q, k = make_qk(1, 2, 9, 16, dtype=torch.float16)
+    w = torch.tensor([[1.0, 0.5]]) * scale
+    packed_q, packed_k = pack(q.to(device), k.to(device), w.to(device))
+    assert torch.isfinite(packed_q).all()
+    assert torch.isfinite(packed_k).all()
