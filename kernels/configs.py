@@ -2,7 +2,7 @@
 
 The order in :data:`CANDIDATES` is that of resource use: large tiles first, as far as
 ``python -m nerve_fast.kernels.aot`` finds registers and shared memory for them. Nothing here has
-been measured on a GPU yet; :mod:`nerve_fast.dispatch.tuning` measures and remembers.
+been measured on a GPU yet; ``nerve-fast tune`` measures and remembers.
 """
 
 import contextlib
@@ -122,6 +122,18 @@ tuned: dict[str, Config] = {}
 """What was found best on this machine: keys of :func:`tuning_key`."""
 
 _forced: dict[str, Config] = {}
+_asked: dict[str, tuple[str, tuple[Config, ...]]] | None = None
+
+
+@contextlib.contextmanager
+def asking() -> Iterator[dict[str, tuple[str, tuple[Config, ...]]]]:
+    """Within the block, what configurations are asked for: by key, the kernel and its options."""
+    global _asked
+    _asked = {}
+    try:
+        yield _asked
+    finally:
+        _asked = None
 
 
 @contextlib.contextmanager
@@ -152,7 +164,10 @@ def config_for(name: str, x: Tensor, tokens: int = 0, **shape: int) -> Config:
     if name in _forced:
         return _forced[name]
     options = candidates(name, x, **shape)
-    found = tuned.get(tuning_key(name, x, tokens, **shape))
+    key = tuning_key(name, x, tokens, **shape)
+    if _asked is not None:
+        _asked.setdefault(key, (name, options))
+    found = tuned.get(key)
     return found if found in options and not recording() else options[0]
 
 

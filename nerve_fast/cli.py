@@ -15,8 +15,17 @@ import torch
 from tqdm import tqdm
 
 from nerve_fast.config import NORMALIZATIONS, NerveConfig
-from nerve_fast.dispatch import BACKEND_NAMES, ROUTES, pick_device, plan, without_triton
+from nerve_fast.dispatch import (
+    BACKEND_NAMES,
+    ROUTES,
+    choose,
+    pick_device,
+    plan,
+    tuning,
+    without_triton,
+)
 from nerve_fast.errors import InputError
+from nerve_fast.files import cache_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 ENDINGS = ("labels.png", "overlay.png", "heatmaps.png", "steps.png", "npz")
@@ -84,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_segment(commands)
     _add_plan(commands)
     _add_demo(commands)
+    _add_tune(commands)
     doctor = commands.add_parser("doctor", help="say what this machine has and what is missing")
     doctor.set_defaults(run=_doctor)
     return parser
@@ -348,6 +358,34 @@ def _plan(options) -> int:
     return 0
 
 
+def _add_tune(commands) -> None:
+    command = commands.add_parser(
+        "tune",
+        help="measure the kernels' configurations on this GPU, once, and use the best from then on",
+    )
+    command.set_defaults(run=_tune)
+    command.add_argument(
+        "--tokens", type=int, nargs="+", default=[4096, 16384], help="N (default: 4096 16384)"
+    )
+    command.add_argument("--labels", type=int, default=21, help="K (default: 21)")
+    command.add_argument("--heads", type=int, default=5, help="H (default: 5)")
+    command.add_argument("--head-dim", type=int, default=64, help="D (default: 64)")
+    command.add_argument("--device", help="cuda, cuda:1 (default: the best there is)")
+    command.add_argument("--dtype", choices=DTYPES, default="float16", help="default: float16")
+
+
+def _tune(options) -> int:
+    device, dtype = pick_device(options.device), DTYPES[options.dtype]
+    choose("triton", device, dtype)
+    for tokens in options.tokens:
+        shape = (options.heads, tokens, options.head_dim)
+        for timing in tuning.tune_operations(shape, options.labels, device, dtype):
+            print(f"{timing.key}: {timing.text()}", flush=True)
+        path = tuning.save(device)
+    print(f"kept in {path}")
+    return 0
+
+
 def _add_demo(commands) -> None:
     command = commands.add_parser(
         "demo",
@@ -428,7 +466,6 @@ def _report_models() -> None:
 
     from nerve_fast.backbones.clip import DEFAULT_CLIP
     from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
-    from nerve_fast.backbones.text_cache import cache_folder
 
     print("  tiny: ships with the package")
     for source, file in (

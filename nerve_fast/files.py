@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and where those lie that can be made again."""
 
 import contextlib
 import os
@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from nerve_fast.errors import InputError
+
+
+def cache_folder() -> Path:
+    """``$NERVE_FAST_CACHE``, else ``$XDG_CACHE_HOME/nerve-fast``, else ``~/.cache/nerve-fast``."""
+    if os.environ.get("NERVE_FAST_CACHE"):
+        return Path(os.environ["NERVE_FAST_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nerve-fast"
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ import stat
 import pytest
 
 from nerve_fast import InputError
-from nerve_fast.files import written_whole
+from nerve_fast.files import cache_folder, written_whole
 
 
 def test_a_file_appears_when_the_block_ends(tmp_path):
@@ -47,3 +47,14 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     message = "missing/a.txt: cannot be written: No such file"
     with pytest.raises(InputError, match=message), written_whole(tmp_path / "missing" / "a.txt"):
         pass
+
+
+def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
+    monkeypatch.setenv("NERVE_FAST_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("NERVE_FAST_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "nerve-fast"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "nerve-fast"

@@ -16,8 +16,9 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from nerve_fast.backbones.loading import complete, load
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
-from nerve_fast.backbones.text_cache import TextCache, cache_folder, fingerprint
+from nerve_fast.backbones.text_cache import TextCache, fingerprint
 from nerve_fast.errors import InputError
+from nerve_fast.files import cache_folder
 from nerve_fast.images import to_tensor
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 
 import torch
@@ -15,13 +14,6 @@ from nerve_fast.errors import InputError
 from nerve_fast.files import written_whole
 
 logger = logging.getLogger(__name__)
-
-
-def cache_folder() -> Path:
-    """``$NERVE_FAST_CACHE``, else ``$XDG_CACHE_HOME/nerve-fast``, else ``~/.cache/nerve-fast``."""
-    if os.environ.get("NERVE_FAST_CACHE"):
-        return Path(os.environ["NERVE_FAST_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nerve-fast"
 
 
 def fingerprint(*modules: nn.Module) -> str:

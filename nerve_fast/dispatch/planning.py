@@ -246,12 +246,12 @@ def _option(
     cannot = None
     if backend == "triton":
         cannot = without_triton(problem.device, problem.dtype, requires_grad)
+        if cannot is None and backend not in (wanted_backend, *candidates(problem.device)):
+            cannot = "interpreted here, not for speed"
     if wanted_backend not in ("auto", backend):
         refused = f"backend {wanted_backend!r} was asked for"
     elif cannot:
         refused = cannot
-    elif wanted_backend == "auto" and backend not in candidates(problem.device):
-        refused = "interpreted here, not for speed"
     elif wanted_route not in ("auto", route):
         refused = f"route {wanted_route!r} was asked for"
     elif route == "factorized" and problem.config.normalization not in FACTORIZABLE:
@@ -267,7 +267,8 @@ def _option(
         flops=amount.flops,
         bytes=round(amount.narrow_bytes),
         peak_memory=memory,
-        seconds=amount.seconds(backend, problem.device),
+        # The rates of a GPU say nothing about a machine without.
+        seconds=math.inf if cannot else amount.seconds(backend, problem.device),
         refused=refused,
     )
 
@@ -316,6 +317,8 @@ def format_bytes(size: float) -> str:
 
 def format_seconds(seconds: float) -> str:
     """A duration with its unit."""
+    if math.isinf(seconds):
+        return "-"
     if seconds < 1:
         return f"{1000 * seconds:.2g} ms"
     if seconds < 100:

@@ -12,6 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from nerve_fast.dispatch import tuning
 from nerve_fast.errors import InputError
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def backend_for(backend: str, *inputs: Tensor | None) -> ModuleType:
         InputError: there is no such backend for them. An explicit choice never falls back.
     """
     device, dtype = inputs[0].device, inputs[0].dtype
-    return module_of(choose(backend, device, dtype, wants_grad(*inputs)))
+    return module_of(choose(backend, device, dtype, wants_grad(*inputs)), device)
 
 
 def choose(
@@ -97,8 +98,10 @@ def candidates(device: torch.device) -> tuple[str, ...]:
     return ("triton", "blocked", "reference") if device.type == "cuda" else ("blocked", "reference")
 
 
-def module_of(name: str) -> ModuleType:
-    """The module of a backend that can run."""
+def module_of(name: str, device: torch.device) -> ModuleType:
+    """The module of a backend that can run on ``device``."""
+    if name == "triton":
+        tuning.load(device)
     return importlib.import_module(_MODULES[name])
 
 

@@ -94,5 +94,7 @@ def random_walk(
     way = {"route": chosen.route, "stored_rows": chosen.stored_rows}
     if chosen.backend == "reference":
         way = {}
-    walked = module_of(chosen.backend).random_walk(q, k, prior, grid, config, head_weights, **way)
+    walked = module_of(chosen.backend, q.device).random_walk(
+        q, k, prior, grid, config, head_weights, **way
+    )
     return walked.to(prior.dtype)

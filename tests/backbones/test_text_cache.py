@@ -3,7 +3,7 @@ import logging
 import pytest
 import torch
 
-from nerve_fast.backbones.text_cache import TextCache, cache_folder, fingerprint
+from nerve_fast.backbones.text_cache import TextCache, fingerprint
 
 
 @pytest.fixture
@@ -63,14 +63,3 @@ def test_fingerprint_changes_with_any_weight():
     assert before == fingerprint(layer)
     layer.weight.data[2, 1] += 1
     assert fingerprint(layer) != before
-
-
-def test_cache_folder_follows_the_environment(monkeypatch, tmp_path):
-    monkeypatch.setenv("NERVE_FAST_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
-    monkeypatch.delenv("NERVE_FAST_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert cache_folder() == tmp_path / "xdg" / "nerve-fast"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "nerve-fast"

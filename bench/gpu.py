@@ -1,0 +1,422 @@
+"""``python -m bench.gpu``: is every kernel right on this GPU, and how fast is it?
+
+Checks each kernel against float64 first, then times every operation and route beside the reference,
+``torch.compile`` of it, the blocked backend and torch's own attention, in one run. H = 5, D = 64,
+K = 21, L = 10, r = 1. Rows are written to ``--output`` as they come; what has not been reached when
+``--seconds`` are over is named there. Without a GPU the same code runs in Triton's interpreter at
+small sizes, which says nothing about speed.
+"""
+
+import argparse
+import dataclasses
+import functools
+import itertools
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+import nerve_fast as nf
+from bench.cases import HEAD_DIM, HEADS, grid_of
+from bench.session import Machine, Row, Session, name_of, relative_error
+from nerve_fast import NerveConfig, blocked, reference
+from nerve_fast.config import NORMALIZATIONS
+from nerve_fast.dispatch import tuning
+from nerve_fast.kernels import affinity, entropy, walk
+from nerve_fast.kernels.launch import fp8_of, interpreted
+
+LABELS, STEPS = 21, 10
+MODEST, LARGE = 16_384, 65_536
+"""Tokens up to which N × N fits comfortably, and beyond which nothing is measured."""
+
+
+def inputs(
+    machine: Machine,
+    tokens: int,
+    dtype: torch.dtype,
+    labels: int = LABELS,
+    heads: int = HEADS,
+    head_dim: int = HEAD_DIM,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Tokens in groups of 16 that resemble one another, a prior, and head weights."""
+    groups = torch.randn(heads, -(-tokens // 16), head_dim, device=machine.device)
+    groups = groups.repeat_interleave(16, 1)[:, :tokens]
+    q, k = (
+        (groups + 0.5 * torch.randn(heads, tokens, head_dim, device=machine.device)).to(dtype)
+        for _ in range(2)
+    )
+    prior = (3 * torch.randn(tokens, labels, device=machine.device)).softmax(-1)
+    weights = torch.rand(heads, device=machine.device).softmax(0)
+    return q, k, prior, weights
+
+
+def steps_on(machine: Machine) -> int:
+    """Fewer where they are interpreted."""
+    return STEPS if machine.on_gpu else 2
+
+
+def half(machine: Machine) -> torch.dtype:
+    """The 16-bit dtype that is timed; the interpreter multiplies the bits of bfloat16."""
+    return torch.bfloat16 if machine.on_gpu else torch.float16
+
+
+def check_kernels(session: Session) -> None:
+    """Every kernel on odd shapes and all dtypes, on poisoned memory, against float64."""
+    machine = session.machine
+    dtypes = [torch.float32, torch.float16] + [torch.bfloat16] * machine.on_gpu
+    shapes = [(5, 64, (37, 41), 21), (1, 40, (7, 9), 1), (8, 160, (13, 29), 171)]
+    if not machine.on_gpu:
+        shapes = [(2, 24, (5, 7), 3)]
+    shares = list(itertools.product(dtypes, shapes))
+    if machine.on_gpu:
+        # Most of the time goes into compiling: on one core it would take all there is.
+        with multiprocessing.get_context("spawn").Pool(min(len(shares), os.cpu_count())) as pool:
+            found = pool.starmap(errors_of, shares, chunksize=1)
+    else:
+        found = itertools.starmap(errors_of, shares)
+    for (dtype, (heads, head_dim, grid, labels)), errors in zip(shares, found, strict=True):
+        for what, error in errors:
+            session.check(what, dtype, [heads, grid[0] * grid[1], head_dim, labels], error)
+    session.write()
+    failed = sum(not check["passed"] for check in session.checks)
+    print(f"{len(session.checks)} checks against float64, {failed} failed", flush=True)
+
+
+def errors_of(
+    dtype: torch.dtype, shape: tuple[int, int, tuple[int, int], int]
+) -> list[tuple[str, float]]:
+    """What was checked for one dtype and shape ``(H, D, grid, K)``, and how far it was off."""
+    machine = Machine()
+    heads, head_dim, grid, labels = shape
+    found = []
+    with torch.inference_mode():
+        given = inputs(machine, grid[0] * grid[1], dtype, labels, heads, head_dim)
+        for what, mine, expected in kernel_cases(machine, grid, *given):
+            machine.poison()
+            found.append((what, relative_error(mine(), expected())))
+    return found
+
+
+def kernel_cases(
+    machine: Machine, grid: tuple[int, int], q: Tensor, k: Tensor, G: Tensor, w: Tensor
+) -> Iterator[tuple[str, Callable, Callable]]:
+    """What is checked: a name, the kernels' way, and the reference's in float64."""
+    Q, K, wide, g = q.double(), k.double(), w.double(), G.double()
+    yield (
+        "cosine affinity",
+        lambda: affinity.cosine_affinity(q, k, w),
+        lambda: reference.cosine_affinity(Q, K, wide),
+    )
+    yield (
+        "cosine affinity a head",
+        lambda: affinity.cosine_affinity(q, k),
+        lambda: reference.cosine_affinity(Q, K),
+    )
+    yield (
+        "head entropy",
+        lambda: entropy.head_entropy(q, k),
+        lambda: reference.head_entropy(Q, K),
+    )
+    for radius in range(1, 5):
+        yield (
+            f"local affinity, r = {radius}",
+            functools.partial(affinity.local_affinity, q, k, grid, w, radius, 0.7),
+            functools.partial(reference.local_affinity, Q, K, grid, wide, radius, 0.7),
+        )
+    tokens = q.shape[1]
+    for normalization in NORMALIZATIONS:
+        config = NerveConfig(normalization=normalization, steps=steps_on(machine))
+        expected = functools.partial(reference.random_walk, Q, K, g, grid, config, None)
+        for route, stored in routes(normalization, tokens):
+            mine = functools.partial(walk.random_walk, route=route, stored_rows=stored)
+            yield (
+                f"walk, {normalization}, {route}, {stored} rows stored",
+                functools.partial(mine, q, k, G, grid, config, None),
+                expected,
+            )
+        local = config.replace(beta=0.0)
+        yield (
+            f"walk, {normalization}, local alone",
+            functools.partial(walk.random_walk, q, k, G, grid, local, None, route="streaming"),
+            functools.partial(reference.random_walk, Q, K, g, grid, local, None),
+        )
+
+
+def routes(normalization: str, tokens: int) -> list[tuple[str, int]]:
+    """The routes that are exact, with the rows they keep: none, all, half."""
+    known = [("streaming", 0), ("dense", tokens), ("dense", tokens // 2)]
+    return known + [("factorized", 0)] * (normalization in ("l1", "shift"))
+
+
+def compiled(function: Callable) -> Callable:
+    """``torch.compile`` of a reference; without a GPU only its tracing is tried."""
+    backend = "inductor" if torch.cuda.is_available() else "eager"
+    return torch.compile(function, dynamic=False, backend=backend)
+
+
+def time_cosine_affinity(session: Session, tokens: int, dtype: torch.dtype) -> None:
+    """``A`` in the inputs' dtype: written once, q and k read once."""
+    if tokens > MODEST:
+        return
+    machine = session.machine
+    q, k, _, w = inputs(machine, tokens, dtype)
+    moved = 2 * q.nbytes + tokens**2 * dtype.itemsize
+    floor = machine.floor(2 * tokens * q.numel(), moved)
+    row = functools.partial(
+        session.measure, "cosine affinity", tokens=tokens, dtype=dtype, floor=floor
+    )
+    expected = None
+    if tokens <= 4096:
+        expected = reference.cosine_affinity(q.double(), k.double(), w.double())
+    row("triton", run=lambda: affinity.cosine_affinity(q, k, w), expected=expected)
+    row("blocked", run=lambda: blocked.cosine_affinity(q, k, w).to(dtype))
+    row("reference", run=lambda: reference.cosine_affinity(q, k, w).to(dtype))
+    whole = compiled(lambda q, k, w: reference.cosine_affinity(q, k, w).to(dtype))
+    row("compiled", run=lambda: whole(q, k, w))
+
+
+def time_local_affinity(session: Session, tokens: int, dtype: torch.dtype) -> None:
+    """The 3 × 3 windows in float32: q and k read once."""
+    machine = session.machine
+    q, k, _, w = inputs(machine, tokens, dtype)
+    grid = grid_of(tokens)
+    floor = machine.floor(18 * q.numel(), 2 * q.nbytes + 9 * 4 * tokens)
+    row = functools.partial(
+        session.measure, "local affinity", tokens=tokens, dtype=dtype, floor=floor
+    )
+    expected = blocked.local_affinity(q.double(), k.double(), grid, w.double(), 1, 1.0)
+    row("triton", run=lambda: affinity.local_affinity(q, k, grid, w, 1, 1.0), expected=expected)
+    row("blocked", run=lambda: blocked.local_affinity(q, k, grid, w, 1, 1.0))
+    whole = compiled(lambda q, k, w: blocked.local_affinity(q, k, grid, w, 1, 1.0))
+    row("compiled", run=lambda: whole(q, k, w))
+
+
+def time_head_entropy(session: Session, tokens: int, dtype: torch.dtype) -> None:
+    """Beside torch's attention on the same q and k, which does the same product and one more."""
+    machine = session.machine
+    q, k, _, _ = inputs(machine, tokens, dtype)
+    floor = machine.floor(2 * tokens * q.numel(), 2 * q.nbytes)
+    row = functools.partial(
+        session.measure, "head entropy", tokens=tokens, dtype=dtype, floor=floor
+    )
+    modest = tokens <= MODEST
+    expected = blocked.head_entropy(q.double(), k.double()) if modest else None
+    row("triton", run=lambda: entropy.head_entropy(q, k), expected=expected)
+    row("SDPA", run=lambda: scaled_dot_product_attention(q[None], k[None], k[None]))
+    if modest:
+        row("blocked", run=lambda: blocked.head_entropy(q, k))
+    if tokens <= 4096:
+        row("reference", run=lambda: reference.head_entropy(q, k))
+        whole = compiled(reference.head_entropy)
+        row("compiled", run=lambda: whole(q, k))
+
+
+def time_steps(session: Session, tokens: int) -> None:
+    """One step of each route: the difference of two walks, so that nothing else counts."""
+    machine, dtype = session.machine, half(session.machine)
+    q, k, G, w = inputs(machine, tokens, dtype)
+    grid = grid_of(tokens)
+    columns = 32
+    packed = q.nbytes
+    values = tokens * columns * (3 * 4 + 2 * dtype.itemsize)
+    product = 2 * tokens**2 * columns
+    ways = [
+        ("softmax", "streaming", {}, 2 * tokens * q.numel() + product, 2 * packed + values),
+        ("shift", "factorized", {}, 4 * q.numel() * columns, 2 * packed + values),
+    ]
+    if tokens <= MODEST:
+        stored = {"stored_rows": tokens}
+        ways.append(("softmax", "dense", stored, product, tokens**2 * dtype.itemsize + values))
+        eight = fp8_of(machine.device)
+        if eight is not None:
+            stored = {**stored, "stored_dtype": eight}
+            ways.append(("softmax", "dense fp8", stored, product, tokens**2 + values))
+    for normalization, route, options, operations, moved in ways:
+        op = f"step {normalization} {route}"
+        if session.late(f"{op}, N = {tokens}"):
+            continue
+        seconds = []
+        for steps in (1, 1 + steps_on(machine)):
+            config = NerveConfig(normalization=normalization, steps=steps)
+            mine = functools.partial(walk.random_walk, route=route.split()[0], most=1.0, **options)
+            run = functools.partial(mine, q, k, G, grid, config, w)
+            seconds.append(machine.time(machine.graphed(run))[0])
+        step = (seconds[1] - seconds[0]) / steps_on(machine)
+        # An S of this size stays in the cache from step to step.
+        floor = machine.floor(operations, moved, cached=moved < machine.cache_bytes)
+        note = f"{operations / step / 1e12:.0f} TFLOP/s, {moved / step / 1e12:.2f} TB/s"
+        session.add(Row(op, "triton", tokens, name_of(dtype), step, floor=floor, note=note))
+    if tokens <= MODEST:
+        shape = (1, 1, tokens, q.shape[0] * q.shape[2])
+        queries, keys = (torch.randn(shape, device=machine.device).to(dtype) for _ in range(2))
+        Y = G.to(dtype)[None, None]
+        session.measure(
+            "step softmax streaming",
+            "SDPA",
+            tokens=tokens,
+            dtype=dtype,
+            run=lambda: scaled_dot_product_attention(queries, keys, Y, scale=20.0),
+        )
+
+
+def time_stage(session: Session, tokens: int, normalization: str) -> None:
+    """Entropy to ``P_L``, as a user calls it."""
+    machine, dtype = session.machine, half(session.machine)
+    q, k, G, _ = inputs(machine, tokens, dtype)
+    grid = grid_of(tokens)
+    config = NerveConfig(normalization=normalization, steps=steps_on(machine))
+    row = functools.partial(
+        session.measure, f"stage {normalization}", tokens=tokens, dtype=dtype, graph=False
+    )
+    modest = tokens <= MODEST
+    expected = None
+    if modest:
+        wide = (x.double() for x in (q, k, G))
+        expected = blocked.random_walk(*wide, grid, config, None, route="streaming")
+
+    def call(backend):
+        return lambda: nf.random_walk(q, k, G, grid, config, backend=backend)
+
+    row("triton", run=call("triton"), expected=expected)
+    if modest:
+        row("blocked", run=call("blocked"))
+    if tokens <= 4096:
+        row("reference", run=call("reference"))
+        whole = compiled(lambda q, k, G: reference.random_walk(q, k, G, grid, config, None))
+        row("compiled", run=lambda: whole(q, k, G))
+
+
+def time_streaming(session: Session, tokens: int, normalization: str) -> None:
+    """The whole stage where ``N × N`` does not fit: how much memory it takes."""
+    machine, dtype = session.machine, half(session.machine)
+    q, k, G, _ = inputs(machine, tokens, dtype)
+    config = NerveConfig(normalization=normalization, steps=steps_on(machine))
+    way = {"backend": "triton", "route": "streaming"}
+    session.measure(
+        f"streaming stage {normalization}",
+        "triton",
+        tokens=tokens,
+        dtype=dtype,
+        run=lambda: nf.random_walk(q, k, G, grid_of(tokens), config, **way),
+        graph=False,
+    )
+
+
+def time_candidates(session: Session, tokens: int) -> None:
+    """Every configuration of every kernel: what :mod:`nerve_fast.kernels.configs` should prefer."""
+    machine = session.machine
+    shape = (HEADS, tokens, HEAD_DIM)
+    timings = tuning.tune_operations(
+        shape,
+        LABELS,
+        machine.device,
+        half(machine),
+        lambda run: machine.time(machine.graphed(run))[0],
+    )
+    for timing in timings:
+        session.candidates.append(dataclasses.asdict(timing))
+        print(f"{timing.key}: {timing.text()}", flush=True)
+        if session.late(f"further configurations at N = {tokens}"):
+            break
+    session.write()
+
+
+def judge(session: Session) -> None:
+    """The bars of an H200: met, missed, or not measured."""
+
+    def ratio(over: Row | None, under: Row | None) -> float | None:
+        return over.seconds / under.seconds if over and under else None
+
+    def of_floor(row: Row | None) -> float | None:
+        return row.floor / row.seconds if row else None
+
+    find, bar = session.find, session.bar
+    for op, tokens in (
+        ("cosine affinity", 4096),
+        ("cosine affinity", MODEST),
+        ("local affinity", LARGE),
+    ):
+        mine = find(op, "triton", tokens)
+        bar(f"{op}, N = {tokens}: share of the floor", of_floor(mine), ">=", 0.6)
+        rival = find(op, "compiled", tokens)
+        bar(f"{op}, N = {tokens}: times torch.compile", ratio(rival, mine), ">=", 3)
+    for tokens in (4096, MODEST):
+        mine, rival = (find("head entropy", who, tokens) for who in ("triton", "SDPA"))
+        bar(f"head entropy, N = {tokens}: times SDPA", ratio(rival, mine), ">=", 1)
+    step = find("step softmax streaming", "triton", MODEST)
+    rate = step and 2 * MODEST**2 * (HEADS * HEAD_DIM + 32) / step.seconds / 1e12
+    bar(f"streaming step, N = {MODEST}: TFLOP/s", rate, ">=", 400)
+    for tokens in (4096, MODEST):
+        step = find("step softmax dense", "triton", tokens)
+        bar(f"dense step, N = {tokens}: share of the bandwidth", of_floor(step), ">=", 0.7)
+    mine, rival = (find("stage softmax", who, 4096) for who in ("triton", "reference"))
+    bar("whole stage, N = 4096: µs", mine and 1e6 * mine.seconds, "<=", 150)
+    bar("whole stage, N = 4096: times the reference", ratio(rival, mine), ">=", 20)
+    for normalization in NORMALIZATIONS:
+        mine = find(f"streaming stage {normalization}", "triton", LARGE)
+        taken = mine and mine.peak_memory and mine.peak_memory / 1e9
+        bar(f"{normalization}, N = {LARGE}, streaming: GB beyond the inputs", taken, "<=", 2)
+    session.write()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
+    parser.add_argument("--output", type=Path, help="default: bench/results/DEVICE.json")
+    parser.add_argument("--seconds", type=float, default=420, help="default: 420")
+    parser.add_argument("--tokens", type=int, nargs="+", help="default: 1024 4096 16384 65536")
+    options = parser.parse_args(arguments)
+    machine = Machine()
+    if not machine.on_gpu and not interpreted():
+        print(
+            "no GPU that torch can use; TRITON_INTERPRET=1 tries the code on the CPU, without "
+            "saying anything about speed",
+            file=sys.stderr,
+        )
+        return 2
+    sizes = options.tokens or ([1024, 4096, MODEST, LARGE] if machine.on_gpu else [64])
+    output = options.output or Path(__file__).parent / "results" / f"{machine.slug}.json"
+    torch.manual_seed(0)
+    problem = {"H": HEADS, "D": HEAD_DIM, "K": LABELS, "L": STEPS, "r": 1}
+    session = Session(machine, output, options.seconds, problem)
+    start = time.monotonic()
+    with torch.inference_mode():
+        check_kernels(session)
+        machine.measure_ceilings()
+        if machine.on_gpu:
+            print(
+                f"ceilings: {machine.bandwidth / 1e12:.2f} TB/s, in cache "
+                f"{machine.cache_bandwidth / 1e12:.2f} TB/s, "
+                f"{machine.matrix_rate / 1e12:.0f} TFLOP/s",
+                flush=True,
+            )
+        for tokens in sizes:
+            for normalization in ("softmax", "shift"):
+                time_stage(session, tokens, normalization)
+            time_steps(session, tokens)
+        for tokens in sizes:
+            wide = [torch.float16, torch.float32] if tokens == 4096 and machine.on_gpu else []
+            for dtype in (half(machine), *wide):
+                time_cosine_affinity(session, tokens, dtype)
+                time_local_affinity(session, tokens, dtype)
+                time_head_entropy(session, tokens, dtype)
+        for normalization in NORMALIZATIONS:
+            time_streaming(session, sizes[-1], normalization)
+        time_candidates(session, sizes[len(sizes) // 2])
+    judge(session)
+    wrong = sum(not check["passed"] for check in session.checks)
+    wrong += sum(row.note.startswith("WRONG") for row in session.rows)
+    print(
+        f"{time.monotonic() - start:.0f} s; {len(session.skipped)} left out for want of time; "
+        f"{wrong} wrong; written to {output}"
+    )
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
