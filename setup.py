@@ -42,7 +42,15 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "pytest-benchmark", "ruff", "scikit-image"],
+        "test": [
+            "pytest",
+            "pytest-benchmark",
+            "ruff",
+            "scikit-image",
+            # torch for a GPU brings the Triton it was built with; one for the CPU has none, and
+            # the kernels are interpreted and compiled for testing.
+            "triton>=3.6; platform_system == 'Linux'",
+        ],
         "bench": ["pytest-benchmark", "scipy"],
     },
     entry_points={"console_scripts": ["nerve-fast = nerve_fast.cli:main"]},

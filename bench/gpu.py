@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 import nerve_fast as nf
+from bench import floors
 from bench.cases import HEAD_DIM, HEADS, grid_of
 from bench.session import Machine, Row, Session, name_of, relative_error
 from nerve_fast import NerveConfig, blocked, reference
@@ -166,8 +167,7 @@ def time_cosine_affinity(session: Session, tokens: int, dtype: torch.dtype) -> N
         return
     machine = session.machine
     q, k, _, w = inputs(machine, tokens, dtype)
-    moved = 2 * q.nbytes + tokens**2 * dtype.itemsize
-    floor = machine.floor(2 * tokens * q.numel(), moved)
+    floor = machine.floor(floors.cosine_affinity(tokens, dtype.itemsize))
     row = functools.partial(
         session.measure, "cosine affinity", tokens=tokens, dtype=dtype, floor=floor
     )
@@ -186,7 +186,7 @@ def time_local_affinity(session: Session, tokens: int, dtype: torch.dtype) -> No
     machine = session.machine
     q, k, _, w = inputs(machine, tokens, dtype)
     grid = grid_of(tokens)
-    floor = machine.floor(18 * q.numel(), 2 * q.nbytes + 9 * 4 * tokens)
+    floor = machine.floor(floors.local_affinity(tokens, dtype.itemsize))
     row = functools.partial(
         session.measure, "local affinity", tokens=tokens, dtype=dtype, floor=floor
     )
@@ -201,7 +201,7 @@ def time_head_entropy(session: Session, tokens: int, dtype: torch.dtype) -> None
     """Beside torch's attention on the same q and k, which does the same product and one more."""
     machine = session.machine
     q, k, _, _ = inputs(machine, tokens, dtype)
-    floor = machine.floor(2 * tokens * q.numel(), 2 * q.nbytes)
+    floor = machine.floor(floors.head_entropy(tokens, dtype.itemsize))
     row = functools.partial(
         session.measure, "head entropy", tokens=tokens, dtype=dtype, floor=floor
     )
@@ -222,22 +222,18 @@ def time_steps(session: Session, tokens: int) -> None:
     machine, dtype = session.machine, half(session.machine)
     q, k, G, w = inputs(machine, tokens, dtype)
     grid = grid_of(tokens)
-    columns = 32
-    packed = q.nbytes
-    values = tokens * columns * (3 * 4 + 2 * dtype.itemsize)
-    product = 2 * tokens**2 * columns
     ways = [
-        ("softmax", "streaming", {}, 2 * tokens * q.numel() + product, 2 * packed + values),
-        ("shift", "factorized", {}, 4 * q.numel() * columns, 2 * packed + values),
+        ("softmax", "streaming", {}, floors.streaming_step(tokens)),
+        ("shift", "factorized", {}, floors.factorized_step(tokens)),
     ]
     if tokens <= MODEST:
         stored = {"stored_rows": tokens}
-        ways.append(("softmax", "dense", stored, product, tokens**2 * dtype.itemsize + values))
+        ways.append(("softmax", "dense", stored, floors.dense_step(tokens)))
         eight = fp8_of(machine.device)
         if eight is not None:
             stored = {**stored, "stored_dtype": eight}
-            ways.append(("softmax", "dense fp8", stored, product, tokens**2 + values))
-    for normalization, route, options, operations, moved in ways:
+            ways.append(("softmax", "dense fp8", stored, floors.dense_step(tokens, stored=1)))
+    for normalization, route, options, work in ways:
         op = f"step {normalization} {route}"
         if session.late(f"{op}, N = {tokens}"):
             continue
@@ -249,8 +245,8 @@ def time_steps(session: Session, tokens: int) -> None:
             seconds.append(machine.time(machine.graphed(run))[0])
         step = (seconds[1] - seconds[0]) / steps_on(machine)
         # An S of this size stays in the cache from step to step.
-        floor = machine.floor(operations, moved, cached=moved < machine.cache_bytes)
-        note = f"{operations / step / 1e12:.0f} TFLOP/s, {moved / step / 1e12:.2f} TB/s"
+        floor = machine.floor(work, cached=work.moved < machine.cache_bytes)
+        note = f"{work.operations / step / 1e12:.0f} TFLOP/s, {work.moved / step / 1e12:.2f} TB/s"
         session.add(Row(op, "triton", tokens, name_of(dtype), step, floor=floor, note=note))
     if tokens <= MODEST:
         shape = (1, 1, tokens, q.shape[0] * q.shape[2])
@@ -350,7 +346,7 @@ def judge(session: Session) -> None:
         mine, rival = (find("head entropy", who, tokens) for who in ("triton", "SDPA"))
         bar(f"head entropy, N = {tokens}: times SDPA", ratio(rival, mine), ">=", 1)
     step = find("step softmax streaming", "triton", MODEST)
-    rate = step and 2 * MODEST**2 * (HEADS * HEAD_DIM + 32) / step.seconds / 1e12
+    rate = step and floors.streaming_step(MODEST).operations / step.seconds / 1e12
     bar(f"streaming step, N = {MODEST}: TFLOP/s", rate, ">=", 400)
     for tokens in (4096, MODEST):
         step = find("step softmax dense", "triton", tokens)

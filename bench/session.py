@@ -16,6 +16,7 @@ import torch
 import triton
 from torch import Tensor
 
+from bench.floors import Floor
 from nerve_fast.files import written_whole
 from nerve_fast.kernels.launch import interpreted
 
@@ -127,12 +128,12 @@ class Machine:
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
 
-    def floor(self, operations: float, moved: float, cached: bool = False) -> float | None:
+    def floor(self, work: Floor, cached: bool = False) -> float | None:
         """Seconds that no version can be faster than; an interpreter has none."""
         if not self.on_gpu:
             return None
         bandwidth = self.cache_bandwidth if cached else self.bandwidth
-        return max(operations / self.matrix_rate, moved / bandwidth)
+        return work.seconds(self.matrix_rate, bandwidth)
 
 
 def commit() -> str:

@@ -33,7 +33,7 @@ _lock = threading.Lock()
 def replayed(
     function: Callable[..., Tensor], settings: Hashable, tensors: Sequence[Tensor | None]
 ) -> Tensor:
-    """``function(*tensors)``; from the third call with like arguments on, from a graph.
+    """``function(*tensors)``; from the second call with like arguments on, from a graph.
 
     Args:
         function: starts kernels on the current stream and never waits for them.
@@ -44,11 +44,7 @@ def replayed(
         A tensor of the caller's own.
     """
     first = tensors[0]
-    if (
-        first.device.type != "cuda"
-        or torch.cuda.is_current_stream_capturing()
-        or sum(x.nbytes for x in tensors if x is not None) > MAX_INPUT_BYTES
-    ):
+    if not _worth_recording(first.device, tensors):
         return function(*tensors)
     stream = torch.cuda.current_stream(first.device)
     like = tuple(None if x is None else (x.shape, x.stride(), x.dtype) for x in tensors)
@@ -70,6 +66,14 @@ def replayed(
         return known.output.clone()
 
 
+def _worth_recording(device: torch.device, tensors: Sequence[Tensor | None]) -> bool:
+    return (
+        device.type == "cuda"
+        and not torch.cuda.is_current_stream_capturing()
+        and sum(x.nbytes for x in tensors if x is not None) <= MAX_INPUT_BYTES
+    )
+
+
 def _remember(kept: collections.OrderedDict, key: Hashable, value) -> None:
     kept[key] = value
     while len(kept) > KEPT:
@@ -79,6 +83,10 @@ def _remember(kept: collections.OrderedDict, key: Hashable, value) -> None:
 def _record(function: Callable[..., Tensor], tensors: Sequence[Tensor | None]) -> _Recorded:
     inputs = [None if x is None else x.detach().clone() for x in tensors]
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(tensors[0].device), torch.cuda.graph(graph):
+    # Other threads may go on allocating while this one records.
+    with (
+        torch.cuda.device(tensors[0].device),
+        torch.cuda.graph(graph, capture_error_mode="thread_local"),
+    ):
         output = function(*inputs)
     return _Recorded(graph, inputs, output)

@@ -1,0 +1,136 @@
+"""Replay from CUDA graphs: its bookkeeping with a graph that only counts, the rest on a GPU."""
+
+import types
+
+import pytest
+import torch
+
+import nerve_fast as nf
+from nerve_fast.kernels import backend, graphs
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_recorded(monkeypatch):
+    for name in ("_recorded", "_seen"):
+        monkeypatch.setattr(graphs, name, type(getattr(graphs, name))())
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Graphs that run what they recorded again, and the list of functions that were recorded."""
+    recorded = []
+
+    def record(function, tensors):
+        inputs = [None if x is None else x.clone() for x in tensors]
+        output = function(*inputs)
+        recorded.append(function)
+
+        def replay():
+            output.copy_(function(*inputs))
+
+        return graphs._Recorded(types.SimpleNamespace(replay=replay), inputs, output)
+
+    stream = types.SimpleNamespace(cuda_stream=0)
+    monkeypatch.setattr(graphs, "_record", record)
+    monkeypatch.setattr(graphs, "_worth_recording", lambda device, tensors: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: stream)
+    return recorded
+
+
+def double(x, y):
+    return 2 * x if y is None else x + y
+
+
+def test_the_second_call_records_and_later_ones_replay(counted):
+    outputs = [graphs.replayed(double, "a", (torch.full((3,), float(i)), None)) for i in range(4)]
+    assert len(counted) == 1
+    # Each caller's result is its own.
+    for i, out in enumerate(outputs):
+        assert torch.equal(out, torch.full((3,), 2.0 * i))
+
+
+def test_other_settings_shapes_strides_and_dtypes_are_other_graphs(counted):
+    x = torch.ones(4, 4)
+    for tensors, settings in (
+        ((x, None), "a"),
+        ((x, None), "b"),
+        ((x[:2], None), "a"),
+        ((x.T[:2], None), "a"),
+        ((x.double(), None), "a"),
+        ((x, x), "a"),
+    ):
+        before = len(counted)
+        for _ in range(3):
+            expected = double(*tensors)
+            assert torch.equal(graphs.replayed(double, settings, tensors), expected)
+        assert len(counted) == before + 1
+
+
+def test_few_graphs_are_kept(counted):
+    for i in range(graphs.KEPT + 3):
+        for _ in range(2):
+            graphs.replayed(double, i, (torch.ones(1), None))
+    assert len(graphs._recorded) == graphs.KEPT
+    assert len(counted) == graphs.KEPT + 3
+    graphs.replayed(double, graphs.KEPT + 2, (torch.ones(1), None))
+    assert len(counted) == graphs.KEPT + 3
+
+
+def test_a_failed_recording_leaves_nothing(counted, monkeypatch):
+    def fail(function, tensors):
+        raise RuntimeError("capture failed")
+
+    monkeypatch.setattr(graphs, "_record", fail)
+    graphs.replayed(double, "a", (torch.ones(1), None))
+    with pytest.raises(RuntimeError, match="capture failed"):
+        graphs.replayed(double, "a", (torch.ones(1), None))
+    assert not graphs._recorded
+    assert not graphs._lock.locked()
+
+
+def test_on_a_cpu_nothing_is_recorded():
+    for _ in range(3):
+        assert torch.equal(graphs.replayed(double, "a", (torch.ones(1), None)), torch.full((1,), 2))
+    assert not graphs._seen
+
+
+def test_the_backend_passes_on_what_it_is_given(make_qk, make_prior, device):
+    q, k = (x.to(device) for x in make_qk(2, 35, 16, dtype=torch.float32))
+    G = make_prior(35, 3, dtype=torch.float32).to(device)
+    w = make_prior(2, dtype=torch.float32).to(device)
+    config = nf.NerveConfig(steps=2)
+    expected = nf.random_walk(q, k, G, (5, 7), config, head_weights=w, backend="reference")
+    for stored in (0, 35):
+        route = "dense" if stored else "streaming"
+        out = backend.random_walk(q, k, G, (5, 7), config, w, route=route, stored_rows=stored)
+        torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-6)
+
+
+@needs_gpu
+@pytest.mark.parametrize("given", [True, False])
+def test_replays_are_equal_to_the_first_call(make_qk, make_prior, device, given):
+    config = nf.NerveConfig(steps=3)
+    for _ in range(4):
+        q, k = (x.to(device) for x in make_qk(2, 143, 64, dtype=torch.float16))
+        G = make_prior(143, 5, dtype=torch.float32).to(device)
+        w = torch.tensor([0.5, 0.5], device=device) if given else None
+        out = backend.random_walk(q, k, G, (11, 13), config, w, route="streaming")
+        expected = nf.random_walk(
+            q.double(), k.double(), G.double(), (11, 13), config, head_weights=w
+        )
+        assert ((out - expected).norm() / expected.norm()).item() <= 2e-3
+    assert len(graphs._recorded) == 1
+
+
+@needs_gpu
+def test_a_graph_of_the_callers_own(make_qk, make_prior, device):
+    q, k = (x.to(device) for x in make_qk(2, 143, 64, dtype=torch.float16))
+    G = make_prior(143, 5, dtype=torch.float32).to(device)
+    expected = nf.random_walk(q, k, G, (11, 13))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = nf.random_walk(q, k, G, (11, 13))
+    graph.replay()
+    torch.testing.assert_close(out, expected)
