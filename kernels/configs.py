@@ -62,7 +62,6 @@ _STREAM_32 = _reloading((8, 2, 64, 32), (4, 2, 32, 32))
 CANDIDATES: dict[str, dict[str, tuple[Config, ...]]] = {
     "cosine_affinity": {
         "16": _tiles((8, 3, 128, 128), (8, 3, 128, 64), (4, 3, 64, 64), (4, 2, 32, 32)),
-        "sm_90 32": _tiles((8, 2, 64, 64), (8, 2, 64, 32), (4, 1, 32, 32)),
         "32": _tiles((8, 2, 64, 32), (4, 1, 32, 32)),
     },
     "local_affinity": {
