@@ -8,9 +8,11 @@ small sizes, which says nothing about speed.
 """
 
 import argparse
+import concurrent.futures
 import dataclasses
 import functools
 import itertools
+import math
 import multiprocessing
 import os
 import sys
@@ -20,12 +22,21 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import normalize, pad, scaled_dot_product_attention
 
 import nerve_fast as nf
 from bench import floors
 from bench.cases import HEAD_DIM, HEADS, grid_of
-from bench.session import Machine, Row, Session, name_of, relative_error
+from bench.session import (
+    FAILURES,
+    Machine,
+    Row,
+    Session,
+    in_a_line,
+    name_of,
+    poisoned,
+    relative_error,
+)
 from nerve_fast import NerveConfig, blocked, reference
 from nerve_fast.config import NORMALIZATIONS
 from nerve_fast.dispatch import tuning
@@ -35,6 +46,9 @@ from nerve_fast.kernels.launch import fp8_of, interpreted
 LABELS, STEPS = 21, 10
 MODEST, LARGE = 16_384, 65_536
 """Tokens up to which N × N fits comfortably, and beyond which nothing is measured."""
+
+CHECK_SECONDS = 200
+"""After so long the checks that have not answered have failed."""
 
 
 def inputs(
@@ -74,24 +88,45 @@ def check_kernels(session: Session) -> None:
     shapes = [(5, 64, (37, 41), 21), (1, 40, (7, 9), 1), (8, 160, (13, 29), 171)]
     if not machine.on_gpu:
         shapes = [(2, 24, (5, 7), 3)]
-    shares = list(itertools.product(dtypes, shapes))
-    if machine.on_gpu:
-        # Most of the time goes into compiling: on one core it would take all there is.
-        with multiprocessing.get_context("spawn").Pool(min(len(shares), os.cpu_count())) as pool:
-            found = pool.starmap(errors_of, shares, chunksize=1)
-    else:
-        found = itertools.starmap(errors_of, shares)
-    for (dtype, (heads, head_dim, grid, labels)), errors in zip(shares, found, strict=True):
-        for what, error in errors:
-            session.check(what, dtype, [heads, grid[0] * grid[1], head_dim, labels], error)
+    for (dtype, (heads, head_dim, grid, labels)), errors in checked(
+        list(itertools.product(dtypes, shapes)), machine.on_gpu
+    ):
+        for what, error, note in errors:
+            shape = [heads, grid[0] * grid[1], head_dim, labels]
+            session.check(what, dtype, shape, error, note)
     session.write()
     failed = sum(not check["passed"] for check in session.checks)
     print(f"{len(session.checks)} checks against float64, {failed} failed", flush=True)
 
 
+def checked(shares: list[tuple], on_gpu: bool) -> Iterator[tuple]:
+    """:func:`errors_of` each of ``shares``.
+
+    On a GPU in processes side by side, as compiling on one core would take all the time there is;
+    one that dies or hangs is a failure of its share alone.
+    """
+    if not on_gpu:
+        yield from ((share, errors_of(*share)) for share in shares)
+        return
+    deadline = time.monotonic() + CHECK_SECONDS
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(len(shares), os.cpu_count()), multiprocessing.get_context("spawn")
+    )
+    futures = [(share, pool.submit(errors_of, *share)) for share in shares]
+    for share, future in futures:
+        try:
+            yield share, future.result(max(deadline - time.monotonic(), 0))
+        except Exception as error:  # whatever kept the process from answering
+            yield share, [("all kernels", math.nan, in_a_line(error))]
+    pool.shutdown(wait=False, cancel_futures=True)
+    for process in multiprocessing.active_children():
+        # One that hangs would keep this process from ending.
+        process.kill()
+
+
 def errors_of(
     dtype: torch.dtype, shape: tuple[int, int, tuple[int, int], int]
-) -> list[tuple[str, float]]:
+) -> list[tuple[str, float, str]]:
     """What was checked for one dtype and shape ``(H, D, grid, K)``, and how far it was off."""
     machine = Machine()
     heads, head_dim, grid, labels = shape
@@ -99,8 +134,12 @@ def errors_of(
     with torch.inference_mode():
         given = inputs(machine, grid[0] * grid[1], dtype, labels, heads, head_dim)
         for what, mine, expected in kernel_cases(machine, grid, *given):
-            machine.poison()
-            found.append((what, relative_error(mine(), expected())))
+            try:
+                with poisoned():
+                    out = mine()
+                found.append((what, relative_error(out, expected()), ""))
+            except FAILURES as error:
+                found.append((what, math.nan, in_a_line(error)))
     return found
 
 
@@ -171,14 +210,29 @@ def time_cosine_affinity(session: Session, tokens: int, dtype: torch.dtype) -> N
     row = functools.partial(
         session.measure, "cosine affinity", tokens=tokens, dtype=dtype, floor=floor
     )
-    expected = None
-    if tokens <= 4096:
-        expected = reference.cosine_affinity(q.double(), k.double(), w.double())
-    row("triton", run=lambda: affinity.cosine_affinity(q, k, w), expected=expected)
+
+    def expected():
+        return reference.cosine_affinity(q.double(), k.double(), w.double())
+
+    row(
+        "triton",
+        run=lambda: affinity.cosine_affinity(q, k, w),
+        expected=expected if tokens <= 4096 else None,
+    )
     row("blocked", run=lambda: blocked.cosine_affinity(q, k, w).to(dtype))
     row("reference", run=lambda: reference.cosine_affinity(q, k, w).to(dtype))
     whole = compiled(lambda q, k, w: reference.cosine_affinity(q, k, w).to(dtype))
     row("compiled", run=lambda: whole(q, k, w))
+
+    def product(q, k, w):
+        """What a careful user of PyTorch would write: one product, in the inputs' dtype."""
+        q_hat = w[:, None, None] * normalize(q.float(), dim=-1)
+        k_hat = normalize(k.float(), dim=-1)
+        q_hat, k_hat = (x.to(dtype).transpose(0, 1).flatten(1) for x in (q_hat, k_hat))
+        return q_hat @ k_hat.T
+
+    packed = compiled(product)
+    row("one product", run=lambda: packed(q, k, w))
 
 
 def time_local_affinity(session: Session, tokens: int, dtype: torch.dtype) -> None:
@@ -190,7 +244,10 @@ def time_local_affinity(session: Session, tokens: int, dtype: torch.dtype) -> No
     row = functools.partial(
         session.measure, "local affinity", tokens=tokens, dtype=dtype, floor=floor
     )
-    expected = blocked.local_affinity(q.double(), k.double(), grid, w.double(), 1, 1.0)
+
+    def expected():
+        return blocked.local_affinity(q.double(), k.double(), grid, w.double(), 1, 1.0)
+
     row("triton", run=lambda: affinity.local_affinity(q, k, grid, w, 1, 1.0), expected=expected)
     row("blocked", run=lambda: blocked.local_affinity(q, k, grid, w, 1, 1.0))
     whole = compiled(lambda q, k, w: blocked.local_affinity(q, k, grid, w, 1, 1.0))
@@ -206,8 +263,15 @@ def time_head_entropy(session: Session, tokens: int, dtype: torch.dtype) -> None
         session.measure, "head entropy", tokens=tokens, dtype=dtype, floor=floor
     )
     modest = tokens <= MODEST
-    expected = blocked.head_entropy(q.double(), k.double()) if modest else None
-    row("triton", run=lambda: entropy.head_entropy(q, k), expected=expected)
+
+    def expected():
+        return blocked.head_entropy(q.double(), k.double())
+
+    row(
+        "triton",
+        run=lambda: entropy.head_entropy(q, k),
+        expected=expected if modest else None,
+    )
     row("SDPA", run=lambda: scaled_dot_product_attention(q[None], k[None], k[None]))
     if modest:
         row("blocked", run=lambda: blocked.head_entropy(q, k))
@@ -237,21 +301,30 @@ def time_steps(session: Session, tokens: int) -> None:
         op = f"step {normalization} {route}"
         if session.late(f"{op}, N = {tokens}"):
             continue
+        row = Row(op, "triton", tokens, name_of(dtype))
         seconds = []
-        for steps in (1, 1 + steps_on(machine)):
-            config = NerveConfig(normalization=normalization, steps=steps)
-            mine = functools.partial(walk.random_walk, route=route.split()[0], most=1.0, **options)
-            run = functools.partial(mine, q, k, G, grid, config, w)
-            seconds.append(machine.time(machine.graphed(run))[0])
+        try:
+            for steps in (1, 1 + steps_on(machine)):
+                config = NerveConfig(normalization=normalization, steps=steps)
+                way = {"route": route.split()[0], "most": 1.0, **options}
+                run = functools.partial(walk.random_walk, q, k, G, grid, config, w, **way)
+                seconds.append(machine.time(machine.graphed(run))[0])
+        except FAILURES as error:
+            row.note = in_a_line(error)
+            session.add(row)
+            continue
+        machine.tidy()
         step = (seconds[1] - seconds[0]) / steps_on(machine)
         # An S of this size stays in the cache from step to step.
         floor = machine.floor(work, cached=work.moved < machine.cache_bytes)
         note = f"{work.operations / step / 1e12:.0f} TFLOP/s, {work.moved / step / 1e12:.2f} TB/s"
-        session.add(Row(op, "triton", tokens, name_of(dtype), step, floor=floor, note=note))
+        row.seconds, row.floor, row.note = step, floor, note
+        session.add(row)
     if tokens <= MODEST:
         shape = (1, 1, tokens, q.shape[0] * q.shape[2])
         queries, keys = (torch.randn(shape, device=machine.device).to(dtype) for _ in range(2))
-        Y = G.to(dtype)[None, None]
+        # As many columns as ours take: with 21 torch would have to copy.
+        Y = pad(G.to(dtype), (0, floors.COLUMNS - LABELS))[None, None]
         session.measure(
             "step softmax streaming",
             "SDPA",
@@ -271,15 +344,15 @@ def time_stage(session: Session, tokens: int, normalization: str) -> None:
         session.measure, f"stage {normalization}", tokens=tokens, dtype=dtype, graph=False
     )
     modest = tokens <= MODEST
-    expected = None
-    if modest:
+
+    def expected():
         wide = (x.double() for x in (q, k, G))
-        expected = blocked.random_walk(*wide, grid, config, None, route="streaming")
+        return blocked.random_walk(*wide, grid, config, None, route="streaming")
 
     def call(backend):
         return lambda: nf.random_walk(q, k, G, grid, config, backend=backend)
 
-    row("triton", run=call("triton"), expected=expected)
+    row("triton", run=call("triton"), expected=expected if modest else None)
     if modest:
         row("blocked", run=call("blocked"))
     if tokens <= 4096:
@@ -321,6 +394,17 @@ def time_candidates(session: Session, tokens: int) -> None:
         if session.late(f"further configurations at N = {tokens}"):
             break
     session.write()
+
+
+def attempt(measurement: Callable, session: Session, *arguments) -> None:
+    """Measure; what goes wrong outside a row, such as inputs that do not fit, is noted."""
+    try:
+        measurement(session, *arguments)
+    except FAILURES as error:
+        where = f"{measurement.__name__}{arguments}: {in_a_line(error)}"
+        print(where, flush=True)
+        session.skipped.append(where)
+    session.machine.tidy()
 
 
 def judge(session: Session) -> None:
@@ -393,17 +477,17 @@ def main(arguments: list[str] | None = None) -> int:
             )
         for tokens in sizes:
             for normalization in ("softmax", "shift"):
-                time_stage(session, tokens, normalization)
-            time_steps(session, tokens)
+                attempt(time_stage, session, tokens, normalization)
+            attempt(time_steps, session, tokens)
         for tokens in sizes:
             wide = [torch.float16, torch.float32] if tokens == 4096 and machine.on_gpu else []
             for dtype in (half(machine), *wide):
-                time_cosine_affinity(session, tokens, dtype)
-                time_local_affinity(session, tokens, dtype)
-                time_head_entropy(session, tokens, dtype)
+                attempt(time_cosine_affinity, session, tokens, dtype)
+                attempt(time_local_affinity, session, tokens, dtype)
+                attempt(time_head_entropy, session, tokens, dtype)
         for normalization in NORMALIZATIONS:
-            time_streaming(session, sizes[-1], normalization)
-        time_candidates(session, sizes[len(sizes) // 2])
+            attempt(time_streaming, session, sizes[-1], normalization)
+        attempt(time_candidates, session, sizes[len(sizes) // 2])
     judge(session)
     wrong = sum(not check["passed"] for check in session.checks)
     wrong += sum(row.note.startswith("WRONG") for row in session.rows)

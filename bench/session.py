@@ -1,5 +1,6 @@
 """Rows of measurements on one machine: its clock and ceilings, and a file that is always whole."""
 
+import contextlib
 import dataclasses
 import datetime
 import functools
@@ -9,7 +10,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -60,15 +61,15 @@ class Machine:
         if self.on_gpu:
             self.cache_bytes = torch.cuda.get_device_properties(self.device).L2_cache_size
 
+    def tidy(self) -> None:
+        """Give memory back that only the allocator still holds."""
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+
     @property
     def slug(self) -> str:
         """The device's name as that of a file."""
         return re.sub(r"\W+", "-", self.describe()["device"])
-
-    def poison(self) -> None:
-        """Fill the memory that is allocated next with NaN."""
-        if self.on_gpu:
-            torch.full((1 << 26,), math.nan, device=self.device)
 
     def describe(self) -> dict:
         """What the figures belong to."""
@@ -88,12 +89,17 @@ class Machine:
         """Bandwidth of memory and of the cache, bytes read and written; rate of bf16 products."""
         if not self.on_gpu:
             return
-        large, small = (torch.empty(size, device=self.device) for size in (1 << 29, 1 << 21))
-        targets = torch.empty_like(large), torch.empty_like(small)
-        self.bandwidth = 2 * large.nbytes / self.time(lambda: targets[0].copy_(large))[0]
-        # 8 MB to 8 MB a hundred times: both stay in the cache.
-        many = self.graphed(lambda: [targets[1].copy_(small) for _ in range(100)])
-        self.cache_bandwidth = 200 * small.nbytes / self.time(many)[0]
+        large = torch.ones(1 << 29, device=self.device)
+        target = torch.empty_like(large)
+        self.bandwidth = 2 * large.nbytes / self.time(lambda: target.copy_(large))[0]
+        # As much as a stored S of 4096 tokens: it stays in the cache. Written and read, and read.
+        few, half = large[: 1 << 23], large[: 1 << 22]
+        written = target[: 1 << 22]
+        copies = self.graphed(lambda: [written.copy_(half) for _ in range(20)])
+        sums = self.graphed(lambda: [few.sum() for _ in range(20)])
+        self.cache_bandwidth = max(
+            20 * 2 * half.nbytes / self.time(copies)[0], 20 * few.nbytes / self.time(sums)[0]
+        )
         a, b = (torch.randn(8192, 8192, device=self.device).bfloat16() for _ in range(2))
         self.matrix_rate = 2 * 8192**3 / self.time(lambda: a @ b)[0]
 
@@ -134,6 +140,37 @@ class Machine:
             return None
         bandwidth = self.cache_bandwidth if cached else self.bandwidth
         return work.seconds(self.matrix_rate, bandwidth)
+
+
+FAILURES = (RuntimeError, triton.TritonError)
+"""What a measurement may end with, out of memory among them: the others go on."""
+
+
+def in_a_line(error: BaseException) -> str:
+    """The first line of what an error says, with its name."""
+    said = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {said[:200]}"
+
+
+@contextlib.contextmanager
+def poisoned() -> Iterator[None]:
+    """Within the block ``Tensor.new_empty``, from which kernels write, gives NaN."""
+    new_empty = torch.Tensor.new_empty
+
+    def poison(self, *shape, **options):
+        out = new_empty(self, *shape, **options)
+        if not out.is_floating_point():
+            return out.fill_(77)
+        if out.dtype.itemsize == 1:
+            out.view(torch.uint8).fill_(0x7F)
+            return out
+        return out.fill_(math.nan)
+
+    torch.Tensor.new_empty = poison
+    try:
+        yield
+    finally:
+        torch.Tensor.new_empty = new_empty
 
 
 def commit() -> str:
@@ -196,7 +233,7 @@ class Session:
         tokens: int,
         dtype: torch.dtype,
         run: Callable[[], Tensor],
-        expected: Tensor | None = None,
+        expected: Callable[[], Tensor] | None = None,
         floor: float | None = None,
         graph: bool = True,
     ) -> Row | None:
@@ -206,22 +243,21 @@ class Session:
         row = Row(op, backend, tokens, name_of(dtype), floor=floor)
         try:
             out = run()
+            wrong = False
             if expected is not None:
-                row.error = relative_error(out, expected)
+                error = relative_error(out, expected())
+                row.error = error if math.isfinite(error) else None
+                wrong = not error <= BOUNDS[dtype]
             del out
-            bound = BOUNDS[dtype] if backend == "triton" else math.inf
-            if row.error is not None and not row.error <= bound:
-                row.note = f"WRONG: error above {bound:g}, not timed"
+            if wrong:
+                row.note = f"WRONG: error {error:.1e} above {BOUNDS[dtype]:g}, not timed"
             else:
                 row.peak_memory = self.machine.peak(run)
                 timed = self.machine.graphed(run) if graph else run
                 row.seconds, row.low, row.high = self.machine.time(timed)
-        except torch.OutOfMemoryError:
-            row.note = "out of memory"
-        except (RuntimeError, triton.TritonError) as error:
-            row.note = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-        if self.machine.on_gpu:
-            torch.cuda.empty_cache()
+        except FAILURES as error:
+            row.note = in_a_line(error)
+        self.machine.tidy()
         self.add(row)
         return row
 
@@ -241,13 +277,17 @@ class Session:
             flush=True,
         )
 
-    def check(self, what: str, dtype: torch.dtype, shape: list[int], error: float) -> None:
-        """Keep one comparison with float64; a failure is printed. NaN fails."""
+    def check(
+        self, what: str, dtype: torch.dtype, shape: list[int], error: float, note: str = ""
+    ) -> None:
+        """Keep one comparison with float64; a failure is printed. NaN fails, and has no JSON."""
         passed = error <= BOUNDS[dtype]
+        kept = error if math.isfinite(error) else None
         kind = {"what": what, "dtype": name_of(dtype), "shape": shape}
-        self.checks.append({**kind, "error": error, "passed": passed})
+        self.checks.append({**kind, "error": kept, "passed": passed, "note": note})
         if not passed:
-            print(f"WRONG {what}, {name_of(dtype)}, (H, N, D, K) = {shape}: error {error}")
+            kind = f"{name_of(dtype)}, (H, N, D, K) = {shape}"
+            print(f"WRONG {what}, {kind}: error {error} {note}".rstrip())
 
     def bar(self, what: str, value: float | None, relation: str, wanted: float) -> None:
         """Keep and print whether a bar is met."""

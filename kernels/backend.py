@@ -26,7 +26,11 @@ def random_walk(
 ) -> Tensor:
     """As :func:`nerve_fast.kernels.walk.random_walk`; where shapes repeat, from a CUDA graph."""
     # Known before the graph: within one nothing can be asked of the device.
-    most = None if head_weights is None else float(head_weights.float().sum(-1).max())
+    most = None
+    if head_weights is not None:
+        most = float(head_weights.float().sum(-1).max())
+        # Weights that sum to 1 do so up to rounding: that is no other walk.
+        most = 1.0 if most <= 1 + 1e-5 else most
 
     def walked(q, k, prior, head_weights):
         return walk.random_walk(
@@ -34,4 +38,5 @@ def random_walk(
         )  # fmt: skip
 
     settings = (grid, config, route, stored_rows, most)
-    return replayed(walked, settings, (q, k, prior, head_weights))
+    stored = prior.shape[:-1].numel() * stored_rows * q.element_size()
+    return replayed(walked, settings, (q, k, prior, head_weights), stored)

@@ -6,6 +6,7 @@ been measured on a GPU yet; ``nerve-fast tune`` measures and remembers.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 
 import torch
@@ -187,7 +188,14 @@ def candidates(name: str, x: Tensor, aligned: bool = True, **shape: int) -> tupl
 def tuning_key(name: str, x: Tensor, tokens: int, **shape: int) -> str:
     """Under which a measurement is kept: shapes near one another share it."""
     sizes = " ".join(f"{key}={value}" for key, value in sorted(shape.items()))
-    return f"{name} {str(x.dtype).removeprefix('torch.')} 2^{tokens.bit_length()} {sizes}".strip()
+    dtype = str(x.dtype).removeprefix("torch.")
+    return f"{device_name(x.device)}: {name} {dtype} 2^{tokens.bit_length()} {sizes}".strip()
+
+
+@functools.cache
+def device_name(device: torch.device) -> str:
+    """What tells one model of GPU from another."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _fits(

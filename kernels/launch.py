@@ -2,11 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import triton
+import triton.language as tl
 from torch import Tensor
 
 
@@ -41,6 +44,10 @@ _target: str | None = None
 
 SHARED_MEMORY = {"sm_80": 163 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10, "gfx942": 64 << 10}
 """Bytes of shared memory a program may take on each target that configurations are made for."""
+
+
+MAX_RADIUS = 4
+"""Of the window: its weights are kept in registers when they are normalised."""
 
 
 def interpreted() -> bool:
@@ -78,6 +85,27 @@ def precision(x: Tensor) -> str:
         return "ieee"
     exact = x.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
     return "tf32x3" if exact else "tf32"
+
+
+@triton.jit
+def _trivial_kernel(OUT):
+    tl.store(OUT, 1)
+
+
+@functools.cache
+def obstacle(device: torch.device) -> str | None:
+    """Why no kernel can be started on ``device``, found by starting one; once a process.
+
+    Triton compiles a part of each launch with the system's compiler, which may not be there.
+    """
+    out = torch.zeros(1, dtype=torch.int32, device=device)
+    try:
+        with torch.cuda.device(device):
+            _trivial_kernel[(1,)](out)
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"cannot start kernels here ({first_line})"
+    return None
 
 
 def fp8_of(device: str | torch.device) -> torch.dtype | None:

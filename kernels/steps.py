@@ -391,13 +391,14 @@ def local_step_kernel(
 @triton.jit
 def row_statistic_kernel(
     PQ, PK, COUNTS, SCALE, OUT,
-    N, M, per_temperature,
+    N, M, per_temperature, lift,
     NORMALIZATION: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr,
     RESIDENT: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """One number a row, ``OUT (batch, N)``, from one streaming pass.
 
-    ``softmax``: the offset that makes the row's largest numerator 1, −inf where the row is empty.
+    ``softmax``: the offset that makes the row's largest numerator 2^``lift``, −inf where the row is
+    empty.
     Otherwise the absolute row sum of the numerators. ``COUNTS (M)``: tokens behind each key.
     Programs: ``batch · ⌈N/BM⌉``.
     """
@@ -427,7 +428,7 @@ def row_statistic_kernel(
     if NORMALIZATION == "softmax":
         # log2 1e-12
         m_empty = b_max - per_temperature + tl.log2(b_sum) <= -39.863137138648355
-        b_sum = tl.where(m_empty, float("-inf"), -b_max)
+        b_sum = tl.where(m_empty, float("-inf"), lift - b_max)
     tl.store(OUT + i_b * N + o_m, b_sum, mask=o_m < N)
 
 

@@ -58,7 +58,7 @@ def random_walk(
     q, k = (x.reshape(-1, heads, tokens, head_dim) for x in (q, k))
     G = prior.reshape(-1, *prior.shape[-2:])
     if config.alpha == 0 or config.steps == 0:
-        return prior.clone()
+        return prior.clone(memory_format=torch.contiguous_format)
     if head_weights is not None:
         weights = head_weights.reshape(-1, heads).float().contiguous()
         scale = weights.amax(-1)
@@ -119,6 +119,11 @@ class _Walk:
     def cells(self) -> int:
         return self.packed_k.shape[1]
 
+    @property
+    def _cell(self) -> int:
+        """Tokens of a whole cell of the coarser grid."""
+        return self.config.global_stride**2
+
     def pooled(self, x: Tensor) -> Tensor:
         """``(B, N, C)`` summed over the cells of the coarser grid, ``(B, cells, C)``."""
         s = self.config.global_stride
@@ -136,13 +141,14 @@ class _Walk:
         totals = offsets = S = None
         floor = EMPTY_ROW
         if not local_only:
-            totals, offsets = self._statistics(route, stored_rows > 0 and stored_dtype in FP8)
+            totals, offsets = self._statistics(stored_rows > 0 and stored_dtype in FP8)
             if stored_rows:
                 S = self._numerators(stored_rows, stored_dtype, offsets)
             if route == "factorized" and totals is None:
                 # The sum is N less nearly N in a row without mass: what rounding leaves is no mass.
                 units = 16 if self.q.dtype == torch.float32 else 1
                 floor = units * torch.finfo(self.q.dtype).eps * self.tokens / 2
+            floor /= self._cell
         # float32 inputs need no second copy: Y itself is what the products read.
         apart = not local_only and self.q.dtype != torch.float32 and config.global_stride == 1
         Y, next_Y = (self._buffer(torch.float32) for _ in range(2))
@@ -176,7 +182,10 @@ class _Walk:
                 del out["OUT_V"]
                 self._launch("local_step", self.tokens, **common, **out)
             else:
-                values = V if apart else self.pooled(Y).to(self.q.dtype)
+                values = V if apart else Y
+                if config.global_stride > 1:
+                    # Means, which stay within 16 bits, and the column of ones with them.
+                    values = self.pooled(Y).div(self._cell).to(self.q.dtype)
                 common |= {
                     "TOTALS": totals,
                     "SCALE": self.scale,
@@ -237,7 +246,7 @@ class _Walk:
             **{f"stride_g{name}": self.G.stride(i) for i, name in enumerate("bnk")},
         )
 
-    def _statistics(self, route: str, fp8: bool) -> tuple[Tensor | None, Tensor | None]:
+    def _statistics(self, fp8: bool) -> tuple[Tensor | None, Tensor | None]:
         """Absolute row sums where they are not the sums, offsets where exponents need them."""
         config = self.config
         # Cosines of rounded vectors exceed 1 by less than the rounding.
@@ -246,14 +255,16 @@ class _Walk:
             config.normalization == "shift" and self.most > 1 + 1e-5
         )
         if signed:
-            return self._row_statistic(), None
+            return self._row_statistic() / self._cell, None
         if config.normalization == "softmax" and (
             fp8 or self.q.dtype == torch.float16 or (most - 1) / config.temperature > MAX_EXPONENT
         ):
-            return None, self._row_statistic()
+            # From 2¹⁴ down float16 keeps 2⁻³⁸ of a row's largest; float8 has a scale of its own.
+            lift = 14.0 if self.q.dtype == torch.float16 and not fp8 else 0.0
+            return None, self._row_statistic(lift)
         return None, None
 
-    def _row_statistic(self) -> Tensor:
+    def _row_statistic(self, lift: float = 0.0) -> Tensor:
         out = self.q.new_empty(self.batch, self.tokens, dtype=torch.float32)
         config = config_for("row_statistic", self.q, self.tokens, kept=self._channels)
         launch(
@@ -262,6 +273,7 @@ class _Walk:
             config,
             COUNTS=self.counts,
             OUT=out,
+            lift=lift,
             **self._packed,
         )
         return out

@@ -52,7 +52,7 @@ def test_a_wrong_kernel_is_not_timed(tmp_path, monkeypatch, capsys):
     mine, *others = session.rows
     assert mine.backend == "triton"
     assert mine.seconds is None
-    assert mine.note.startswith("WRONG: error above 0.002")
+    assert mine.note.startswith("WRONG: error 1.0e-01 above 0.002")
     assert all(row.seconds for row in others)
 
 

@@ -48,7 +48,11 @@ def free_memory(device: torch.device) -> int:
             return total - torch.cuda.memory_reserved(device)
         free, _ = torch.cuda.mem_get_info(device)
         # What the caching allocator holds without using it can be used again.
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        held = torch.cuda.memory_stats_as_nested_dict(device)
+        return free + sum(
+            sign * held.get(kind, {}).get("all", {}).get("current", 0)
+            for kind, sign in (("reserved_bytes", 1), ("allocated_bytes", -1))
+        )
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
     return min(psutil.virtual_memory().available, _cgroup_headroom())

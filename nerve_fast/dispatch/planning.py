@@ -5,6 +5,7 @@ import functools
 import logging
 import math
 import re
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -35,6 +36,10 @@ WAYS = (
 
 FREE_SHARE = 0.8
 """The part of the free memory that is planned with where no budget is named."""
+
+
+SMALL_WALK = 128 << 20
+"""Bytes that are taken without asking how many are free."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,11 +169,14 @@ def plan(
         dtype=dtype,
         weights_given=weights_given,
     )
-    if max_memory is None:
-        budget = _coarse(int(FREE_SHARE * free_memory(problem.device)))
-    else:
-        budget = parse_bytes(max_memory)
-    return _planned(problem, resolve(backend), route, budget, max_memory is not None, requires_grad)
+    request = (problem, resolve(backend), route, requires_grad)
+    if max_memory is not None:
+        return _planned(*request, parse_bytes(max_memory), named=True)
+    at_best = _planned(*request, sys.maxsize)
+    if at_best.peak_memory <= SMALL_WALK:
+        # Asking a GPU takes as long as such a walk.
+        return at_best
+    return _planned(*request, _coarse(int(FREE_SHARE * free_memory(problem.device))))
 
 
 def _coarse(size: int) -> int:
@@ -178,7 +186,12 @@ def _coarse(size: int) -> int:
 
 @functools.lru_cache(maxsize=256)
 def _planned(
-    problem: Problem, backend: str, route: str, budget: int, named: bool, requires_grad: bool
+    problem: Problem,
+    backend: str,
+    route: str,
+    requires_grad: bool,
+    budget: int,
+    named: bool = False,
 ) -> Plan:
     """The plan within ``budget`` bytes; ``named``: the caller has set it."""
     _check_request(problem, backend, route, requires_grad)
@@ -215,7 +228,8 @@ def _check_request(problem: Problem, backend: str, route: str, requires_grad: bo
     if route not in ROUTES:
         raise InputError(f"route is {route!r}; expected one of {', '.join(ROUTES)}")
     if backend != "auto":
-        CAN_RUN[backend](problem.device, problem.dtype, requires_grad, raise_error=True)
+        kind = (problem.device, problem.dtype, requires_grad, problem.config.radius)
+        CAN_RUN[backend](*kind, raise_error=True)
     if route == "factorized" and problem.config.normalization not in FACTORIZABLE:
         raise InputError(
             f"route 'factorized' is not exact with normalization {problem.config.normalization!r}; "
@@ -245,7 +259,8 @@ def _option(
     memory = peak_memory(problem, backend, route, stored)
     cannot = None
     if backend == "triton":
-        cannot = without_triton(problem.device, problem.dtype, requires_grad)
+        kind = (problem.device, problem.dtype, requires_grad, problem.config.radius)
+        cannot = without_triton(*kind)
         if cannot is None and backend not in (wanted_backend, *candidates(problem.device)):
             cannot = "interpreted here, not for speed"
     if wanted_backend not in ("auto", backend):

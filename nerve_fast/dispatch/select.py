@@ -2,6 +2,7 @@
 
 import contextlib
 import contextvars
+import functools
 import importlib
 import importlib.util
 import logging
@@ -66,25 +67,34 @@ def check_name(backend: str, where: str = "backend") -> None:
         raise InputError(f"{where} is {backend!r}; expected one of {', '.join(BACKEND_NAMES)}")
 
 
-def backend_for(backend: str, *inputs: Tensor | None) -> ModuleType:
+def backend_for(backend: str, *inputs: Tensor | None, radius: int = 1) -> ModuleType:
     """The module that carries out an operation on ``inputs`` for the argument ``backend``.
+
+    Args:
+        backend: as the caller gave it.
+        inputs: of the operation.
+        radius: of its window, if it has one.
 
     Raises:
         InputError: there is no such backend for them. An explicit choice never falls back.
     """
     device, dtype = inputs[0].device, inputs[0].dtype
-    return module_of(choose(backend, device, dtype, wants_grad(*inputs)), device)
+    return module_of(choose(backend, device, dtype, wants_grad(*inputs), radius), device)
 
 
 def choose(
-    backend: str, device: torch.device, dtype: torch.dtype, requires_grad: bool = False
+    backend: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    requires_grad: bool = False,
+    radius: int = 1,
 ) -> str:
     """The name of the backend for inputs of this kind; raises as :func:`backend_for` does."""
     name = resolve(backend)
     if name != "auto":
-        CAN_RUN[name](device, dtype, requires_grad, raise_error=True)
+        CAN_RUN[name](device, dtype, requires_grad, radius, raise_error=True)
         return name
-    able = (n for n in candidates(device) if CAN_RUN[n](device, dtype, requires_grad))
+    able = (n for n in candidates(device) if CAN_RUN[n](device, dtype, requires_grad, radius))
     return next(able)
 
 
@@ -106,24 +116,36 @@ def module_of(name: str, device: torch.device) -> ModuleType:
 
 
 def can_run_reference(
-    device: torch.device, dtype: torch.dtype, requires_grad: bool, raise_error: bool = False
+    device: torch.device,
+    dtype: torch.dtype,
+    requires_grad: bool,
+    radius: int = 1,
+    raise_error: bool = False,
 ) -> bool:
     """Plain PyTorch runs wherever torch does."""
     return True
 
 
 def can_run_blocked(
-    device: torch.device, dtype: torch.dtype, requires_grad: bool, raise_error: bool = False
+    device: torch.device,
+    dtype: torch.dtype,
+    requires_grad: bool,
+    radius: int = 1,
+    raise_error: bool = False,
 ) -> bool:
     """Plain PyTorch runs wherever torch does."""
     return True
 
 
 def can_run_triton(
-    device: torch.device, dtype: torch.dtype, requires_grad: bool, raise_error: bool = False
+    device: torch.device,
+    dtype: torch.dtype,
+    requires_grad: bool,
+    radius: int = 1,
+    raise_error: bool = False,
 ) -> bool:
     """Kernels run on CUDA and ROCm GPUs, forward, in up to 32 bits."""
-    reason = without_triton(device, dtype, requires_grad)
+    reason = without_triton(device, dtype, requires_grad, radius)
     if reason is None:
         return True
     reason = f"backend 'triton' {reason}; 'blocked' and 'reference' can: pass one, or 'auto'"
@@ -134,19 +156,22 @@ def can_run_triton(
 
 
 def without_triton(
-    device: torch.device, dtype: torch.dtype, requires_grad: bool = False
+    device: torch.device, dtype: torch.dtype, requires_grad: bool = False, radius: int = 1
 ) -> str | None:
     """Why the kernels cannot take such inputs, or ``None`` where they can."""
-    if importlib.util.find_spec("triton") is None:
-        return "needs the package triton, which is not installed"
-    from nerve_fast.kernels.launch import interpreted
+    reason = _without_triton_at_all()
+    if reason:
+        return reason
+    from nerve_fast.kernels import launch
 
     if requires_grad:
         return "has no gradients, and an input requires one"
     if dtype not in KERNEL_DTYPES:
         names = ", ".join(str(known).removeprefix("torch.") for known in KERNEL_DTYPES)
         return f"takes {names}, not {str(dtype).removeprefix('torch.')}"
-    if interpreted():
+    if radius > launch.MAX_RADIUS:
+        return f"takes a radius of at most {launch.MAX_RADIUS}, not {radius}"
+    if launch.interpreted():
         if dtype == torch.bfloat16:
             return "cannot take bfloat16 in Triton's interpreter, which multiplies its bits"
         return None
@@ -155,6 +180,18 @@ def without_triton(
     if not torch.version.hip and torch.cuda.get_device_capability(device) < (8, 0):
         major, minor = torch.cuda.get_device_capability(device)
         return f"needs a GPU of capability 8.0 or newer, not {major}.{minor}"
+    return launch.obstacle(device)
+
+
+@functools.cache
+def _without_triton_at_all() -> str | None:
+    if importlib.util.find_spec("triton") is None:
+        return "needs the package triton, which is not installed"
+    import triton
+
+    major, minor = map(int, triton.__version__.split(".")[:2])
+    if (major, minor) < (3, 6):
+        return f"needs triton 3.6 or newer, not {triton.__version__}"
     return None
 
 

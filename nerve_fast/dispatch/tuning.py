@@ -44,7 +44,9 @@ def tuning_file(device: torch.device) -> Path:
     """Where the measurements of ``device`` lie: one file a GPU model and version of Triton."""
     import triton
 
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    from nerve_fast.kernels.configs import device_name
+
+    name = device_name(device)
     name = re.sub(r"\W+", "-", f"{name} triton {triton.__version__}")
     return cache_folder() / "kernels" / f"{name}.json"
 
@@ -56,14 +58,14 @@ def load(device: torch.device) -> None:
 
     if os.environ.get(ENVIRONMENT) == "fixed":
         return
-    path = tuning_file(device)
     try:
+        path = tuning_file(device)
         known = json.loads(path.read_text())
         found = {key: _config(value) for key, value in known.items()}
     except FileNotFoundError:
         return
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        logger.warning("%s cannot be read (%s): run `nerve-fast tune` again", path, error)
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        logger.warning("tuned blocks cannot be read (%s): run `nerve-fast tune` again", error)
         return
     configs.tuned.update(found)
 
@@ -87,8 +89,12 @@ def tune(
     for key, (name, options) in asked.items():
         best = None
         for config in options if len(options) > 1 and key not in known else ():
-            with configs.forcing(name, config):
-                seconds = seconds_of(run)
+            try:
+                with configs.forcing(name, config):
+                    seconds = seconds_of(run)
+            except RuntimeError as error:
+                logger.warning("%s, %s: %s", key, config, error)
+                continue
             yield Timing(key, dataclasses.asdict(config), seconds)
             if best is None or seconds < best:
                 best = seconds
@@ -161,10 +167,16 @@ def _median(run: Callable[[], object]) -> float:
 def save(device: torch.device) -> Path:
     """Keep what is used now for the next process; returns where."""
     from nerve_fast.kernels import configs
+    from nerve_fast.kernels.configs import device_name
 
     path = tuning_file(device)
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = {key: dataclasses.asdict(config) for key, config in sorted(configs.tuned.items())}
+    mine = f"{device_name(device)}: "
+    known = {
+        key: dataclasses.asdict(config)
+        for key, config in sorted(configs.tuned.items())
+        if key.startswith(mine)
+    }
     with written_whole(path) as file:
         file.write_text(json.dumps(known, indent=1) + "\n")
     return path

@@ -85,7 +85,7 @@ def local_affinity(
     if library.compiled(q, k, head_weights):
         values = library.local_affinity(q, k, *grid, head_weights, radius, self_affinity, backend)
     else:
-        values = backend_for(backend, q, k, head_weights).local_affinity(
+        values = backend_for(backend, q, k, head_weights, radius=radius).local_affinity(
             q, k, grid, head_weights, radius, self_affinity
         )
     return LocalAffinity(values, grid, radius)

@@ -3,10 +3,11 @@ import logging
 
 import pytest
 import torch
+import triton
 
 import nerve_fast as nf
 from nerve_fast import blocked, dispatch, reference
-from nerve_fast.dispatch import backend_for, choose, use_backend
+from nerve_fast.dispatch import backend_for, choose, select, use_backend
 from nerve_fast.kernels import launch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -56,6 +57,7 @@ def capability(compiled, monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: version)
 
     set_capability(9, 0)
+    monkeypatch.setattr(launch, "obstacle", lambda device: None)
     return set_capability
 
 
@@ -100,9 +102,42 @@ def test_kernels_asked_for_by_name_are_never_replaced(capability, monkeypatch):
     monkeypatch.setattr(launch, "interpreted", lambda: True)
     with pytest.raises(nf.InputError, match="bfloat16 in Triton's interpreter"):
         choose("triton", CPU, torch.bfloat16)
+    with pytest.raises(nf.InputError, match="takes a radius of at most 4, not 5"):
+        choose("triton", CPU, torch.float32, False, 5)
+
+
+@pytest.fixture
+def looked_for(monkeypatch):
+    """Triton is looked for again, in this test alone."""
+    select._without_triton_at_all.cache_clear()
+    yield
+    select._without_triton_at_all.cache_clear()
+
+
+def test_no_triton_or_an_old_one(looked_for, capability, monkeypatch):
+    monkeypatch.setattr(triton, "__version__", "3.5.1")
+    with pytest.raises(nf.InputError, match="needs triton 3.6 or newer, not 3.5.1"):
+        choose("triton", CUDA, torch.float16)
+    select._without_triton_at_all.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(nf.InputError, match="needs the package triton, which is not installed"):
         choose("triton", CUDA, torch.float16)
+    assert choose("auto", CUDA, torch.float16) == "blocked"
+
+
+def test_a_machine_on_which_no_kernel_starts(capability, monkeypatch):
+    monkeypatch.setattr(launch, "obstacle", lambda device: "cannot start kernels here (no cc)")
+    with pytest.raises(nf.InputError, match=r"'triton' cannot start kernels here \(no cc\)"):
+        choose("triton", CUDA, torch.float16)
+    assert choose("auto", CUDA, torch.float16) == "blocked"
+
+
+def test_windows_wider_than_the_kernels_take(make_qk):
+    q, k = make_qk(1, 30, 4, dtype=torch.float32)
+    with pytest.raises(nf.InputError, match="takes a radius of at most 4, not 5"):
+        nf.local_affinity(q, k, (5, 6), radius=5, backend="triton")
+    with pytest.raises(nf.InputError, match="takes a radius of at most 4, not 9"):
+        nf.plan((1, 30, 4), 2, config=nf.NerveConfig(radius=9), backend="triton")
 
 
 def test_gradients_take_the_backend_that_has_them(make_qk, monkeypatch):
