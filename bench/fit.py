@@ -1,7 +1,8 @@
 """``python -m bench.fit``: fit the cost model of ``nerve_fast.dispatch`` to this machine.
 
 Times walks of all routes in turn, finds the seconds that a unit of each kind of work takes (least
-squares of the relative errors, none below 0), and writes ``nerve_fast/dispatch/rates.json``.
+squares of the relative errors, none below 0), and writes them to ``nerve_fast/dispatch/rates.json``
+as those of a CPU.
 """
 
 import argparse
@@ -61,13 +62,13 @@ def main() -> int:
     for case in tqdm(WALKS + REFERENCES, "walks", disable=None):
         if case in REFERENCES:
             tokens, labels, normalization = case
-            amount = work(problem(tokens, labels, normalization, torch.float32), "reference")
+            walk = problem(tokens, labels, normalization, torch.float32)
+            amount = work(walk, "reference", "dense")
             measured = measure(cases.reference_walk, *case)
         else:
             tokens, labels, normalization, route, dtype = case
-            amount = work(problem(tokens, labels, normalization, dtype), route, tokens)
-            if route != "dense":
-                amount = work(problem(tokens, labels, normalization, dtype), route)
+            walk = problem(tokens, labels, normalization, dtype)
+            amount = work(walk, "blocked", route, tokens if route == "dense" else 0)
             measured = measure(cases.blocked_walk, *case)
         names.append(case)
         amounts.append(amount.values())
@@ -82,18 +83,13 @@ def main() -> int:
     fields = [field.name for field in dataclasses.fields(Work)]
     for name, predicted, measured in zip(names, amounts @ rates, seconds, strict=True):
         print(f"{predicted / measured:5.2f} of the measured {measured:8.4f} s: {name}")
+    known = json.loads(RATES.read_text())
+    known["cpu"] = {
+        "source": f"fitted on {cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "seconds_per_unit": dict(zip(fields, rates.tolist(), strict=True)),
+    }
     with written_whole(RATES) as path:
-        path.write_text(
-            json.dumps(
-                {
-                    "measured_on": f"{cpu_name()}, {os.cpu_count()} cores, "
-                    f"torch {torch.__version__}",
-                    "seconds_per_unit": dict(zip(fields, rates.tolist(), strict=True)),
-                },
-                indent=2,
-            )
-            + "\n"
-        )
+        path.write_text(json.dumps(known, indent=2) + "\n")
     return 0
 
 

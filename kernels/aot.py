@@ -103,6 +103,8 @@ def launches(target: str, dtype: torch.dtype, quick: bool = False) -> list[Launc
         if not quick:
             for shape in SHAPES[1:]:
                 _operations(*shape, dtype, ("softmax", "l1"))
+            # Nothing divisible by anything: other loads, and sizes of 1 that become constants.
+            _operations(1, 7, 15, dtype, ("softmax", "shift"), grid=(1, 17))
             for name in configs.CANDIDATES:
                 for config in _all_candidates(name, target, dtype):
                     with configs.forcing(name, config):

@@ -376,6 +376,8 @@ def _add_tune(commands) -> None:
 
 def _tune(options) -> int:
     device, dtype = pick_device(options.device), DTYPES[options.dtype]
+    if device.type != "cuda":
+        raise InputError(f"device is {str(device)!r}; kernels are tuned on CUDA and ROCm GPUs")
     choose("triton", device, dtype)
     for tokens in options.tokens:
         shape = (options.heads, tokens, options.head_dim)

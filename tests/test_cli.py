@@ -263,6 +263,13 @@ def test_doctor_says_what_is_here(capsys):
         assert word in said
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is something to tune")
+def test_there_is_nothing_to_tune_on_a_cpu(capsys):
+    assert run("tune") == 2
+    said = "nerve-fast: device is 'cpu'; kernels are tuned on CUDA and ROCm GPUs\n"
+    assert capsys.readouterr().err == said
+
+
 def test_demo_prints_scores_and_draws_scenes(tmp_path, capsys):
     assert run("demo", "--scenes", 2, "-o", tmp_path / "demo") == 0
     said = capsys.readouterr().out
