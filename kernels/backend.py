@@ -3,12 +3,14 @@
 Mirrors :mod:`nerve_fast.reference` and takes what :mod:`nerve_fast.ops` has checked.
 """
 
+import math
+
 from torch import Tensor
 
 from nerve_fast.kernels import walk
 from nerve_fast.kernels.affinity import cosine_affinity, local_affinity
 from nerve_fast.kernels.entropy import head_entropy
-from nerve_fast.kernels.graphs import replayed
+from nerve_fast.kernels.graphs import is_capturing, replayed
 
 __all__ = ["cosine_affinity", "head_entropy", "local_affinity", "random_walk"]
 
@@ -27,7 +29,10 @@ def random_walk(
     """As :func:`nerve_fast.kernels.walk.random_walk`; where shapes repeat, from a CUDA graph."""
     # Known before the graph: within one nothing can be asked of the device.
     most = None
-    if head_weights is not None:
+    if head_weights is not None and is_capturing(q.device):
+        # Whatever they are: one more pass finds what each row's largest numerator is.
+        most = math.inf
+    elif head_weights is not None:
         most = float(head_weights.float().sum(-1).max())
         # Weights that sum to 1 do so up to rounding: that is no other walk.
         most = 1.0 if most <= 1 + 1e-5 else most

@@ -35,6 +35,11 @@ _refused: set[Hashable] = set()
 _lock = threading.Lock()
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether a graph is being recorded, by whomever: nothing can be asked of the device then."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def replayed(
     function: Callable[..., Tensor],
     settings: Hashable,
@@ -87,7 +92,7 @@ def _worth_recording(
 ) -> bool:
     return (
         device.type == "cuda"
-        and not torch.cuda.is_current_stream_capturing()
+        and not is_capturing(device)
         and workspace + sum(x.nbytes for x in tensors if x is not None) <= MAX_BYTES
     )
 

@@ -61,8 +61,10 @@ def check_head_weights(head_weights: Tensor, q: Tensor) -> None:
             f"{tuple(q.shape[:-2])}, one weight for each head of q"
         )
     check_same_device("head_weights", head_weights, q)
-    if torch.compiler.is_compiling():
-        # Values are checked when the compiled program runs.
+    if torch.compiler.is_compiling() or (
+        q.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    ):
+        # Values are checked when the compiled program runs; a graph that is recorded has none yet.
         return
     if not (torch.isfinite(head_weights).all() and (head_weights >= 0).all()):
         raise ValueError(

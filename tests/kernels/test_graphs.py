@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import nerve_fast as nf
+from nerve_fast.config import NORMALIZATIONS
 from nerve_fast.kernels import backend, graphs
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -142,12 +143,26 @@ def test_replays_are_equal_to_the_first_call(make_qk, make_prior, device, given)
 
 
 @needs_gpu
-def test_a_graph_of_the_callers_own(make_qk, make_prior, device):
+@pytest.mark.parametrize("given", [True, False])
+def test_a_graph_of_the_callers_own(make_qk, make_prior, device, given):
     q, k = (x.to(device) for x in make_qk(2, 143, 64, dtype=torch.float16))
     G = make_prior(143, 5, dtype=torch.float32).to(device)
-    expected = nf.random_walk(q, k, G, (11, 13))
+    w = torch.tensor([0.3, 0.7], device=device) if given else None
+    expected = nf.random_walk(q, k, G, (11, 13), head_weights=w)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out = nf.random_walk(q, k, G, (11, 13))
+        out = nf.random_walk(q, k, G, (11, 13), head_weights=w)
     graph.replay()
-    torch.testing.assert_close(out, expected)
+    torch.testing.assert_close(out, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_weights_that_cannot_be_looked_at(make_qk, make_prior, device, monkeypatch, normalization):
+    monkeypatch.setattr(backend, "is_capturing", lambda device: True)
+    q, k = make_qk(2, 35, 16, dtype=torch.float32)
+    G, w = make_prior(35, 3, dtype=torch.float32), make_prior(2, dtype=torch.float32)
+    config = nf.NerveConfig(normalization=normalization, steps=2)
+    given = (x.to(device) for x in (q, k, G))
+    out = backend.random_walk(*given, (5, 7), config, w.to(device), route="streaming")
+    expected = nf.random_walk(q, k, G, (5, 7), config, head_weights=w, backend="reference")
+    torch.testing.assert_close(out.cpu(), expected, rtol=1e-4, atol=1e-6)

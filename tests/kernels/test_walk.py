@@ -98,6 +98,14 @@ def test_weights_are_used_as_given(make_qk, make_prior, device, normalization, w
     check(device, q, k, G, (11, 13), config, weights, factor=max(weight, 1))
 
 
+@pytest.mark.parametrize("normalization", ["relu", "l1", "shift"])
+def test_weights_of_any_size_stay_within_16_bits(make_qk, make_prior, device, normalization):
+    q, k = related(*make_qk(2, 70, 24, dtype=torch.float16))
+    weights = torch.tensor([1e6, 3e6])
+    G = make_prior(70, 4, dtype=torch.float16)
+    check(device, q, k, G, (7, 10), settings(normalization), weights)
+
+
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_batches_views_and_priors_of_another_dtype(make_qk, make_prior, device, normalization):
     q, k = related(*make_qk(1, 2, 2, 70, 24, dtype=torch.float16))
