@@ -459,6 +459,8 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    if not machine.on_gpu:
+        print("interpreted on the CPU: the times below mean nothing")
     sizes = options.tokens or ([1024, 4096, MODEST, LARGE] if machine.on_gpu else [64])
     output = options.output or Path(__file__).parent / "results" / f"{machine.slug}.json"
     torch.manual_seed(0)

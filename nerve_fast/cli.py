@@ -21,6 +21,7 @@ from nerve_fast.dispatch import (
     choose,
     pick_device,
     plan,
+    resolve,
     tuning,
     without_triton,
 )
@@ -458,6 +459,10 @@ def _doctor(options) -> int:
     device = pick_device(None)
     print("  reference: ready\n  blocked: ready")
     print(f"  triton: {without_triton(device, torch.float16) or 'ready'}")
+    try:
+        resolve("auto")
+    except InputError as error:
+        print(f"  {error}")
     print("\nmodels")
     _report_models()
     return 0

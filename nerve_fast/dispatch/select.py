@@ -176,7 +176,7 @@ def without_triton(
             return "cannot take bfloat16 in Triton's interpreter, which multiplies its bits"
         return None
     if device.type != "cuda":
-        return f"runs on CUDA and ROCm GPUs, not on {device.type}"
+        return f"runs on CUDA and ROCm GPUs, not on {device.type} (TRITON_INTERPRET=1: for tests)"
     if not torch.version.hip and torch.cuda.get_device_capability(device) < (8, 0):
         major, minor = torch.cuda.get_device_capability(device)
         return f"needs a GPU of capability 8.0 or newer, not {major}.{minor}"

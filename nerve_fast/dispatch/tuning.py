@@ -56,8 +56,12 @@ def load(device: torch.device) -> None:
     """Make the kernels use what was measured on ``device``; once a process."""
     from nerve_fast.kernels import configs
 
-    if os.environ.get(ENVIRONMENT) == "fixed":
+    wish = os.environ.get(ENVIRONMENT, "")
+    if wish == "fixed":
         return
+    if wish:
+        logger.warning("%s is %r; expected 'fixed', or nothing", ENVIRONMENT, wish)
+    path = "tuned blocks"
     try:
         path = tuning_file(device)
         known = json.loads(path.read_text())
@@ -65,7 +69,8 @@ def load(device: torch.device) -> None:
     except FileNotFoundError:
         return
     except (OSError, RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
-        logger.warning("tuned blocks cannot be read (%s): run `nerve-fast tune` again", error)
+        logger.debug("%s: %r", path, error)
+        logger.warning("%s cannot be read, or is damaged: run `nerve-fast tune` again", path)
         return
     configs.tuned.update(found)
 

@@ -40,6 +40,14 @@ def test_the_dial_turns_there_too():
     assert all(chosen.backend == "triton" for chosen in plans)
 
 
+def test_members_of_a_batch_are_stored_side_by_side():
+    shape = (4, *SHAPE)
+    chosen = nf.plan(shape, 21, device="cuda", dtype=torch.bfloat16, max_memory="1GB")
+    assert (chosen.backend, chosen.route) == ("triton", "dense")
+    assert 0 < chosen.stored_rows < SHAPE[1]
+    assert chosen.peak_memory <= 1e9
+
+
 def test_a_large_walk_needs_little_on_the_streaming_route():
     large = nf.plan(
         (5, 65_536, 64),

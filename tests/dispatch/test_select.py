@@ -68,8 +68,8 @@ def test_the_reason_is_raised_when_asked_for_and_logged_when_not(caplog, compile
         backend_for("triton", X)
     assert caplog.messages == [str(raised.value)]
     assert str(raised.value) == (
-        "backend 'triton' runs on CUDA and ROCm GPUs, not on cpu; 'blocked' and 'reference' can: "
-        "pass one, or 'auto'"
+        "backend 'triton' runs on CUDA and ROCm GPUs, not on cpu (TRITON_INTERPRET=1: for tests); "
+        "'blocked' and 'reference' can: pass one, or 'auto'"
     )
 
 

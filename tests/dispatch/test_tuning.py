@@ -53,13 +53,19 @@ def test_the_fastest_is_used_and_kept(run, fastest):
     assert configs.config_for("cosine_affinity", x, 1000, **shape) == options[0]
 
 
-def test_fixed_configurations_on_request(run, monkeypatch):
+def test_fixed_configurations_on_request(run, monkeypatch, caplog):
     list(tuning.tune(run, slow_but(1)))
     tuning.save(CPU)
     configs.tuned.clear()
     monkeypatch.setenv("NERVE_FAST_TUNING", "fixed")
     tuning.load(CPU)
     assert not configs.tuned
+    tuning.load.cache_clear()
+    monkeypatch.setenv("NERVE_FAST_TUNING", "fixd")
+    with caplog.at_level(logging.WARNING, logger="nerve_fast"):
+        tuning.load(CPU)
+    assert configs.tuned
+    assert "NERVE_FAST_TUNING is 'fixd'; expected 'fixed', or nothing" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", '{"a": {"blocks": 1}}', '{"a": 1}'])
@@ -69,7 +75,7 @@ def test_a_damaged_file_is_a_warning(text, caplog):
     path.write_text(text)
     with caplog.at_level(logging.WARNING, logger="nerve_fast"):
         tuning.load(CPU)
-    assert "run `nerve-fast tune` again" in caplog.text
+    assert f"{path} cannot be read, or is damaged: run `nerve-fast tune` again" in caplog.text
     assert not configs.tuned
 
 
