@@ -115,25 +115,14 @@ def module_of(name: str, device: torch.device) -> ModuleType:
     return importlib.import_module(_MODULES[name])
 
 
-def can_run_reference(
+def can_run_pytorch(
     device: torch.device,
     dtype: torch.dtype,
     requires_grad: bool,
     radius: int = 1,
     raise_error: bool = False,
 ) -> bool:
-    """Plain PyTorch runs wherever torch does."""
-    return True
-
-
-def can_run_blocked(
-    device: torch.device,
-    dtype: torch.dtype,
-    requires_grad: bool,
-    radius: int = 1,
-    raise_error: bool = False,
-) -> bool:
-    """Plain PyTorch runs wherever torch does."""
+    """The reference and the blocked backend run wherever torch does."""
     return True
 
 
@@ -196,8 +185,8 @@ def _without_triton_at_all() -> str | None:
 
 
 CAN_RUN = {
-    "reference": can_run_reference,
-    "blocked": can_run_blocked,
+    "reference": can_run_pytorch,
+    "blocked": can_run_pytorch,
     "triton": can_run_triton,
 }
 """One check a backend, for automatic and for explicit choice alike."""
