@@ -148,6 +148,10 @@ def without_triton(
     device: torch.device, dtype: torch.dtype, requires_grad: bool = False, radius: int = 1
 ) -> str | None:
     """Why the kernels cannot take such inputs, or ``None`` where they can."""
+    elsewhere = f"runs on CUDA and ROCm GPUs, not on {device.type} (TRITON_INTERPRET=1: for tests)"
+    if device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
+        # Without Triton's import, which takes a second.
+        return elsewhere
     reason = _without_triton_at_all()
     if reason:
         return reason
@@ -165,7 +169,7 @@ def without_triton(
             return "cannot take bfloat16 in Triton's interpreter, which multiplies its bits"
         return None
     if device.type != "cuda":
-        return f"runs on CUDA and ROCm GPUs, not on {device.type} (TRITON_INTERPRET=1: for tests)"
+        return elsewhere
     if not torch.version.hip and torch.cuda.get_device_capability(device) < (8, 0):
         major, minor = torch.cuda.get_device_capability(device)
         return f"needs a GPU of capability 8.0 or newer, not {major}.{minor}"

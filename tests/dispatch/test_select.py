@@ -1,5 +1,8 @@
 import importlib.util
 import logging
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -157,3 +160,12 @@ def test_the_context_reaches_the_operations(make_qk, monkeypatch):
     with use_backend("reference"):
         nf.head_entropy(q, k)
     assert len(calls) == 1
+
+
+def test_on_a_cpu_triton_is_not_even_imported():
+    code = (
+        "import sys, torch, nerve_fast as nf; q = torch.randn(1, 4, 8); "
+        "nf.random_walk(q, q, torch.rand(4, 2), (2, 2)); sys.exit('triton' in sys.modules)"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
