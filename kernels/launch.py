@@ -102,7 +102,7 @@ def obstacle(device: torch.device) -> str | None:
     try:
         with torch.cuda.device(device):
             _trivial_kernel[(1,)](out)
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+    except (RuntimeError, OSError, subprocess.SubprocessError, triton.TritonError) as error:
         first_line = (str(error).splitlines() or [type(error).__name__])[0]
         return f"cannot start kernels here ({first_line})"
     return None

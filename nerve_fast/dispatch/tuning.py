@@ -87,6 +87,8 @@ def tune(
         seconds_of: times a function.
         known: keys that have been measured.
     """
+    import triton
+
     from nerve_fast.kernels import configs
 
     with configs.asking() as asked:
@@ -97,7 +99,8 @@ def tune(
             try:
                 with configs.forcing(name, config):
                     seconds = seconds_of(run)
-            except RuntimeError as error:
+            except (RuntimeError, triton.TritonError) as error:
+                # Such as one that takes more of the device than was reckoned with.
                 logger.warning("%s, %s: %s", key, config, error)
                 continue
             yield Timing(key, dataclasses.asdict(config), seconds)

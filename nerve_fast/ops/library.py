@@ -10,12 +10,12 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from nerve_fast.dispatch import wants_grad
+
 
 def compiled(*inputs: Tensor | None) -> bool:
     """Whether an operator should stand for the call: the compiler traces, and wants no gradient."""
-    return torch.compiler.is_compiling() and not (
-        torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    )
+    return torch.compiler.is_compiling() and not wants_grad(*inputs)
 
 
 # Annotations as the schema's parser knows them.

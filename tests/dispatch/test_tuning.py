@@ -5,6 +5,7 @@ import logging
 
 import pytest
 import torch
+from triton.runtime.errors import OutOfResources
 
 from nerve_fast.dispatch import tuning
 from nerve_fast.kernels import affinity, configs
@@ -51,6 +52,21 @@ def test_the_fastest_is_used_and_kept(run, fastest):
     shape = {"loaded": 32, "aligned": True}
     assert configs.config_for("cosine_affinity", x, 100, **shape) == best
     assert configs.config_for("cosine_affinity", x, 1000, **shape) == options[0]
+
+
+def test_a_configuration_that_does_not_fit_is_left_out(run, caplog):
+    turn = itertools.count()
+
+    def clock(function):
+        if next(turn) == 0:
+            raise OutOfResources(300_000, 232_448, "shared memory")
+        return 1.0
+
+    options = configs.CANDIDATES["cosine_affinity"]["16"]
+    with caplog.at_level(logging.WARNING, logger="nerve_fast"):
+        assert len(list(tuning.tune(run, clock))) == len(options) - 1
+    assert list(configs.tuned.values()) == [options[1]]
+    assert "shared memory" in caplog.text
 
 
 def test_fixed_configurations_on_request(run, monkeypatch, caplog):

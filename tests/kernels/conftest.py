@@ -8,7 +8,7 @@ import torch
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from bench.session import poisoned
+    from bench.session import BOUNDS, poisoned
     from nerve_fast.kernels import configs, launch, walk
     from nerve_fast.kernels.launch import Config
 
@@ -59,7 +59,6 @@ DTYPES = [torch.float32, torch.float16]
 if torch.cuda.is_available():
     # The interpreter multiplies the bits of bfloat16.
     DTYPES.append(torch.bfloat16)
-BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 
 
 def pytest_generate_tests(metafunc):
