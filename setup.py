@@ -15,6 +15,7 @@ setup(
     packages=[
         "nerve_fast",
         "nerve_fast.backbones",
+        "nerve_fast.bench",
         "nerve_fast.blocked",
         "nerve_fast.dispatch",
         "nerve_fast.evaluation",
@@ -24,7 +25,7 @@ setup(
         "nerve_fast.reference",
         "nerve_fast.tiny",
     ],
-    package_dir={"nerve_fast.kernels": "kernels"},
+    package_dir={"nerve_fast.bench": "bench", "nerve_fast.kernels": "kernels"},
     package_data={
         "nerve_fast.dispatch": ["rates.json"],
         "nerve_fast.tiny": ["models/*", "models/*/*", "models/*/*/*"],
@@ -43,15 +44,25 @@ setup(
     ],
     extras_require={
         "test": [
+            "matplotlib",
             "pytest",
             "pytest-benchmark",
             "ruff",
             "scikit-image",
+            "scipy",
+            "torch_geometric",
             # torch for a GPU brings the Triton it was built with; one for the CPU has none, and
             # the kernels are interpreted and compiled for testing.
             "triton>=3.6; platform_system == 'Linux'",
         ],
-        "bench": ["pytest-benchmark", "scipy"],
+        # The suite, its report, and those of its opponents that PyTorch does not bring.
+        "bench": [
+            "matplotlib",
+            "pytest-benchmark",
+            "scikit-image",
+            "scipy",
+            "torch_geometric",
+        ],
     },
     entry_points={"console_scripts": ["nerve-fast = nerve_fast.cli:main"]},
 )

@@ -6,18 +6,20 @@ from pathlib import Path
 
 
 def _use_checkout() -> None:
-    """Let ``nerve_fast.kernels`` be found in a checkout that nobody has installed.
+    """Let ``nerve_fast.bench`` and ``.kernels`` be found in a checkout that nobody has installed.
 
-    ``setup.py`` gives the folder ``kernels`` that name; a lent machine may have no pip at all.
+    ``setup.py`` gives the folders these names; a lent machine may have no pip at all.
     """
-    folder = Path(__file__).parents[1] / "kernels"
-    if importlib.util.find_spec("nerve_fast.kernels") is None:
-        spec = importlib.util.spec_from_file_location(
-            "nerve_fast.kernels", folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["nerve_fast.kernels"] = module
-        spec.loader.exec_module(module)
+    for name in ("bench", "kernels"):
+        folder, whole = Path(__file__).parents[1] / name, f"nerve_fast.{name}"
+        if importlib.util.find_spec(whole) is None:
+            spec = importlib.util.spec_from_file_location(
+                whole, folder / "__init__.py", submodule_search_locations=[str(folder)]
+            )
+            module = importlib.util.module_from_spec(spec)
+            sys.modules[whole] = module
+            spec.loader.exec_module(module)
 
 
-_use_checkout()
+if __name__ == "bench":
+    _use_checkout()

@@ -1,79 +1,68 @@
-"""``python -m bench.fit``: fit the cost model of ``nerve_fast.dispatch`` to this machine.
+"""``python -m bench.fit RESULTS.json``: fit the cost model of ``nerve_fast.dispatch`` to a run.
 
-Times walks of all routes in turn, finds the seconds that a unit of each kind of work takes (least
-squares of the relative errors, none below 0), and writes them to ``nerve_fast/dispatch/rates.json``
-as those of a CPU.
+From the walks that ``nerve-fast bench`` timed on a CPU it finds the seconds that a unit of each
+kind of work takes (least squares of the relative errors, none below 0), prints how far each walk is
+from what they predict, and writes them to ``nerve_fast/dispatch/rates.json`` as those of a CPU.
 """
 
 import argparse
 import dataclasses
 import json
-import os
-import platform
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from scipy.optimize import nnls
-from tqdm import tqdm
 
-from bench import cases
-from bench.isolated import measure
-from nerve_fast import NerveConfig
+from nerve_fast.bench.case import Setting
+from nerve_fast.bench.measure import Row
+from nerve_fast.bench.results import in_words, load, rows_of
 from nerve_fast.dispatch.costs import Problem, Work, work
+from nerve_fast.errors import InputError
 from nerve_fast.files import written_whole
 
 RATES = Path(__file__).parents[1] / "nerve_fast" / "dispatch" / "rates.json"
-BF16 = torch.bfloat16
-
-WALKS = [
-    (tokens, labels, normalization, route, dtype)
-    for tokens, labels in ((1024, 21), (4096, 21), (4096, 100), (9216, 21))
-    for normalization, route in (
-        ("softmax", "dense"),
-        ("softmax", "streaming"),
-        ("relu", "dense"),
-        ("l1", "factorized"),
-        ("shift", "factorized"),
-    )
-    for dtype in (torch.float32, BF16)
-    if not (route == "streaming" and tokens > 4096)
-] + [(65_536, 21, "shift", "factorized", torch.float32)]
-REFERENCES = [(1024, 21, "softmax"), (4096, 21, "softmax"), (4096, 21, "relu")]
+BACKENDS = ("blocked", "reference")
 
 
-def problem(tokens, labels, normalization, dtype, weights_given=True) -> Problem:
-    return Problem(
+def work_of(row: Row) -> Work:
+    """What the walk of a row had to do."""
+    setting = Setting(**row.setting)
+    problem = Problem(
         batch=1,
-        heads=cases.HEADS,
-        tokens=tokens,
-        head_dim=cases.HEAD_DIM,
-        labels=labels,
-        config=NerveConfig(normalization=normalization),
-        device=torch.device("cpu"),
-        dtype=dtype,
-        weights_given=weights_given,
+        heads=setting.heads,
+        tokens=setting.tokens,
+        head_dim=setting.head_dim,
+        labels=setting.labels,
+        config=setting.config(),
+        device=torch.device(setting.device),
+        dtype=setting.torch_dtype,
+        weights_given=True,
     )
+    backend, _, route = row.contender.partition(" ")
+    stored = setting.tokens if route == "dense" else 0
+    return work(problem, backend, route or "dense", stored)
 
 
 def main() -> int:
-    argparse.ArgumentParser(prog="python -m bench.fit", description=__doc__).parse_args()
-    names, amounts, seconds = [], [], []
-    for case in tqdm(WALKS + REFERENCES, "walks", disable=None):
-        if case in REFERENCES:
-            tokens, labels, normalization = case
-            walk = problem(tokens, labels, normalization, torch.float32)
-            amount = work(walk, "reference", "dense")
-            measured = measure(cases.reference_walk, *case)
-        else:
-            tokens, labels, normalization, route, dtype = case
-            walk = problem(tokens, labels, normalization, dtype)
-            amount = work(walk, "blocked", route, tokens if route == "dense" else 0)
-            measured = measure(cases.blocked_walk, *case)
-        names.append(case)
-        amounts.append(amount.values())
-        seconds.append(measured.seconds)
-    amounts, seconds = np.array(amounts), np.array(seconds)
+    parser = argparse.ArgumentParser(prog="python -m bench.fit", description=__doc__)
+    parser.add_argument("results", type=Path, metavar="RESULTS.json")
+    path = parser.parse_args().results
+    try:
+        document = load(path)
+        rows = [
+            row
+            for row in rows_of(document)
+            if row.operation == "walk" and row.seconds and row.contender.split()[0] in BACKENDS
+        ]
+        if document["machine"]["kind"] != "cpu" or not rows:
+            raise InputError(f"{path}: holds no walks of a CPU")
+    except InputError as error:
+        print(f"bench.fit: {error}", file=sys.stderr)
+        return 2
+    amounts = np.array([work_of(row).values() for row in rows])
+    seconds = np.array([row.seconds for row in rows])
     relative = amounts / seconds[:, None]
     # Units differ by twelve orders of magnitude: scaled columns keep the solver exact.
     scale = relative.max(0)
@@ -81,24 +70,20 @@ def main() -> int:
     solution, _ = nnls(relative / scale, np.ones(len(seconds)))
     rates = solution / scale
     fields = [field.name for field in dataclasses.fields(Work)]
-    for name, predicted, measured in zip(names, amounts @ rates, seconds, strict=True):
-        print(f"{predicted / measured:5.2f} of the measured {measured:8.4f} s: {name}")
-    known = json.loads(RATES.read_text())
+    for row, predicted in zip(rows, amounts @ rates, strict=True):
+        print(
+            f"{predicted / row.seconds:5.2f} of the measured {row.seconds:8.4f} s: "
+            f"{row.contender}, {in_words(row.setting)}"
+        )
+    known, machine = json.loads(RATES.read_text()), document["machine"]
     known["cpu"] = {
-        "source": f"fitted on {cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "source": f"fitted on {machine['device']}, {machine['cores']} cores, torch "
+        f"{machine['torch']}",
         "seconds_per_unit": dict(zip(fields, rates.tolist(), strict=True)),
     }
     with written_whole(RATES) as path:
         path.write_text(json.dumps(known, indent=2) + "\n")
     return 0
-
-
-def cpu_name() -> str:
-    """The processor's name, where the system tells it."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
 
 
 if __name__ == "__main__":

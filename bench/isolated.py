@@ -1,82 +1,50 @@
-"""One measurement in a process of its own: its time, and its peak memory beyond the inputs."""
+"""A function in a process of its own: its peak memory is its own, and nobody dies with it."""
 
-import dataclasses
 import multiprocessing
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-WARM_TOKENS = 1024
 
-
-@dataclasses.dataclass(frozen=True)
-class Measurement:
-    """Median seconds of the runs, peak resident bytes beyond the inputs, and those of all."""
-
-    seconds: float
-    peak_memory: int
-    resident: int
-
-
-def measure(
-    make: Callable[..., Callable[[], object]], tokens: int, *arguments, runs: int = 3
-) -> Measurement:
-    """Time ``make(tokens, *arguments)()`` in a fresh process: inputs are made outside the time.
-
-    The same on few tokens goes first, so that the libraries' own set-up and code are there.
+def isolated(function: Callable, *arguments):
+    """``function(*arguments)`` in a fresh process, with as many threads as here.
 
     Args:
-        make: a module's function that makes the inputs and returns what is to be timed.
-        tokens: the size of the problem.
-        runs: timed runs, after one that is not counted; a single run is counted itself.
+        function: of a module, as its name is what travels.
+
+    Raises:
+        RuntimeError: it raised; the message says what.
+        MemoryError: its process was killed.
     """
-    arguments = (tokens, *arguments)
-    context = multiprocessing.get_context("spawn")
+    # Forked from one that has imported everything and used nothing: fresh, and there at once.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nerve_fast.bench.suite"])
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, make, arguments, runs))
+    process = context.Process(
+        target=_answer, args=(sender, torch.get_num_threads(), function, arguments)
+    )
     process.start()
     sender.close()
     try:
-        return receiver.recv()
+        answer, failed = receiver.recv()
     except EOFError:
-        raise RuntimeError(
-            f"{make.__name__}{arguments} died, most likely for want of memory"
-        ) from None
+        raise MemoryError("its process was killed, most likely for want of memory") from None
     finally:
         process.join()
+    if failed:
+        raise RuntimeError(answer)
+    return answer
 
 
-def _child(sender, make, arguments, runs):
-    torch.manual_seed(0)
-    with torch.inference_mode():
-        make(WARM_TOKENS, *arguments[1:])()
-        run = make(*arguments)
-        before = reset_peak()
-        seconds = []
-        for _ in range(runs + (runs > 1)):
-            start = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - start)
-        seconds = seconds[1:] if runs > 1 else seconds
-        sender.send(Measurement(statistics.median(seconds), peak() - before, peak()))
+def in_a_line(error: BaseException) -> str:
+    """The first line of what an error says, with its name."""
+    said = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {said[:200]}"
 
 
-def reset_peak() -> int:
-    """Forget the peak resident memory so far; returns what is resident now, in bytes (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def peak() -> int:
-    """Peak resident memory since :func:`reset_peak`, in bytes."""
-    return _status("VmHWM")
-
-
-def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return 1024 * int(line.split()[1])
-    raise RuntimeError(f"/proc/self/status has no {key}")
+def _answer(sender, threads: int, function: Callable, arguments: tuple) -> None:
+    torch.set_num_threads(threads)
+    try:
+        sender.send((function(*arguments), False))
+    except Exception as error:  # told to who asked
+        sender.send((in_a_line(error), True))

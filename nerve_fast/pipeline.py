@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
+from torch.profiler import record_function
 
 from nerve_fast import visualize
 from nerve_fast.backbones.clip import DEFAULT_CLIP, CLIPBackbone
@@ -84,7 +85,8 @@ class SegmentationOutput:
 class NervePipeline:
     """Training-free open-vocabulary segmentation (NERVE, WACV 2026).
 
-    Made by :meth:`from_pretrained`, or from two backbones on one device.
+    Made by :meth:`from_pretrained`, or from two backbones on one device. In traces of
+    ``torch.profiler`` its steps are named ``nerve_fast: …``.
 
     Args:
         clip: says what each patch looks like.
@@ -238,7 +240,8 @@ class NervePipeline:
             generator = torch.Generator().manual_seed(0)
 
         # 1. What each patch looks like: (K, h', w') on CLIP's grid.
-        probabilities = label_probabilities(self.clip, image, classes, self.prior)
+        with record_function("nerve_fast: CLIP"):
+            probabilities = label_probabilities(self.clip, image, classes, self.prior)
 
         self._check_finite(probabilities, "CLIP")
 
@@ -261,8 +264,9 @@ class NervePipeline:
         # 4. The walk: P (N, K), its heads weighted once for all step counts.
         weights = None
         if config.sharpness > 0:
-            entropy = head_entropy(q, k, backend=self.backend)
-            weights = entropy_weights(entropy, config.sharpness)
+            with record_function("nerve_fast: entropy"):
+                entropy = head_entropy(q, k, backend=self.backend)
+                weights = entropy_weights(entropy, config.sharpness)
 
         def walk(steps):
             walked = random_walk(
@@ -276,14 +280,17 @@ class NervePipeline:
             )
             return as_maps(as_distribution(walked), grid)
 
-        final = walk(config.steps)
+        with record_function("nerve_fast: walk"):
+            final = walk(config.steps)
         steps = {count: walk(count).cpu() for count in return_steps}
 
         # 5. Pixels: (K, H, W), and the likeliest label of each.
         width, height = image.size if match_input_resolution else size
-        probabilities = to_pixels(final, (height, width)).cpu()
+        with record_function("nerve_fast: resampling"):
+            probabilities = to_pixels(final, (height, width)).cpu()
+            label_map = probabilities.argmax(0)
         return SegmentationOutput(
-            label_map=probabilities.argmax(0),
+            label_map=label_map,
             probabilities=probabilities,
             labels=tuple(labels),
             image=image,

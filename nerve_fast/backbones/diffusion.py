@@ -9,6 +9,7 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
+from torch.profiler import record_function
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from nerve_fast.backbones.loading import complete, load
@@ -154,9 +155,10 @@ class DiffusionBackbone:
         """
         # 1. Latents (1, 4, h, w).
         pixels = to_tensor(image.resize(size, Image.Resampling.BICUBIC))[None] * 2 - 1
-        latent_distribution = self.vae.encode(
-            pixels.to(self.vae.device, self.vae.dtype)
-        ).latent_dist
+        with record_function("nerve_fast: VAE"):
+            latent_distribution = self.vae.encode(
+                pixels.to(self.vae.device, self.vae.dtype)
+            ).latent_dist
         latents = latent_distribution.mean * self.vae.config.scaling_factor
 
         # 2. Noise at the timestep.
@@ -164,7 +166,8 @@ class DiffusionBackbone:
         noisy = self.signal * latents.float() + self.noise * noise.to(latents.device)
 
         # 3. The UNet, as far as the last of the layers.
-        projections = self._capture_projections(noisy.to(latents.dtype))
+        with record_function("nerve_fast: UNet"):
+            projections = self._capture_projections(noisy.to(latents.dtype))
 
         # 4. Heads: (1, N, H·D) to (H, N, D), layers joined along H.
         q, k = (

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from nerve_fast.blocked.precision import product_dtype
 from nerve_fast.blocked.tiles import spans
 from nerve_fast.reference.affinity import NORM_FLOOR
 from nerve_fast.reference.precision import upcast
@@ -14,19 +15,17 @@ STRIPE_BYTES = 1 << 20
 
 def pack(q: Tensor, k: Tensor, head_weights: Tensor) -> tuple[Tensor, Tensor]:
     """``Q̃ = concat_h(w_h q̂_h)`` and ``K̃ = concat_h(k̂_h)``, each ``(…, N, H·D)``."""
-    return _pack(upcast(q), head_weights), _pack(upcast(k), torch.ones_like(head_weights))
+    return _pack(q, head_weights), _pack(k, torch.ones_like(head_weights))
 
 
 def _pack(x: Tensor, head_weights: Tensor) -> Tensor:
-    *batch, heads, tokens, channels = x.shape
-    packed = x.new_empty(*batch, tokens, heads * channels)
-    # Head by head: a temporary of one head's size is all it takes beyond the result.
-    for head in range(heads):
-        vectors = x[..., head, :, :]
-        norm = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)
-        scale = head_weights[..., head, None, None].to(x.dtype) / norm
-        packed[..., head * channels : (head + 1) * channels] = vectors * scale
-    return packed
+    dtype = upcast(x.new_empty(0)).dtype
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).clamp(min=NORM_FLOOR)
+    scale = head_weights[..., None, None].to(dtype) / norm
+    # Reordered and widened in one pass: memory that is new costs more than arithmetic here.
+    heads_last = x.transpose(-3, -2)
+    packed = torch.empty(heads_last.shape, dtype=dtype, device=x.device).copy_(heads_last)
+    return packed.mul_(scale.transpose(-3, -2)).flatten(-2)
 
 
 def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None = None) -> Tensor:
@@ -35,7 +34,8 @@ def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None = None) ->
         # One head each: the packing normalises and changes nothing else.
         q, k = q[..., None, :, :], k[..., None, :, :]
         head_weights = q.new_ones(q.shape[:-2])
-    packed_q, packed_k = pack(q, k, head_weights)
+    dtype = product_dtype(q.dtype, q.device)
+    packed_q, packed_k = (packed.to(dtype) for packed in pack(q, k, head_weights))
     return packed_q @ packed_k.mT
 
 

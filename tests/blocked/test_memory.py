@@ -5,15 +5,26 @@ import sys
 import pytest
 import torch
 
-from bench.cases import grid_of
-from bench.isolated import measure
 from nerve_fast import NerveConfig, blocked, plan
+from nerve_fast.bench.case import grid_of
+from nerve_fast.bench.isolated import isolated
+from nerve_fast.bench.measure import Memory
 
 TOKENS = 32_768
 DENSE_BYTES = 4 * TOKENS**2
 HEADS, HEAD_DIM, LABELS = 2, 8, 4
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
+
+def peak_of(make, *arguments):
+    """Peak resident bytes of ``make(tokens, …)()`` beyond its inputs, the same run small first."""
+    with torch.inference_mode():
+        make(1024, *arguments)()
+        run = make(TOKENS, *arguments)
+        memory = Memory("cpu")
+        run()
+        return memory.peak()[0]
 
 
 def make_walk(tokens, normalization, route):
@@ -45,7 +56,7 @@ def make_local(tokens):
     ],
 )
 def test_walks_stay_small_and_within_their_plan(normalization, route):
-    peak = measure(make_walk, TOKENS, normalization, route, runs=1).peak_memory
+    peak = isolated(peak_of, make_walk, normalization, route)
     planned = plan(
         (HEADS, TOKENS, HEAD_DIM),
         LABELS,
@@ -59,4 +70,4 @@ def test_walks_stay_small_and_within_their_plan(normalization, route):
 
 @pytest.mark.parametrize("make", [make_entropy, make_local])
 def test_entropy_and_local_affinity_stay_small(make):
-    assert measure(make, TOKENS, runs=1).peak_memory < 0.02 * DENSE_BYTES
+    assert isolated(peak_of, make) < 0.02 * DENSE_BYTES

@@ -8,7 +8,8 @@ import torch
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from bench.session import BOUNDS, poisoned
+    from nerve_fast.bench.case import BOUNDS
+    from nerve_fast.bench.machine import poisoned
     from nerve_fast.kernels import configs, launch, walk
     from nerve_fast.kernels.launch import Config
 
@@ -69,4 +70,4 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture
 def bound(dtype):
     """What the relative error in the dtype may be."""
-    return BOUNDS[dtype]
+    return BOUNDS[str(dtype).removeprefix("torch.")]

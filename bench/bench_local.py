@@ -1,0 +1,392 @@
+"""The neighbourhood: its affinity, one step of softmax over it, steps on a given graph."""
+
+import functools
+import warnings
+
+import torch
+from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+from torch.nn.functional import unfold
+
+import nerve_fast as nf
+from nerve_fast import blocked, reference
+from nerve_fast.bench import floors
+from nerve_fast.bench.case import (
+    Case,
+    Contender,
+    Operation,
+    Setting,
+    cases,
+    compiled,
+    graph_inputs,
+    kernels_run,
+)
+from nerve_fast.reference.walk import series_sum
+
+TEMPERATURE = 0.05
+ALPHA = 0.9
+
+
+def affinity_floor(setting: Setting) -> list[floors.Floor]:
+    return [floors.local_affinity(setting.tokens, setting.channels, setting.torch_dtype.itemsize)]
+
+
+def step_floor(setting: Setting) -> list[floors.Floor]:
+    return [affinity_floor(setting)[0] + floors.local_step(setting.tokens, setting.labels)]
+
+
+def series_floor(setting: Setting) -> list[floors.Floor]:
+    return [floors.local_step(setting.tokens, setting.labels) * setting.steps]
+
+
+def walk_floor(setting: Setting) -> list[floors.Floor]:
+    return [affinity_floor(setting)[0] + series_floor(setting)[0]]
+
+
+def neighbours(x, grid):
+    """``(N, C)`` to ``(N, C, 9)`` by :func:`torch.nn.functional.unfold`."""
+    maps = x.T.unflatten(1, grid)[None]
+    return unfold(maps, 3, padding=1)[0].unflatten(0, (-1, 9)).permute(2, 0, 1)
+
+
+# Local affinity: q, k (H, N, D) to (N, 9).
+
+
+def true_affinity(setting, q, k, prior, weights):
+    q, k, weights = q.double(), k.double(), weights.double()
+    return blocked.local_affinity(q, k, setting.grid, weights, 1, 1.0)
+
+
+def our_affinity(setting, q, k, prior, weights, *, backend):
+    return lambda: (
+        nf.local_affinity(q, k, setting.grid, head_weights=weights, backend=backend).values
+    )
+
+
+def compiled_affinity(setting, q, k, prior, weights):
+    grid = setting.grid
+    run = compiled(lambda q, k, w: blocked.local_affinity(q, k, grid, w, 1, 1.0))
+    return lambda: run(q, k, weights)
+
+
+def dense_affinity(setting, q, k, prior, weights):
+    return lambda: reference.local_affinity(q, k, setting.grid, weights, 1, 1.0)
+
+
+def unfolded(packed_q, packed_k, grid):
+    affinity = (packed_q[:, :, None] * neighbours(packed_k, grid)).sum(1)
+    affinity[:, 4] = 1.0
+    return affinity
+
+
+def unfold_affinity(setting, q, k, prior, weights):
+    return lambda: unfolded(*blocked.affinity.pack(q, k, weights), setting.grid)
+
+
+# One step of softmax over the window: q, k and Y to S_local Y.
+
+
+def transition(affinity, grid):
+    return blocked.stencil.transition(affinity, grid, 1, "softmax", TEMPERATURE)
+
+
+def true_step(setting, q, k, prior, weights):
+    affinity = true_affinity(setting, q, k, prior, weights)
+    S = transition(affinity, setting.grid)
+    return blocked.stencil.matmul(S, setting.grid, 1, prior.double())
+
+
+def our_step(setting, q, k, prior, weights, *, backend):
+    def run():
+        local = nf.local_affinity(q, k, setting.grid, head_weights=weights, backend=backend)
+        return local.normalized("softmax", TEMPERATURE).matmul(prior)
+
+    return run
+
+
+def unfold_step(setting, q, k, prior, weights):
+    def run():
+        affinity = unfolded(*blocked.affinity.pack(q, k, weights), setting.grid)
+        S = transition(affinity, setting.grid)
+        return (neighbours(prior, setting.grid) * S[:, None, :]).sum(-1)
+
+    return run
+
+
+def flex_step(setting, q, k, prior, weights):
+    """The window as a block mask, made outside the time; the diagonal by a change of score."""
+    width = setting.grid[1]
+
+    def near(b, h, i, j):
+        rows = (i // width - j // width).abs() <= 1
+        return rows & ((i % width - j % width).abs() <= 1)
+
+    def score(s, b, h, i, j):
+        return torch.where(i == j, torch.zeros_like(s), s - 1 / TEMPERATURE)
+
+    mask = create_block_mask(near, None, None, setting.tokens, setting.tokens, setting.device)
+    attend = compiled(flex_attention)
+    dtype = setting.torch_dtype
+
+    def run():
+        packed_q, packed_k = (x.to(dtype)[None, None] for x in blocked.affinity.pack(q, k, weights))
+        values = prior.to(dtype)[None, None]
+        return attend(
+            packed_q, packed_k, values, score_mod=score, block_mask=mask, scale=1 / TEMPERATURE
+        )[0, 0]
+
+    return run
+
+
+def natten_step(setting, q, k, prior, weights):
+    from natten import na2d
+
+    dtype, grid = setting.torch_dtype, setting.grid
+
+    def run():
+        packed = (x.to(dtype) for x in blocked.affinity.pack(q, k, weights))
+        maps = (x.unflatten(0, grid)[None, :, :, None] for x in (*packed, prior.to(dtype)))
+        return na2d(*maps, kernel_size=3, scale=1 / TEMPERATURE)[0, :, :, 0].flatten(0, 1)
+
+    return run
+
+
+def true_natten(setting, q, k, prior, weights):
+    """Its own definition: windows are moved inward at the border, a token weighs as its cosine."""
+    packed_q, packed_k = blocked.affinity.pack(q.double(), k.double(), weights.double())
+    height, width = setting.grid
+    token = torch.arange(setting.tokens, device=q.device)
+    y, x = token // width, token % width
+    y, x = y.clamp(1, height - 2), x.clamp(1, width - 2)
+    step = torch.arange(-1, 2, device=q.device)
+    rows = (y[:, None] + step.repeat_interleave(3)) * width
+    j = rows + x[:, None] + step.repeat(3)
+    scores = (packed_q[:, None] * packed_k[j]).sum(-1) / TEMPERATURE
+    return (scores.softmax(-1)[..., None] * prior.double()[j]).sum(1)
+
+
+# Steps on a given graph: S_local as (N, 9) weights, and the prior.
+
+
+def series_inputs(setting, seed):
+    q, k, prior, weights = graph_inputs(setting, seed)
+    affinity = blocked.local_affinity(q.float(), k.float(), setting.grid, weights, 1, 1.0)
+    S = nf.LocalAffinity(transition(affinity, setting.grid), setting.grid, 1)
+    return S, prior
+
+
+def horner(step, prior, steps):
+    """``P_L``, ``step(Y)`` being ``S Y``."""
+    Y = prior
+    for _ in range(steps):
+        Y = prior + ALPHA * step(Y)
+    return Y / series_sum(ALPHA, steps)
+
+
+def true_series(setting, S, prior):
+    weights = S.values.double()
+
+    def step(Y):
+        return blocked.stencil.matmul(weights, setting.grid, 1, Y)
+
+    return horner(step, prior.double(), setting.steps)
+
+
+def our_series(setting, S, prior):
+    return lambda: horner(S.matmul, prior, setting.steps)
+
+
+def csr(S):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
+        return S.to_sparse_csr()
+
+
+def csr_series(setting, S, prior):
+    matrix = csr(S)
+    return lambda: horner(lambda Y: matrix @ Y, prior, setting.steps)
+
+
+def unfold_series(setting, S, prior):
+    weights = S.values[:, None, :]
+
+    def step(Y):
+        return (neighbours(Y, setting.grid) * weights).sum(-1)
+
+    return lambda: horner(step, prior, setting.steps)
+
+
+def scipy_series(setting, S, prior):
+    from scipy.sparse import csr_array
+
+    matrix = csr(S)
+    parts = (matrix.values(), matrix.col_indices(), matrix.crow_indices())
+    graph = csr_array(tuple(part.numpy() for part in parts), shape=matrix.shape)
+    G = prior.numpy()
+    return lambda: torch.from_numpy(horner(lambda Y: graph @ Y, G, setting.steps))
+
+
+def appnp_series(setting, S, prior):
+    from torch_geometric.nn import APPNP
+
+    graph = csr(S).to_sparse_coo().coalesce()
+    # A message goes from the first to the second, S[i, j] weighs what i hears from j.
+    edges = graph.indices().flip(0).contiguous()
+    layer = APPNP(setting.steps, 1 - ALPHA, add_self_loops=False, normalize=False)
+    weights = graph.values()
+    return lambda: layer(prior, edges, weights)
+
+
+def true_appnp(setting, S, prior):
+    """Its own series: the last term weighs ``α^L``, not ``(1−α) α^L / (1 − α^{L+1})``."""
+    weights, G = S.values.double(), prior.double()
+    Y = G
+    for _ in range(setting.steps):
+        Y = (1 - ALPHA) * G + ALPHA * blocked.stencil.matmul(weights, setting.grid, 1, Y)
+    return Y
+
+
+# Affinity and steps together: the walk with β = 0.
+
+
+def true_walk(setting, q, k, prior, weights):
+    S = transition(true_affinity(setting, q, k, prior, weights), setting.grid)
+    S = nf.LocalAffinity(S, setting.grid, 1)
+    return true_series(setting, S, prior)
+
+
+def our_walk(setting, q, k, prior, weights, *, backend):
+    config = setting.config(beta=0.0, alpha=ALPHA, temperature=TEMPERATURE)
+    return lambda: nf.random_walk(
+        q, k, prior, setting.grid, config, head_weights=weights, backend=backend
+    )
+
+
+def unfold_walk(setting, q, k, prior, weights):
+    def run():
+        affinity = unfolded(*blocked.affinity.pack(q, k, weights), setting.grid)
+        S = nf.LocalAffinity(transition(affinity, setting.grid), setting.grid, 1)
+        return unfold_series(setting, S, prior)()
+
+    return run
+
+
+AFFINITY = Operation("local affinity", graph_inputs, true_affinity, affinity_floor)
+STEP = Operation("local softmax step", graph_inputs, true_step, step_floor)
+SERIES = Operation("power series on a given graph", series_inputs, true_series, series_floor)
+WALK = Operation("local walk", graph_inputs, true_walk, walk_floor)
+
+
+def ours(prepare, graph: bool = True) -> list[Contender]:
+    return [
+        Contender(
+            backend,
+            functools.partial(prepare, backend=backend),
+            ours=True,
+            only=kernels_run if backend == "triton" else lambda setting: True,
+            compiled=backend == "triton",
+            graph=graph,
+        )
+        for backend in ("triton", "blocked")
+    ]
+
+
+def unfolds(prepare) -> Contender:
+    # It holds (N, H·D, 9) in memory.
+    return Contender("unfold", prepare, only=lambda s: s.tokens <= 65_536 and s.labels == 21)
+
+
+def affinity_settings(device: str) -> list[tuple[str, Setting]]:
+    near = Setting(4096, normalization="", device=device)
+    large = near.replace(tokens=65_536)
+    return [
+        ("quick", near),
+        ("default", large),
+        ("default", large.replace(dtype="bfloat16")),
+        ("full", near.replace(tokens=262_144)),
+        ("full", near.replace(tokens=1 << 20)),
+    ]
+
+
+def step_settings(device: str) -> list[tuple[str, Setting]]:
+    return [
+        ("quick", Setting(4096, device=device)),
+        ("default", Setting(16_384, device=device)),
+        ("full", Setting(65_536, device=device)),
+    ]
+
+
+def series_settings(device: str) -> list[tuple[str, Setting]]:
+    near = Setting(4096, normalization="", device=device)
+    large = near.replace(tokens=65_536)
+    return [
+        ("quick", near),
+        ("default", large),
+        ("default", large.replace(labels=171)),
+        ("full", near.replace(tokens=1 << 20)),
+    ]
+
+
+def walk_settings(device: str) -> list[tuple[str, Setting]]:
+    return [("default", Setting(65_536, device=device))]
+
+
+def measured(device: str) -> list[Case]:
+    """The cases of this file."""
+    affinity = [
+        *ours(our_affinity),
+        Contender(
+            "torch.compile",
+            compiled_affinity,
+            only=lambda s: s.tokens == 65_536,
+            compiled=True,
+            note="of blocked",
+        ),
+        unfolds(unfold_affinity),
+        Contender("reference", dense_affinity, only=lambda s: s.tokens <= 4096, graph=False),
+    ]
+    step = [
+        *ours(our_step),
+        unfolds(unfold_step),
+        Contender(
+            "flex_attention",
+            flex_step,
+            only=lambda s: s.tokens <= 16_384,
+            compiled=True,
+            graph=False,
+            slack=10,
+            note="its block mask is given",
+        ),
+        Contender(
+            "NATTEN",
+            natten_step,
+            only=lambda s: s.device == "cuda",
+            needs="natten",
+            truth=true_natten,
+            graph=False,
+            note="windows moved inward at the border, no ε_self",
+        ),
+    ]
+    series = [
+        Contender("blocked", our_series, ours=True),
+        Contender("torch.sparse CSR", csr_series, graph=False),
+        Contender("scipy.sparse", scipy_series, only=lambda s: s.device == "cpu", needs="scipy"),
+        Contender(
+            "PyG APPNP",
+            appnp_series,
+            needs="torch_geometric",
+            truth=true_appnp,
+            graph=False,
+            note="another weight on the last term",
+        ),
+        unfolds(unfold_series),
+    ]
+    return [
+        *cases(AFFINITY, affinity, affinity_settings(device)),
+        *cases(STEP, step, step_settings(device)),
+        *cases(SERIES, series, series_settings(device)),
+        *cases(WALK, [*ours(our_walk), unfolds(unfold_walk)], walk_settings(device)),
+    ]
+
+
+def test_local(case, run_case):
+    run_case(case)

@@ -1,0 +1,147 @@
+"""The document that a run leaves, and reading it again."""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from nerve_fast.bench.machine import Machine
+from nerve_fast.bench.measure import Row
+from nerve_fast.errors import InputError
+from nerve_fast.files import written_whole
+
+SCHEMA = 2
+FOLDER = Path(__file__).parent / "results"
+
+
+class Results:
+    """Rows as they come, kept beside the earlier results until the run is over.
+
+    Args:
+        machine: that is measured.
+        output: takes the name of the document when :meth:`finish` is called; until then it is
+            ``….unfinished.json``, whole at any moment.
+        about: what else the document says of the run.
+    """
+
+    def __init__(self, machine: Machine, output: Path | None, **about):
+        self.output = output
+        self.document = {
+            "schema": SCHEMA,
+            "machine": machine.describe(),
+            "ceilings": machine.ceilings(),
+            **about,
+            "rows": [],
+        }
+        if output is not None:
+            try:
+                output.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"{output.parent}: cannot be made: {error.strerror}") from error
+            self._write()
+
+    @property
+    def unfinished(self) -> Path:
+        return self.output.with_suffix(".unfinished.json")
+
+    @property
+    def rows(self) -> list[Row]:
+        return [Row(**row) for row in self.document["rows"]]
+
+    def add(self, row: Row) -> None:
+        self.document["rows"].append(dataclasses.asdict(row))
+        self._write()
+
+    def put(self, **parts) -> None:
+        """Keep further parts of the document."""
+        self.document.update(parts)
+        self._write()
+
+    def finish(self) -> None:
+        """The run is over: its document takes the place of the earlier one."""
+        if self.output is not None:
+            os.replace(self.unfinished, self.output)
+
+    def _write(self) -> None:
+        if self.output is not None:
+            with written_whole(self.unfinished) as path:
+                path.write_text(json.dumps(self.document, indent=1) + "\n")
+
+
+def load(path: Path) -> dict:
+    """A document that :class:`Results` left.
+
+    Raises:
+        InputError: it cannot be read, or is of another kind or schema.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not results that can be read: {error}") from error
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if schema != SCHEMA:
+        raise InputError(f"{path}: its schema is {schema!r}; expected {SCHEMA}: measure again")
+    return document
+
+
+def rows_of(document: dict) -> list[Row]:
+    return [Row(**row) for row in document["rows"]]
+
+
+def problem_of(row: Row) -> tuple:
+    """What rows share that can be compared: the operation and the setting."""
+    return (row.operation, *sorted(row.setting.items()))
+
+
+def problems(rows: list[Row]) -> Iterator[list[Row]]:
+    """The rows of each problem, in the order they were measured."""
+    found: dict[tuple, list[Row]] = {}
+    for row in rows:
+        found.setdefault(problem_of(row), []).append(row)
+    yield from found.values()
+
+
+def own(rows: list[Row]) -> Row | None:
+    """Of the rows of one problem that of this package: the way ``auto`` takes."""
+    ours = [row for row in rows if row.ours and row.seconds]
+    taken = [row for row in ours if row.taken]
+    return next(iter(taken or ours), None)
+
+
+def in_words(setting: dict, without: tuple[str, ...] = ()) -> str:
+    """A setting as a reader wants it: what is as always is left out."""
+    words = {
+        "tokens": f"N = {setting['tokens']:,}",
+        "normalization": setting["normalization"],
+        "dtype": setting["dtype"],
+        "labels": f"K = {setting['labels']}" * (setting["labels"] != 21),
+        "steps": f"L = {setting['steps']}" * (setting["steps"] != 10),
+        "heads": f"H = {setting['heads']}" * (setting["heads"] != 5),
+    }
+    return ", ".join(word for name, word in words.items() if word and name not in without)
+
+
+def seconds_in_words(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    for unit, scale in (("s", 1), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= scale:
+            return f"{_three(seconds / scale)} {unit}"
+    return f"{_three(seconds / 1e-6)} µs"
+
+
+def bytes_in_words(size: float | None) -> str:
+    if size is None:
+        return "–"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6)):
+        if size >= scale:
+            return f"{_three(size / scale)} {unit}"
+    return f"{_three(size / 1e3)} kB"
+
+
+def _three(value: float) -> str:
+    """Three digits, no exponent."""
+    digits = 2 - math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:,.{max(digits, 0)}f}"
