@@ -282,7 +282,8 @@ def stage_settings(device: str) -> list[tuple[str, Setting]]:
     for normalization in ("softmax", "shift"):
         for tokens in (4096, 16_384, 65_536):
             slow = device == "cpu" and tokens > 16_384
-            tier = "full" if slow else "default"
+            first = (normalization, tokens) == ("softmax", 4096)
+            tier = "full" if slow else "quick" if first else "default"
             setting = Setting(tokens, normalization=normalization, dtype=dtype, device=device)
             found.append((tier, setting))
     return found

@@ -211,11 +211,12 @@ def main(arguments: list[str] | None = None) -> int:
     machine.measure_ceilings()
     print(ceilings(machine), flush=True)
     output = options.output or results_folder() / f"{machine.slug}.json"
-    results = Results(machine, output, tier="default")
+    tier = "default" if machine.on_gpu else "quick"
+    results = Results(machine, output, tier=tier)
     with torch.inference_mode():
         results.put(checks=check_kernels(machine.on_gpu))
         cases = sorted(
-            suite.select(machine.device.type, tokens=tokens),
+            suite.select(machine.device.type, tier, tokens=tokens),
             key=lambda case: (case.setting.dtype != "bfloat16", case.setting.tokens),
         )
         # Configurations come last and need a part of the time.

@@ -41,7 +41,9 @@ def select(
         found = [case for case in found if case.operation.name in operations]
     if tokens:
         found = [resized for case in found for resized in _resized(case, tokens)]
-    return list(dict.fromkeys(found))
+    # Settings that differed in size alone may now be one.
+    once = {(case.operation.name, case.contender.name, case.setting): case for case in found}
+    return list(once.values())
 
 
 def find(operation: str, contender: str, setting: Setting) -> Case:

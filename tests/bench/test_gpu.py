@@ -37,7 +37,7 @@ def test_all_of_it_runs_and_is_written_down(tmp_path, monkeypatch, capsys):
     assert len(result["checks"]) > 40
     assert all(check["passed"] for check in result["checks"])
     done = {(row["operation"], row["contender"]) for row in result["rows"] if row["seconds"]}
-    for operation in ("cosine affinity", "local affinity", "head entropy", "local walk"):
+    for operation in ("cosine affinity", "local affinity", "head entropy"):
         assert (operation, "triton") in done
         assert (operation, "blocked") in done
     routes = {who for operation, who in done if operation == "walk"}

@@ -152,7 +152,7 @@ def test_inputs_take_turns_where_a_cache_would_flatter(machine, monkeypatch):
     used = []
     operation = Operation(
         "a sum",
-        lambda setting, seed: (torch.full((4,), float(seed)),),
+        lambda setting, seed: (torch.full((4,), seed + 1.0),),
         lambda setting, x: x.double().sum(),
         lambda setting: little_work,
     )
@@ -166,7 +166,7 @@ def test_inputs_take_turns_where_a_cache_would_flatter(machine, monkeypatch):
 
     (case,) = cases(operation, [Contender("mine", prepare)], [("quick", setting)])
     measure.measure(case, machine, Scratch(), lambda run, rounds: [run() and 1.0 for _ in range(5)])
-    assert used[-5:] == [0, 1, 2, 3, 0]
+    assert used[-5:] == [1, 2, 3, 4, 1]
 
 
 def test_rounds_and_quantiles():
