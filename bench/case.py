@@ -70,7 +70,8 @@ class Operation:
         inputs: ``inputs(setting, seed)`` makes what every contender is given.
         truth: ``truth(setting, *inputs)``: what they should give, in float64.
         floors: ``floors(setting)``: the work of each way that is known to do it.
-        steady: steps after the second take no more memory than it.
+        steady: it is many steps alike: those after the second take no more memory than it, and a
+            run of seconds is not slower for being the first.
     """
 
     name: str

@@ -22,7 +22,7 @@ from nerve_fast.blocked.precision import cpu_has_bfloat16
 
 Run = Callable[[], object]
 
-ENOUGH_SECONDS, MOST_ROUNDS = 1.0, 100
+ENOUGH_SECONDS, MOST_ROUNDS = 0.5, 100
 """A case is repeated until it has run so long in all, at least three times."""
 
 
