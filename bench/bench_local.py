@@ -276,7 +276,7 @@ SERIES = Operation("power series on a given graph", series_inputs, true_series, 
 WALK = Operation("local walk", graph_inputs, true_walk, walk_floor)
 
 
-def ours(prepare, graph: bool = True) -> list[Contender]:
+def ours(prepare) -> list[Contender]:
     return [
         Contender(
             backend,
@@ -284,7 +284,7 @@ def ours(prepare, graph: bool = True) -> list[Contender]:
             ours=True,
             only=kernels_run if backend == "triton" else lambda setting: True,
             compiled=backend == "triton",
-            graph=graph,
+            graph=backend == "triton",
         )
         for backend in ("triton", "blocked")
     ]

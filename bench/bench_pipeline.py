@@ -47,7 +47,7 @@ def truth(setting, pipe, image):
     return out.double()
 
 
-PIPELINE = Operation("pipeline", inputs, truth)
+PIPELINE = Operation("pipeline", inputs, truth, parts=True)
 CONTENDERS = [
     Contender(
         "nerve-fast, auto",

@@ -177,7 +177,7 @@ def true_chain(setting, q, k, prior, image):
 
 REFINE = Operation("refine a mask", inputs, true_stage, stage_floors)
 CONTENDERS = [
-    Contender("nerve-fast, auto", our_stage, ours=True),
+    Contender("nerve-fast, auto", our_stage, ours=True, graph=False),
     Contender("PAMR", run_pamr, truth=true_pamr, note="10 iterations, dilations 8 and 16, pixels"),
     Contender(
         "skimage random_walker",

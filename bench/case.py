@@ -72,6 +72,7 @@ class Operation:
         floors: ``floors(setting)``: the work of each way that is known to do it.
         steady: it is many steps alike: those after the second take no more memory than it, and a
             run of seconds is not slower for being the first.
+        parts: it names its steps to ``torch.profiler``.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Operation:
     truth: Callable[..., Tensor]
     floors: Callable[[Setting], Sequence[Floor]] = lambda setting: ()
     steady: bool = False
+    parts: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

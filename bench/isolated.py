@@ -18,7 +18,7 @@ def isolated(function: Callable, *arguments):
     """
     # Forked from one that has imported everything and used nothing: fresh, and there at once.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["nerve_fast.bench.suite"])
+    context.set_forkserver_preload(["nerve_fast.bench.measure", "nerve_fast.bench.suite"])
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(
         target=_answer, args=(sender, torch.get_num_threads(), function, arguments)

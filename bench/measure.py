@@ -214,6 +214,8 @@ def examine(case: Case, truth: Path) -> Examined:
 
         def keep(run=run):
             outs[:] = [run()]
+            if memory.on_gpu:
+                torch.cuda.synchronize()
 
         memory = Memory(case.setting.device)
         first = seconds = seconds_of(keep)
@@ -234,7 +236,7 @@ def examine(case: Case, truth: Path) -> Examined:
         if case.operation.steady and seconds > LONG_SECONDS:
             run, _ = case.made(case.setting.replace(steps=min(case.setting.steps, 2)))
         if seconds < TOO_LONG_SECONDS:
-            allocated, parts = memory.allocated(run)
+            allocated, parts = memory.allocated(run, case.operation.parts)
         if case.checked != case.setting:
             error = relative_error(case.made(case.checked)[0](), truth)
     return Examined(error, first, seconds, allocated, resident, process, parts)
@@ -271,31 +273,42 @@ class Memory:
             most = _status("VmHWM")
         return (None, None) if most is None else (most - self.before, most)
 
-    def allocated(self, run: Run) -> tuple[int, dict[str, float] | None]:
+    def allocated(self, run: Run, parts: bool = False) -> tuple[int, dict[str, float] | None]:
         """Peak of bytes that ``run`` has torch allocate, and the time of each step it names."""
-        activities = [torch.profiler.ProfilerActivity.CPU]
         if self.on_gpu:
-            activities.append(torch.profiler.ProfilerActivity.CUDA)
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-        with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
             run()
-            if self.on_gpu:
-                torch.cuda.synchronize()
-        if self.on_gpu:
+            torch.cuda.synchronize()
             most = torch.cuda.max_memory_allocated() - before
-        else:
-            events = profile.profiler.kineto_results.events()
-            events = [event for event in events if event.name() == "[memory]"]
-            events.sort(key=lambda event: event.start_ns())
-            most = max(itertools.accumulate((event.nbytes() for event in events), initial=0))
-        parts = {
-            event.key.removeprefix(STEP): max(event.cpu_time_total, event.device_time_total) / 1e6
-            for event in profile.key_averages()
-            if event.key.startswith(STEP)
-        }
-        return most, parts or None
+            return most, steps_of(profiled(run, on_gpu=True)) if parts else None
+        profile = profiled(run, profile_memory=True)
+        events = profile.profiler.kineto_results.events()
+        events = [event for event in events if event.name() == "[memory]"]
+        events.sort(key=lambda event: event.start_ns())
+        most = max(itertools.accumulate((event.nbytes() for event in events), initial=0))
+        return most, steps_of(profile) if parts else None
+
+
+def profiled(run: Run, on_gpu: bool = False, **options) -> torch.profiler.profile:
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if on_gpu:
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities, **options) as profile:
+        run()
+        if on_gpu:
+            torch.cuda.synchronize()
+    return profile
+
+
+def steps_of(profile: torch.profiler.profile) -> dict[str, float]:
+    """Seconds of each step whose name begins with :data:`STEP`."""
+    return {
+        event.key.removeprefix(STEP): max(event.cpu_time_total, event.device_time_total) / 1e6
+        for event in profile.key_averages()
+        if event.key.startswith(STEP)
+    }
 
 
 def _status(key: str) -> int | None:
