@@ -124,7 +124,7 @@ def cpu_bars(table: Table) -> Iterator[tuple]:
 def regrets(table: Table) -> Iterator[tuple]:
     """How much longer the way that ``auto`` takes lasts than the best one measured."""
     for rows in problems(table.rows):
-        timed = [row for row in rows if row.ours and row.seconds]
+        timed = [row for row in rows if row.route and row.seconds]
         taken = [row for row in timed if row.taken]
         if rows[0].operation == "walk" and taken and len(timed) > 1:
             best = min(row.seconds for row in timed)

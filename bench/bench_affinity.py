@@ -63,7 +63,6 @@ CONTENDERS = [
         ours=backend != "reference",
         only=kernels_run if backend == "triton" else lambda setting: True,
         compiled=backend == "triton",
-        graph=backend != "reference",
     )
     for backend in ("triton", "blocked", "reference")
 ] + [
@@ -72,7 +71,6 @@ CONTENDERS = [
         compiled_reference,
         only=lambda s: s.tokens >= 4096,
         compiled=True,
-        graph=False,
         note="of the reference",
     ),
     Contender(

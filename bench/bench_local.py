@@ -11,6 +11,7 @@ import nerve_fast as nf
 from nerve_fast import blocked, reference
 from nerve_fast.bench import floors
 from nerve_fast.bench.case import (
+    REFERENCED,
     Case,
     Contender,
     Operation,
@@ -53,7 +54,8 @@ def neighbours(x, grid):
 
 def true_affinity(setting, q, k, prior, weights):
     q, k, weights = q.double(), k.double(), weights.double()
-    return blocked.local_affinity(q, k, setting.grid, weights, 1, 1.0)
+    backend = reference if setting.tokens <= REFERENCED else blocked
+    return backend.local_affinity(q, k, setting.grid, weights, 1, 1.0)
 
 
 def our_affinity(setting, q, k, prior, weights, *, backend):
@@ -196,9 +198,14 @@ def our_series(setting, S, prior):
 
 
 def csr(S):
+    """With indices of 32 bits, which MKL and cuSPARSE take as they are."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
-        return S.to_sparse_csr()
+        matrix = S.to_sparse_csr()
+        rows, columns = matrix.crow_indices().int(), matrix.col_indices().int()
+        return torch.sparse_csr_tensor(
+            rows, columns, matrix.values(), size=matrix.shape, check_invariants=False
+        )
 
 
 def csr_series(setting, S, prior):
@@ -228,7 +235,7 @@ def scipy_series(setting, S, prior):
 def appnp_series(setting, S, prior):
     from torch_geometric.nn import APPNP
 
-    graph = csr(S).to_sparse_coo().coalesce()
+    graph = S.to_sparse_csr().to_sparse_coo().coalesce()
     # A message goes from the first to the second, S[i, j] weighs what i hears from j.
     edges = graph.indices().flip(0).contiguous()
     layer = APPNP(setting.steps, 1 - ALPHA, add_self_loops=False, normalize=False)
@@ -284,7 +291,7 @@ def ours(prepare) -> list[Contender]:
             ours=True,
             only=kernels_run if backend == "triton" else lambda setting: True,
             compiled=backend == "triton",
-            graph=backend == "triton",
+            graph=prepare is not our_walk,
         )
         for backend in ("triton", "blocked")
     ]
@@ -342,7 +349,7 @@ def measured(device: str) -> list[Case]:
             note="of blocked",
         ),
         unfolds(unfold_affinity),
-        Contender("reference", dense_affinity, only=lambda s: s.tokens <= 4096, graph=False),
+        Contender("reference", dense_affinity, only=lambda s: s.tokens <= 4096),
     ]
     step = [
         *ours(our_step),
@@ -352,7 +359,6 @@ def measured(device: str) -> list[Case]:
             flex_step,
             only=lambda s: s.tokens <= 16_384,
             compiled=True,
-            graph=False,
             slack=10,
             note="its block mask is given",
         ),
@@ -362,20 +368,18 @@ def measured(device: str) -> list[Case]:
             only=lambda s: s.device == "cuda",
             needs="natten",
             truth=true_natten,
-            graph=False,
             note="windows moved inward at the border, no ε_self",
         ),
     ]
     series = [
         Contender("blocked", our_series, ours=True),
-        Contender("torch.sparse CSR", csr_series, graph=False),
+        Contender("torch.sparse CSR", csr_series),
         Contender("scipy.sparse", scipy_series, only=lambda s: s.device == "cpu", needs="scipy"),
         Contender(
             "PyG APPNP",
             appnp_series,
             needs="torch_geometric",
             truth=true_appnp,
-            graph=False,
             note="another weight on the last term",
         ),
         unfolds(unfold_series),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nerve_fast.bench.case import TIERS
-from nerve_fast.bench.machine import EventClock, Machine
+from nerve_fast.bench.machine import Machine
 from nerve_fast.bench.measure import Scratch, measure
 from nerve_fast.bench.suite import select
 
@@ -16,12 +16,10 @@ class Clock:
     """pytest-benchmark's timer: the wall's, or what was measured before, once it is told."""
 
     def __init__(self):
-        # On a GPU events, as the wall's clock would time Python's launches.
-        self.wall = EventClock() if torch.cuda.is_available() else time.perf_counter
         self.told: list[float] = []
 
     def __call__(self) -> float:
-        return self.told.pop() if self.told else self.wall()
+        return self.told.pop() if self.told else time.perf_counter()
 
 
 CLOCK = Clock()
@@ -53,7 +51,8 @@ def machine():
 
 @pytest.fixture(scope="session")
 def scratch():
-    return Scratch()
+    with Scratch() as scratch:
+        yield scratch
 
 
 @pytest.fixture
@@ -63,18 +62,24 @@ def run_case(benchmark, machine, scratch):
     def run(case):
         benchmark.group = f"{case.operation.name}, {case.setting}"
 
+        def tell(seconds):
+            CLOCK.told = [time for value in reversed(seconds) for time in (value, 0.0)]
+            benchmark.pedantic(lambda: None, rounds=len(seconds), iterations=1)
+            return seconds
+
         def clock(function, rounds):
-            benchmark.pedantic(function, setup=machine.forget, rounds=rounds, iterations=1)
+            if machine.on_gpu:
+                # By its own events: the wall's clock would time Python's launches.
+                return tell(machine.clock(function, rounds))
+            benchmark.pedantic(function, rounds=rounds, iterations=1)
             return benchmark.stats.stats.data
 
         row = measure(case, machine, scratch, clock)
         benchmark.extra_info.update(dataclasses.asdict(row))
         if row.seconds is None:
-            wrong = row.note.startswith("WRONG")
-            (pytest.fail if wrong else pytest.skip)(row.note)
+            (pytest.fail if row.failed else pytest.skip)(row.note)
         if benchmark.stats is None:
             # Too long to be repeated: measured as it was checked, in a process of its own.
-            CLOCK.told = [row.seconds, 0.0]
-            benchmark.pedantic(lambda: None)
+            tell([row.seconds])
 
     return run

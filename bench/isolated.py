@@ -1,4 +1,4 @@
-"""A function in a process of its own: its peak memory is its own, and nobody dies with it."""
+"""A function in a process of its own: its peak memory is its own, and it dies alone."""
 
 import multiprocessing
 from collections.abc import Callable

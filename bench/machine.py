@@ -91,10 +91,10 @@ class Machine:
             # As much as a stored S of 4096 tokens: it stays there. Written and read, and read.
             few, half = large[: 1 << 23], large[: 1 << 22]
             written = target[: 1 << 22]
-            copies = self.graphed(lambda: [written.copy_(half) for _ in range(20)])
-            sums = self.graphed(lambda: [few.sum() for _ in range(20)])
+            copies = self.graphed(lambda: [written.copy_(half) for _ in range(50)])
+            sums = self.graphed(lambda: [few.sum() for _ in range(50)])
             self.cache_bandwidth = max(
-                20 * 2 * half.nbytes / self._best(copies), 20 * few.nbytes / self._best(sums)
+                50 * 2 * half.nbytes / self._best(copies), 50 * few.nbytes / self._best(sums)
             )
         size = 8192 if self.on_gpu else 2048
         for dtype in ("float32", "float16", "bfloat16"):
@@ -112,27 +112,41 @@ class Machine:
 
     def clock(self, run: Run, rounds: int) -> list[float]:
         """Seconds of each of the rounds. On a GPU by its own events, its cache emptied between."""
-        if self.on_gpu:
-            from triton.testing import do_bench
-
-            return [value / 1e3 for value in do_bench(run, 10, 80, return_mode="all")]
-        return [seconds_of(run) for _ in range(rounds)]
-
-    def graphed(self, run: Run) -> Run:
-        """``run`` as the replay of a graph, so that Python's launches are not timed."""
         if not self.on_gpu:
-            return run
-        run()
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+            return [seconds_of(run) for _ in range(rounds)]
+        cache = torch.empty(2 * self.cache_bytes, dtype=torch.int8, device=self.device)
+        events = []
+        for _ in range(rounds):
+            # While this runs the launches that follow are queued: they are not timed.
+            cache.zero_()
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
             run()
-        return graph.replay
+            end.record()
+            events.append((start, end))
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) / 1e3 for start, end in events]
 
-    def forget(self) -> None:
-        """Empty a GPU's cache, as :meth:`clock` does between rounds."""
-        if self.on_gpu:
-            torch.empty(2 * self.cache_bytes, dtype=torch.int8, device=self.device).zero_()
+    def graphed(self, run: Run) -> Run | None:
+        """``run`` as the replay of a graph, so that Python's launches are not timed.
+
+        ``None`` where it cannot be recorded, because it asks the device for something.
+        """
+        graph = torch.cuda.CUDAGraph()
+        try:
+            run()
+            torch.cuda.synchronize()
+            with torch.cuda.graph(graph):
+                run()
+        except RuntimeError:
+            torch.cuda.synchronize()
+            return None
+
+        def replay(inputs=run):
+            # What it was recorded from holds the memory that it reads.
+            graph.replay()
+
+        return replay
 
     def tidy(self) -> None:
         """Give memory back that only the allocator still holds."""
@@ -165,22 +179,6 @@ class Machine:
             and work.moved < 2 * self.cache_bytes
         ]
         return min(math.ceil(2 * self.cache_bytes / min(moved)), 8) if moved else 1
-
-
-class EventClock:
-    """A GPU's own clock for timers that are read before and after: seconds between the readings."""
-
-    def __init__(self):
-        self.last, self.total = None, 0.0
-
-    def __call__(self) -> float:
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        event.synchronize()
-        if self.last is not None:
-            self.total += self.last.elapsed_time(event) / 1e3
-        self.last = event
-        return self.total
 
 
 def seconds_of(run: Run) -> float:

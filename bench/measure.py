@@ -4,7 +4,9 @@ On a CPU the first two are answered in a process of its own.
 """
 
 import contextlib
+import ctypes
 import dataclasses
+import gc
 import importlib.util
 import itertools
 import math
@@ -33,16 +35,10 @@ TOO_LONG_SECONDS = 20.0
 # It tells on standard error of every profile.
 os.environ.setdefault("KINETO_LOG_LEVEL", "6")
 
+COMPILERS_CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
+
 STEP = "nerve_fast: "
 """How the pipeline's steps begin in a trace."""
-
-FAILURES = [RuntimeError, MemoryError]
-"""What a measurement may end with, out of memory among them: the others go on."""
-with contextlib.suppress(ImportError):
-    import triton
-
-    FAILURES.append(triton.TritonError)
-FAILURES = tuple(FAILURES)
 
 
 @dataclasses.dataclass
@@ -52,7 +48,9 @@ class Row:
     Attributes:
         operation, contender: what, and by whom.
         setting: the fields of :class:`~nerve_fast.bench.case.Setting`.
-        ours, taken: it is a part of this package; it is the way that ``auto`` takes.
+        ours, route, taken: it is a part of this package; one of its ways through the walk; the way
+            that ``auto`` takes.
+        replayed: on a GPU, as a graph.
         seconds: median of the rounds; ``low`` and ``high`` are the 20th and 80th percentile.
         first_seconds: of the first call, compilation and tuning included.
         floor: the larger of operations over the rate of products and bytes over the bandwidth, for
@@ -70,8 +68,10 @@ class Row:
     contender: str
     setting: dict
     ours: bool = False
+    route: bool = False
     taken: bool = False
     compiled: bool = False
+    replayed: bool = False
     seconds: float | None = None
     low: float | None = None
     high: float | None = None
@@ -88,6 +88,11 @@ class Row:
     bound: float | None = None
     parts: dict[str, float] | None = None
     note: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """It was wrong, or something kept it from being measured that should not."""
+        return self.seconds is None and not self.note.startswith("absent")
 
 
 @dataclasses.dataclass
@@ -106,14 +111,26 @@ class Examined:
 class Scratch:
     """A run's own folder: results in float64, each computed once, and the compilers' caches.
 
-    These start empty, so that first calls are first calls.
+    These start empty within the context, so that first calls are first calls.
     """
 
     def __init__(self):
         self._folder = tempfile.TemporaryDirectory(prefix="nerve-fast-bench-")
-        for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
-            os.environ[name] = str(Path(self._folder.name) / name.lower())
+        self._environment: dict[str, str | None] = {}
         self._known: dict[tuple, Path] = {}
+
+    def __enter__(self):
+        for name in COMPILERS_CACHES:
+            self._environment[name] = os.environ.get(name)
+            os.environ[name] = str(Path(self._folder.name) / name.lower())
+        return self
+
+    def __exit__(self, *error):
+        for name, value in self._environment.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
+        self._folder.cleanup()
 
     def truth(self, case: Case) -> Path:
         """The file of what ``case`` should give at :attr:`Case.checked`."""
@@ -147,19 +164,21 @@ def measure(
         contender.name,
         dataclasses.asdict(setting),
         ours=contender.ours,
+        route=contender.route is not None,
         compiled=contender.compiled,
         bound=case.bound,
         note=contender.note,
     )
     least = machine.least(operation.floors(setting), setting.dtype)
-    if least:
+    # Not of what computes something else.
+    if least and contender.truth is None:
         row.floor, row.operations, row.moved = least
     if contender.needs and importlib.util.find_spec(contender.needs) is None:
         row.note = f"absent: {contender.needs} is not installed"
         return row
-    if contender.route:
-        row.taken = contender.route == taken(setting)
     try:
+        if contender.route:
+            row.taken = contender.route == taken(setting)
         truth = scratch.truth(case)
         if machine.on_gpu or interpreted():
             found = examine(case, truth)
@@ -174,28 +193,33 @@ def measure(
         row.first_seconds = found.first_seconds
         row.allocated, row.resident = found.allocated, found.resident
         row.process, row.parts = found.process, found.parts
-        seconds = _time(case, machine, found.seconds, clock)
+        seconds, row.replayed = _time(case, machine, found.seconds, clock)
         row.rounds = len(seconds)
         row.seconds, row.low, row.high = quantiles(seconds)
-    except FAILURES as error:
+        machine.tidy()
+    except Exception as error:  # of whatever library: the others go on, and the row says it
         row.note = in_a_line(error)
-    machine.tidy()
     return row
 
 
-def _time(case: Case, machine: Machine, expected: float, clock) -> list[float]:
-    """Seconds of each round of a case that is right and takes about ``expected`` seconds."""
+@torch.inference_mode()
+def _time(case: Case, machine: Machine, expected: float, clock) -> tuple[list[float], bool]:
+    """Seconds of each round of a case that takes about ``expected``; whether it was replayed."""
     if expected > LONG_SECONDS and not machine.on_gpu:
-        return [expected]
+        return [expected], False
     copies = machine.copies(case.operation.floors(case.setting), case.setting.dtype)
-    runs = [case.made(case.setting, seed)[0] for seed in range(copies)]
-    if case.contender.graph:
-        runs = [machine.graphed(run) for run in runs]
+    runs = [case.made(case.setting, seed) for seed in range(copies)]
+    replayed = machine.on_gpu and case.contender.graph
+    if replayed:
+        graphs = [machine.graphed(run) for run in runs]
+        replayed = None not in graphs
+        runs = graphs if replayed else runs
     turn = itertools.cycle(runs)
     # Warm: each set of inputs has been seen.
     for run in runs:
         run()
-    return (clock or machine.clock)(lambda: next(turn)(), rounds_for(expected))
+    seconds = (clock or machine.clock)(lambda: next(turn)(), rounds_for(expected))
+    return seconds, replayed
 
 
 def examine(case: Case, truth: Path) -> Examined:
@@ -208,8 +232,8 @@ def examine(case: Case, truth: Path) -> Examined:
     with torch.inference_mode():
         if not case.contender.compiled:
             few = case.setting.replace(tokens=min(case.setting.tokens, FEW_TOKENS))
-            case.made(few)[0]()
-        run, _ = case.made(case.setting)
+            case.made(few)()
+        run = case.made(case.setting)
         outs: list[Tensor] = []
 
         def keep(run=run):
@@ -220,6 +244,8 @@ def examine(case: Case, truth: Path) -> Examined:
         memory = Memory(case.setting.device)
         first = seconds = seconds_of(keep)
         resident, process = memory.peak()
+        # On a GPU of the first call: later ones may replay a graph that holds its memory.
+        allocated = memory.allocated_on_gpu()
         if case.contender.compiled:
             # The compiler's memory is not the operation's.
             outs.clear()
@@ -232,13 +258,15 @@ def examine(case: Case, truth: Path) -> Examined:
         if case.checked == case.setting:
             error = relative_error(outs.pop(), truth)
         outs.clear()
-        allocated = parts = None
-        if case.operation.steady and seconds > LONG_SECONDS:
-            run, _ = case.made(case.setting.replace(steps=min(case.setting.steps, 2)))
-        if seconds < TOO_LONG_SECONDS:
-            allocated, parts = memory.allocated(run, case.operation.parts)
+        parts = None
+        if case.operation.parts:
+            parts = steps_of(profiled(run, memory.on_gpu))
+        if allocated is None and seconds < TOO_LONG_SECONDS:
+            if case.operation.steady and seconds > LONG_SECONDS:
+                run = case.made(case.setting.replace(steps=min(case.setting.steps, 2)))
+            allocated = allocated_on_cpu(run)
         if case.checked != case.setting:
-            error = relative_error(case.made(case.checked)[0](), truth)
+            error = relative_error(case.made(case.checked)(), truth)
     return Examined(error, first, seconds, allocated, resident, process, parts)
 
 
@@ -254,12 +282,17 @@ class Memory:
 
     def __init__(self, device: str):
         self.on_gpu = device == "cuda"
+        gc.collect()
         if self.on_gpu:
             torch.cuda.synchronize()
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             self.before = torch.cuda.memory_reserved()
+            self.allocated_before = torch.cuda.memory_allocated()
         else:
+            # What the heap holds of things that are gone would be used again unseen.
+            with contextlib.suppress(OSError, AttributeError):
+                ctypes.CDLL("libc.so.6").malloc_trim(0)
             with contextlib.suppress(OSError):
                 Path("/proc/self/clear_refs").write_text("5")
             self.before = _status("VmRSS")
@@ -273,22 +306,20 @@ class Memory:
             most = _status("VmHWM")
         return (None, None) if most is None else (most - self.before, most)
 
-    def allocated(self, run: Run, parts: bool = False) -> tuple[int, dict[str, float] | None]:
-        """Peak of bytes that ``run`` has torch allocate, and the time of each step it names."""
-        if self.on_gpu:
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            run()
-            torch.cuda.synchronize()
-            most = torch.cuda.max_memory_allocated() - before
-            return most, steps_of(profiled(run, on_gpu=True)) if parts else None
-        profile = profiled(run, profile_memory=True)
-        events = profile.profiler.kineto_results.events()
-        events = [event for event in events if event.name() == "[memory]"]
-        events.sort(key=lambda event: event.start_ns())
-        most = max(itertools.accumulate((event.nbytes() for event in events), initial=0))
-        return most, steps_of(profile) if parts else None
+    def allocated_on_gpu(self) -> int | None:
+        """Bytes that torch allocated on a GPU beyond those before."""
+        if not self.on_gpu:
+            return None
+        return torch.cuda.max_memory_allocated() - self.allocated_before
+
+
+def allocated_on_cpu(run: Run) -> int:
+    """Peak of bytes that ``run`` has torch allocate on the CPU, from a run of its own."""
+    profile = profiled(run, profile_memory=True)
+    events = profile.profiler.kineto_results.events()
+    events = [event for event in events if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate((event.nbytes() for event in events), initial=0))
 
 
 def profiled(run: Run, on_gpu: bool = False, **options) -> torch.profiler.profile:

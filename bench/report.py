@@ -35,7 +35,8 @@ a machine, each left by `nerve-fast bench` (on a GPU `python -m bench.gpu`) in o
 is typed by hand.
 
 Nothing is timed before its result has been compared with float64: *error* is
-`‖out − truth‖ / ‖truth‖`, held to 1e-5 in float32, 2e-3 in float16 and 1e-2 in bfloat16 unless a
+`‖out − truth‖ / ‖truth‖` (the pipeline's relative to the reference backend on the same networks),
+held to 1e-5 in float32, 2e-3 in float16 and 1e-2 in bfloat16 unless a
 row names another bound; a number of tokens in brackets is the size it was compared at where the
 timed one was too large for that. Times are medians of warm rounds, the span is that of the middle
 60 %; a walk that takes over two seconds is timed once, after one on few tokens. *Allocated* is the
@@ -129,9 +130,10 @@ def _losses(document: dict, rows: list[Row]) -> str:
                     f"- {row.operation}, {in_words(row.setting)}: {row.contender}{note} takes "
                     f"{row.seconds / mine.seconds:.2f} of our time."
                 )
-    wrong = [row for row in rows if row.note.startswith("WRONG")]
     lines += [
-        f"- {row.operation}, {row.contender}, {in_words(row.setting)}: {row.note}." for row in wrong
+        f"- {row.operation}, {row.contender}, {in_words(row.setting)}: {row.note}."
+        for row in rows
+        if row.failed
     ]
     return "\n".join(lines or ["Nowhere in this run."]) + "\n"
 
@@ -274,7 +276,10 @@ def with_table(readme: str, table: str) -> str:
 
 def write(results: Path, root: Path) -> list[Path]:
     """Write the page, its pictures and the README's table; returns what was written."""
-    from nerve_fast.bench.plots import draw
+    try:
+        from nerve_fast.bench.plots import draw
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; the extra 'bench' brings it") from error
 
     paths = [path for path in sorted(results.glob("*.json")) if ".unfinished" not in path.name]
     if not paths:

@@ -36,6 +36,8 @@ class Results:
             "rows": [],
         }
         if output is not None:
+            if output.is_dir():
+                raise InputError(f"{output}: is a folder; expected the name of a file")
             try:
                 output.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -83,6 +85,11 @@ def load(path: Path) -> dict:
     schema = document.get("schema") if isinstance(document, dict) else None
     if schema != SCHEMA:
         raise InputError(f"{path}: its schema is {schema!r}; expected {SCHEMA}: measure again")
+    try:
+        rows_of(document)
+        document["machine"]["kind"], document["ceilings"]["matrix_rates"], document["tier"]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged: {error!r}") from error
     return document
 
 

@@ -41,20 +41,28 @@ def bench(
             those of a part nowhere.
 
     Returns:
-        1 where a result was wrong, else 0.
+        1 where a result was wrong or could not be had, else 0.
 
     Raises:
-        InputError: an operation's name is unknown, or the file cannot be written.
+        InputError: an operation's name is unknown, nothing is left to measure, the device is
+            neither a CPU nor CUDA's, or the file cannot be written.
     """
     known = suite.operation_names()
     for name in operations or ():
         if name not in known:
             raise InputError(f"--op is {name!r}; expected one of {', '.join(known)}")
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device is {str(device)!r}; expected cpu or cuda")
+    if device.type == "cuda":
+        # Cases name the kind of device: of several GPUs it is the current one.
+        torch.cuda.set_device(device)
     machine = Machine(device)
     whole = tier != "quick" and operations is None and tokens is None
     if output is None and whole:
         output = results_folder() / f"{machine.slug}.json"
     cases = suite.select(device.type, tier, operations, tokens)
+    if not cases:
+        raise InputError(f"tier {tier} has no cases of {', '.join(operations)}; leave out --quick")
     results = Results(machine, output, tier=tier)
     print(f"{machine.describe()['device']}: measuring its ceilings", flush=True)
     machine.measure_ceilings()
@@ -74,10 +82,10 @@ def bench(
     if whole:
         for bar in bars.judge(results.document):
             print(bar)
-    wrong = sum(is_wrong(row) for row in results.rows)
+    failed = sum(row.failed for row in results.rows)
     where = f"written to {output}" if output is not None else "--output FILE would keep them"
-    print(f"{len(results.rows)} rows, {wrong} wrong; {where}")
-    return int(wrong > 0)
+    print(f"{len(results.rows)} rows, {failed} failed; {where}")
+    return int(failed > 0)
 
 
 def results_folder() -> Path:
@@ -89,23 +97,20 @@ def run_cases(
     cases: Sequence[Case], machine: Machine, results: Results, deadline: float = float("inf")
 ) -> list[str]:
     """Measure each case; returns the names of those not reached by the ``deadline``."""
-    scratch, skipped = Scratch(), []
+    skipped = []
     problem: list[Row] = []
-    for case in tqdm(cases, "cases", unit="case", disable=None):
-        if time.monotonic() > deadline:
-            skipped.append(str(case))
-            continue
-        row = measure(case, machine, scratch)
-        results.add(row)
-        if problem and problem_of(problem[0]) != problem_of(row):
-            problem = []
-        problem.append(row)
-        tqdm.write(line(row, own(problem)))
+    with Scratch() as scratch:
+        for case in tqdm(cases, "cases", unit="case", disable=None):
+            if time.monotonic() > deadline:
+                skipped.append(str(case))
+                continue
+            row = measure(case, machine, scratch)
+            results.add(row)
+            if problem and problem_of(problem[0]) != problem_of(row):
+                problem = []
+            problem.append(row)
+            tqdm.write(line(row, own(problem)))
     return skipped
-
-
-def is_wrong(row: Row) -> bool:
-    return row.note.startswith("WRONG")
 
 
 def line(row: Row, mine: Row | None) -> str:

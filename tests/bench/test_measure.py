@@ -1,11 +1,16 @@
 """Every contender gives what it should; what does not is stopped before anything is timed."""
 
 import dataclasses
+import json
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 
-from nerve_fast.bench import bench_entropy, bench_pipeline, measure, suite
+from nerve_fast import blocked
+from nerve_fast.bench import bench_entropy, bench_pipeline, bench_walk, measure, suite
 from nerve_fast.bench.case import Contender, Operation, Setting, cases
 from nerve_fast.bench.floors import Floor
 from nerve_fast.bench.isolated import isolated
@@ -26,7 +31,8 @@ def machine():
 
 @pytest.fixture(scope="module")
 def scratch():
-    return Scratch()
+    with Scratch() as scratch:
+        yield scratch
 
 
 OTHERS = [file for file in suite.FILES if file is not bench_pipeline]
@@ -101,28 +107,68 @@ def test_large_ones_are_compared_at_fewer_tokens(machine, scratch):
 
 
 def test_the_way_of_auto_is_marked(machine, scratch):
-    walks = [case for case in SMALL if case.operation.name == "walk" and case.contender.route]
-    shift = [case for case in walks if case.setting.normalization == "shift"][:4]
-    rows = [measure.measure(case, machine, scratch, lambda run, rounds: [1.0]) for case in shift]
-    chosen = measure.taken(shift[0].setting)
-    assert [row.taken for row in rows] == [case.contender.route == chosen for case in shift]
+    shift = Setting(1024, normalization="shift")
+    ways = cases(bench_walk.WALK, bench_walk.ROUTES[3:], [("quick", shift)])
+    rows = [measure.measure(case, machine, scratch, lambda run, rounds: [1.0]) for case in ways]
+    assert [row.contender for row in rows if row.taken] == ["blocked factorized"]
+    assert {row.contender for row in rows} == {
+        "blocked factorized",
+        "blocked dense",
+        "blocked streaming",
+    }
 
 
-def take(size):
+def test_our_own_mistakes_are_seen(machine, scratch, monkeypatch):
+    right = blocked.head_entropy
+    monkeypatch.setattr(blocked, "head_entropy", lambda *given: right(*given) * 1.001)
+    (case,) = cases(bench_entropy.ENTROPY, bench_entropy.CONTENDERS[1:2], [("quick", Setting(64))])
+    row = measure.measure(case, machine, scratch, clock=never)
+    assert row.note.startswith("WRONG: error 1.0e-03")
+
+
+def test_steps_are_told(pipe):
+    pixels = np.zeros((64, 64, 3), dtype=np.uint8)
+    profile = measure.profiled(lambda: pipe(pixels, ["a", "b"]))
+    steps = measure.steps_of(profile)
+    assert set(steps) == {"CLIP", "VAE", "UNet", "entropy", "walk", "resampling"}
+    assert all(seconds > 0 for seconds in steps.values())
+
+
+def test_pytest_runs_the_cases(tmp_path):
+    output = tmp_path / "here.json"
+    command = [sys.executable, "-m", "pytest", "bench", "--benchmark-only", "--tier", "quick"]
+    done = subprocess.run(
+        [*command, "-k", "head_entropy and (SDPA or blocked)", f"--benchmark-json={output}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+    )
+    assert "2 passed" in done.stdout, done.stdout
+    benchmarks = json.loads(output.read_text())["benchmarks"]
+    assert {one["extra_info"]["contender"] for one in benchmarks} == {"SDPA", "blocked"}
+    assert all(one["extra_info"]["error"] < 1e-5 for one in benchmarks)
+
+
+def take(size, times):
+    # Blocks that the heap keeps when they are gone.
+    held = [torch.ones(size, dtype=torch.int8) for _ in range(times + 1)]
+    del held[:times]
     memory = Memory("cpu")
-    block = torch.ones(size, dtype=torch.int8)
+    blocks = [torch.ones(size, dtype=torch.int8) for _ in range(times)]
     resident, process = memory.peak()
-    allocated, parts = memory.allocated(lambda: (torch.ones(size, dtype=torch.int8), None)[1])
-    return block.numel(), resident, process, allocated, parts
+    allocated = measure.allocated_on_cpu(
+        lambda: [torch.ones(size, dtype=torch.int8) for _ in range(times)] and None
+    )
+    return len(blocks + held), resident, process, allocated
 
 
-def test_memory_is_that_of_the_run():
-    size = 64 << 20
-    _, resident, process, allocated, parts = isolated(take, size)
-    assert size <= resident <= 1.2 * size
+@pytest.mark.parametrize(("size", "times"), [(64 << 20, 1), (2 << 20, 16), (1 << 16, 512)])
+def test_memory_is_that_of_the_run(size, times):
+    _, resident, process, allocated = isolated(take, size, times)
+    assert 0.95 * size * times <= resident <= 1.2 * size * times
     assert process > resident
-    assert size <= allocated <= 1.01 * size
-    assert parts is None
+    assert size * times <= allocated <= 1.01 * size * times
 
 
 def fail():
@@ -142,7 +188,7 @@ def test_processes_that_fail_or_die_are_told():
         isolated(die)
 
 
-def test_inputs_take_turns_where_a_cache_would_flatter(machine, monkeypatch):
+def test_inputs_take_turns_where_a_cache_would_flatter(machine, scratch, monkeypatch):
     monkeypatch.setattr(machine, "cache_bytes", 1 << 20)
     setting = Setting(64)
     little_work = [Floor(operations=1, moved=1 << 19)]
@@ -165,7 +211,7 @@ def test_inputs_take_turns_where_a_cache_would_flatter(machine, monkeypatch):
         return run
 
     (case,) = cases(operation, [Contender("mine", prepare)], [("quick", setting)])
-    measure.measure(case, machine, Scratch(), lambda run, rounds: [run() and 1.0 for _ in range(5)])
+    measure.measure(case, machine, scratch, lambda run, rounds: [run() and 1.0 for _ in range(5)])
     assert used[-5:] == [1, 2, 3, 4, 1]
 
 

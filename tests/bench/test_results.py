@@ -57,12 +57,13 @@ def document(machine):
     results = Results(machine, None, tier="default")
     results.document["machine"].update(device="Abacus", threads=2)
     for one in (
-        row("blocked dense", 0.2, ours=True, taken=True),
-        row("blocked streaming", 0.8, ours=True),
+        row("blocked dense", 0.2, ours=True, route=True, taken=True),
+        row("blocked streaming", 0.8, ours=True, route=True),
         row("reference", 1.0),
         row("magic", 0.1, note="of another kind"),
         row("gone", None, note="absent: gone is not installed"),
-        row("blocked dense", 3.2, 16_384, ours=True, taken=True),
+        row("blocked dense", 3.2, 16_384, ours=True, route=True, taken=True),
+        row("broken", None, note="ValueError: no"),
     ):
         results.add(one)
     return results.document
@@ -111,6 +112,8 @@ def test_an_interruption_within_a_run(machine, tmp_path, monkeypatch, capsys):
         ("no json", "not results that can be read"),
         ("[]", "its schema is None; expected 2: measure again"),
         ('{"schema": 1}', "its schema is 1; expected 2: measure again"),
+        ('{"schema": 2}', "damaged: KeyError"),
+        ('{"schema": 2, "rows": [{"x": 1}]}', "damaged: TypeError"),
     ],
 )
 def test_what_is_no_results_is_refused(tmp_path, text, said):
@@ -214,6 +217,8 @@ def test_the_page_says_where_we_lose(document):
     losses = text.split("### Where we lose")[1].split("###")[0]
     assert "magic (of another kind) takes 0.50 of our time" in losses
     assert "reference" not in losses
+    assert "broken, N = 4,096, softmax, float32: ValueError: no" in losses
+    assert "absent" not in losses
     assert "absent: gone is not installed" in text
     assert "| **blocked dense** ← auto | 200 ms |" in text
     growth = text.split("### How cost grows")[1]
@@ -275,7 +280,7 @@ def test_the_command_measures_in_processes_of_their_own(tmp_path):
         env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
     )
     assert done.returncode == 0, done.stderr
-    assert f"3 rows, 0 wrong; written to {output}" in done.stdout
+    assert f"3 rows, 0 failed; written to {output}" in done.stdout
     rows = load(output)["rows"]
     assert {one["contender"] for one in rows} == {"blocked", "reference", "SDPA"}
     assert all(one["seconds"] and one["resident"] is not None for one in rows)
@@ -292,3 +297,7 @@ def test_mistakes_are_named(capsys):
     assert "no.json: not results that can be read" in capsys.readouterr().err
     assert main(["bench", "--quick", "-o", str(Path(__file__) / "x.json")]) == 2
     assert "cannot be made" in capsys.readouterr().err
+    assert main(["bench", "--quick", "-o", str(Path(__file__).parent)]) == 2
+    assert "is a folder; expected the name of a file" in capsys.readouterr().err
+    assert main(["bench", "--quick", "--op", "local walk"]) == 2
+    assert "tier quick has no cases of local walk; leave out --quick" in capsys.readouterr().err
