@@ -150,7 +150,8 @@ def route(backend: str, name: str) -> Contender:
             and setting.tokens > 1024
         ):
             # Minutes, to learn again how much slower the other routes are.
-            return name == "factorized" or (setting.tokens == 4096 and base(setting))
+            dense = name == "dense" and setting.tokens == 4096 and base(setting)
+            return name == "factorized" or dense
         most = {"dense": 16_384, "streaming": 16_384, "factorized": 1 << 20}[name]
         return exact and setting.tokens <= most and (name != "streaming" or base(setting))
 
@@ -177,6 +178,7 @@ FLOAT8 = Contender(
     only=lambda s: (
         s.device == "cuda"
         and s.dtype == "bfloat16"
+        and torch.cuda.is_available()
         and torch.cuda.get_device_capability() >= (8, 9)
         and s.normalization in ("softmax", "shift")
         and s.tokens <= 16_384

@@ -26,9 +26,9 @@ def cosine_affinity(
         backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
 
     Returns:
-        ``(…, N, N)``, or ``(…, H, N, N)`` without ``head_weights``; in the dtype of ``q``. Norms and
-        sums are in float32 or better; for the product normalised vectors may be rounded to 16
-        bits where the inputs have 16 (or float32 matmul precision is "medium").
+        ``(…, N, N)``, or ``(…, H, N, N)`` without ``head_weights``; in the dtype of ``q``. Sums are
+        in float32 or better; for the product normalised vectors may be rounded to 16 bits where the
+        inputs have 16 (or float32 matmul precision is "medium").
 
     Raises:
         ValueError, TypeError: an argument is not as described; the message says how.

@@ -55,6 +55,14 @@ def test_every_contender_is_right_and_gets_a_row(case, machine, scratch):
     assert row.resident is not None
 
 
+def test_a_gpu_has_cases_of_every_operation_and_its_kernels():
+    found = suite.select("cuda")
+    assert {case.operation.name for case in found} == set(suite.operation_names())
+    walks = {case.contender.name for case in found if case.operation.name == "walk"}
+    assert {"triton factorized", "triton dense", "triton streaming", "SDPA"} <= walks
+    assert len(suite.select("cuda", "quick")) < len(found) < len(suite.select("cuda", "full"))
+
+
 def wrong(setting, q, k):
     run = bench_entropy.ours(setting, q, k, backend="blocked")
     return lambda: run() * 1.001
