@@ -88,7 +88,7 @@ def settings(device: str) -> list[tuple[str, Setting]]:
         ("quick", near),
         ("default", near.replace(tokens=4096)),
         ("default", sixteen.replace(tokens=4096)),
-        ("default", sixteen.replace(tokens=16_384)),
+        ("default" if device == "cuda" else "full", sixteen.replace(tokens=16_384)),
         ("full", near.replace(tokens=16_384)),
     ]
 

@@ -299,7 +299,11 @@ def ours(prepare) -> list[Contender]:
 
 def unfolds(prepare) -> Contender:
     # It holds (N, H·D, 9) in memory.
-    return Contender("unfold", prepare, only=lambda s: s.tokens <= 65_536 and s.labels == 21)
+    return Contender(
+        "unfold",
+        prepare,
+        only=lambda s: s.tokens <= 65_536 and s.labels == 21 and s.dtype == "float32",
+    )
 
 
 def affinity_settings(device: str) -> list[tuple[str, Setting]]:

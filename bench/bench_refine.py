@@ -182,7 +182,7 @@ CONTENDERS = [
     Contender(
         "skimage random_walker",
         run_walker,
-        only=lambda s: s.device == "cpu",
+        only=lambda s: s.device == "cpu" and s.tokens <= 1024,
         needs="skimage",
         truth=true_walker,
         checked=256,

@@ -9,7 +9,7 @@ import tempfile
 from nerve_fast.bench.case import Setting, graph_inputs
 from nerve_fast.bench.machine import Machine, quantiles, seconds_of
 
-ROUNDS = 5
+ROUNDS = 3
 
 FIRST_WALK = """
 import nerve_fast.bench.bench_startup as startup

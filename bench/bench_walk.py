@@ -251,7 +251,9 @@ STAGES = [
 ]
 
 # Its maps, one a head and all at once, do not fit beyond.
-STAGE_REFERENCE = dataclasses.replace(REFERENCE, only=lambda s: s.tokens <= 4096)
+STAGE_REFERENCE = dataclasses.replace(
+    REFERENCE, only=lambda s: s.tokens <= 4096 and s.normalization == "softmax"
+)
 
 
 def walk_settings(device: str) -> list[tuple[str, Setting]]:
@@ -262,7 +264,7 @@ def walk_settings(device: str) -> list[tuple[str, Setting]]:
     for normalization in ("softmax", "shift", "relu", "l1"):
         for dtype in ("float32", sixteen):
             near = Setting(quick, normalization=normalization, dtype=dtype, device=device)
-            tier = "quick" if normalization in ("softmax", "shift") else "default"
+            tier = "quick" if normalization in ("softmax", "shift") else "full"
             found += [
                 (tier, near),
                 ("default", near.replace(tokens=middle)),

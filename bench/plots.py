@@ -141,7 +141,7 @@ def _speed_up(rows: list[Row], document: dict):
     axis.invert_yaxis()
     axis.margins(y=0.01)
     for index, ratio in enumerate(ratios):
-        axis.text(max(ratio, 1) * 1.05, index, f"{ratio:.2g}", va="center", fontsize=7)
+        axis.text(max(ratio, 1) * 1.05, index, f"{ratio:.3g}", va="center", fontsize=7)
     axis.axvline(1, color="black", linewidth=1)
     axis.set_xlabel("its time over ours (1: as fast; red: faster than ours)")
     axis.set_xlim(right=max(ratios) * 2)
