@@ -214,6 +214,10 @@ def _steps(rows: list[Row]) -> str:
         cells = [seconds_in_words(row.parts.get(step)) for step in steps]
         name = f"{row.contender}, {in_words(row.setting)}"
         lines.append(f"| {name} | " + " | ".join([*cells, seconds_in_words(rest)]) + " |")
+    lines += [
+        "",
+        "Steps are those of a run under the profiler, the rest is what the timed run took more.",
+    ]
     return "\n".join(lines) + "\n"
 
 
