@@ -26,7 +26,7 @@ from nerve_fast import NerveConfig, reference
 from nerve_fast.bench import bars, suite
 from nerve_fast.bench.case import BOUNDS, Setting, graph_inputs
 from nerve_fast.bench.isolated import in_a_line
-from nerve_fast.bench.machine import Machine, interpreted, poisoned
+from nerve_fast.bench.machine import Machine, interpreted, poisoned, quantiles
 from nerve_fast.bench.measure import relative_error
 from nerve_fast.bench.results import Results
 from nerve_fast.bench.run import ceilings, results_folder, run_cases
@@ -173,12 +173,17 @@ def routes(normalization: str, tokens: int) -> list[tuple[str, int]]:
 
 def time_candidates(machine: Machine, setting: Setting, deadline: float) -> list[dict]:
     """Every configuration of every kernel: what :mod:`nerve_fast.kernels.configs` should prefer."""
+
+    def seconds_of(run: Callable[[], object]) -> float:
+        replay = machine.graphed(run) if machine.on_gpu else None
+        return quantiles(machine.clock(replay or run, 20 if machine.on_gpu else 1))[0]
+
     timings = tuning.tune_operations(
         (setting.heads, setting.tokens, setting.head_dim),
         setting.labels,
         machine.device,
         setting.torch_dtype,
-        lambda run: min(machine.clock(machine.graphed(run), 1)),
+        seconds_of,
     )
     found = []
     for timing in timings:
