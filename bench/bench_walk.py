@@ -25,13 +25,9 @@ from nerve_fast.bench.case import (
 FACTORIZABLE = ("shift", "l1")
 
 
-def wide(*tensors):
-    return tuple(tensor.double() for tensor in tensors)
-
-
 def true_walk(setting, q, k, prior, weights=None):
     """In float64: the reference, where that takes too long the blocked backend with its ``S``."""
-    q, k, prior = wide(q, k, prior)
+    q, k, prior = q.double(), k.double(), prior.double()
     weights = weights if weights is None else weights.double()
     if setting.tokens <= REFERENCED:
         return reference.random_walk(q, k, prior, setting.grid, setting.config(), weights)

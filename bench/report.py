@@ -159,7 +159,7 @@ def _table(rows: list[Row]) -> str:
                     _error(row),
                     bytes_in_words(row.allocated),
                     bytes_in_words(row.resident),
-                    row.note,
+                    "; ".join(filter(None, (row.note, "replayed as a graph" * row.replayed))),
                 ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

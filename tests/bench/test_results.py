@@ -60,7 +60,7 @@ def document(machine):
         row("blocked dense", 0.2, ours=True, route=True, taken=True),
         row("blocked streaming", 0.8, ours=True, route=True),
         row("reference", 1.0),
-        row("magic", 0.1, note="of another kind"),
+        row("magic", 0.1, note="of another kind", replayed=True),
         row("gone", None, note="absent: gone is not installed"),
         row("blocked dense", 3.2, 16_384, ours=True, route=True, taken=True),
         row("broken", None, note="ValueError: no"),
@@ -220,6 +220,7 @@ def test_the_page_says_where_we_lose(document):
     assert "broken, N = 4,096, softmax, float32: ValueError: no" in losses
     assert "absent" not in losses
     assert "absent: gone is not installed" in text
+    assert "| of another kind; replayed as a graph |" in text
     assert "| **blocked dense** ← auto | 200 ms |" in text
     growth = text.split("### How cost grows")[1]
     assert "| blocked dense, softmax, float32 | N | 2.00 | 4,096 | 16,384 |" in growth
