@@ -71,6 +71,7 @@ def head_entropy_kernel(
     Q,
     K,
     OUT,
+    M,
     N,
     D,
     heads,
@@ -91,16 +92,16 @@ def head_entropy_kernel(
     BM: tl.constexpr,
     BN: tl.constexpr,
 ):
-    """The sum over ``BM`` rows of one head's entropies: ``OUT (batch, heads, ⌈N/BM⌉)``.
+    """The sum over ``BM`` of ``M`` rows of one head's entropies: ``OUT (batch, heads, ⌈M/BM⌉)``.
 
-    Programs: ``batch · heads · ⌈N/BM⌉``. ``scale`` is not negative and includes ``log2 e``;
+    Programs: ``batch · heads · ⌈M/BM⌉``. ``scale`` is not negative and includes ``log2 e``;
     ``FLIP`` turns the sign of the logits.
     """
-    tiles = tl.cdiv(N, BM)
+    tiles = tl.cdiv(M, BM)
     i_bh = tl.program_id(0) // tiles
     i_b, i_h = (i_bh // heads).to(tl.int64), (i_bh % heads).to(tl.int64)
     o_m, o_d = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM), tl.arange(0, BD)
-    m_m = o_m < N
+    m_m = o_m < M
     p_q = Q + (i_b * stride_qb + i_h * stride_qh) * UNIT
     p_k = K + (i_b * stride_kb + i_h * stride_kh) * UNIT
     # Chunks of [BM, BD]
@@ -155,16 +156,20 @@ def head_entropy(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
 
 
 def entropy_sums(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
-    """Entropies ``(B, H, tiles)`` summed over each tile of rows, from ``(…, H, N, D)``."""
-    heads, tokens, head_dim = q.shape[-3:]
-    q, k = (x.reshape(-1, heads, tokens, head_dim) for x in (q, k))
+    """Entropies ``(B, H, tiles)`` summed over each tile of rows.
+
+    From ``q (…, H, M, D)``, the rows, and ``k (…, H, N, D)``.
+    """
+    heads, rows, head_dim = q.shape[-3:]
+    tokens = k.shape[-2]
+    q, k = (x.reshape(-1, heads, x.shape[-2], head_dim) for x in (q, k))
     scale = head_dim**-0.5 if scale is None else scale
     size = chunk(head_dim)
     layout = strides(q, k)
     config = config_for(
         "head_entropy", q, tokens, kept=padded(head_dim), aligned=layout["UNIT"] > 1
     )
-    tiles = triton.cdiv(tokens, config["BM"])
+    tiles = triton.cdiv(rows, config["BM"])
     sums = q.new_empty(len(q), heads, tiles, dtype=torch.float32)
     launch(
         head_entropy_kernel,
@@ -173,6 +178,7 @@ def entropy_sums(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
         Q=q,
         K=k,
         OUT=sums,
+        M=rows,
         N=tokens,
         heads=heads,
         scale=abs(scale) * LOG2_E,

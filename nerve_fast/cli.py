@@ -1,20 +1,17 @@
 """The command line: ``nerve-fast segment | plan | demo | tune | bench | doctor``."""
 
 import argparse
-import copy
 import dataclasses
 import os
 import platform
 import sys
-import tempfile
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
-from nerve_fast.config import NORMALIZATIONS, NerveConfig
+from nerve_fast.config import NORMALIZATIONS, TOKEN_BUDGET, NerveConfig
 from nerve_fast.dispatch import (
     BACKEND_NAMES,
     ROUTES,
@@ -26,10 +23,10 @@ from nerve_fast.dispatch import (
     without_triton,
 )
 from nerve_fast.errors import InputError
-from nerve_fast.files import cache_folder
+from nerve_fast.files import cache_folder, prepare_folder
+from nerve_fast.tiling import OVERLAP, TILE
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-ENDINGS = ("labels.png", "overlay.png", "heatmaps.png", "steps.png", "npz")
 CONFIG_HELP = {
     "alpha": "probability that a walker moves on",
     "beta": "share of the global part, the rest is local",
@@ -105,10 +102,11 @@ def _add_segment(commands) -> None:
     command = commands.add_parser(
         "segment",
         help="label every pixel of images",
-        description="Writes NAME.labels.png (palette image) and NAME.overlay.png for each image.",
+        description="Writes NAME.labels.png (palette image) and NAME.overlay.png for each image. "
+        "Under `accelerate launch -m nerve_fast segment …` each process takes its share.",
     )
     command.set_defaults(run=_segment)
-    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
     command.add_argument(
         "--labels",
         required=True,
@@ -118,6 +116,12 @@ def _add_segment(commands) -> None:
     command.add_argument("--save-heatmaps", action="store_true", help="also NAME.heatmaps.png")
     command.add_argument("--save-probabilities", action="store_true", help="also NAME.npz")
     command.add_argument("--save-steps", action="store_true", help="also NAME.steps.png")
+    command.add_argument(
+        "--resume", action="store_true", help="leave out images whose results are there"
+    )
+    command.add_argument(
+        "--batch-size", type=int, default=1, help="images worked on together (default: 1)"
+    )
     command.add_argument(
         "--verify", action="store_true", help="also run the reference, and say how far they differ"
     )
@@ -149,6 +153,28 @@ def _add_segment(commands) -> None:
     )
     models.add_argument("--seed", type=_seed, default=0, help="of the noise (default: 0)")
 
+    models.add_argument(
+        "--compile", action="store_true", help="torch.compile the networks: for many images"
+    )
+
+    large = command.add_argument_group("large images")
+    large.add_argument(
+        "--max-memory", help='beyond the models, such as "6GB" (default: nine tenths of the free)'
+    )
+    large.add_argument(
+        "--token-budget",
+        type=int,
+        default=TOKEN_BUDGET,
+        help="tokens that the global part takes keys from; more are pooled, "
+        "0 computes everything exactly (default: %(default)s)",
+    )
+    large.add_argument(
+        "--tile", type=int, default=TILE, help="side, in pixels (default: %(default)s)"
+    )
+    large.add_argument(
+        "--overlap", type=int, default=OVERLAP, help="in pixels (default: %(default)s)"
+    )
+
     prior = command.add_argument_group("prior")
     prior.add_argument("--prior", default="naclip", help="naclip (default) or maskclip")
     prior.add_argument(
@@ -177,150 +203,16 @@ def _add_config(command) -> None:
 
 def _segment(options) -> int:
     config = _config(options)
-    labels = [label.strip() for label in options.labels.split(";")]
-
     # transformers and diffusers take seconds to import; mistakes above should not.
-    from nerve_fast.images import load_image
-    from nerve_fast.labels import parse_labels
-    from nerve_fast.visualize import strip_stages
+    from nerve_fast.segment import segment
 
-    classes = parse_labels(labels)
-    if len(classes) == 1 and len(classes[0]) > 1:
-        print(
-            'note: commas separate synonyms of one class; between classes put ";"', file=sys.stderr
-        )
-    _check_names(options.images, options.output)
-    images, failed = [], 0
-    for path in options.images:
-        try:
-            load_image(path)
-            images.append(path)
-        except InputError as error:
-            failed += 1
-            print(f"nerve-fast: {error}", file=sys.stderr)
-    if not images:
-        return 2
-    _prepare_folder(options.output)
-
-    def run(pipe, path):
-        return pipe(
-            path,
-            labels,
-            processing_resolution=options.resolution,
-            generator=torch.Generator().manual_seed(options.seed),
-            return_steps=strip_stages(config.steps) if options.save_steps else (),
-        )
-
-    pipe = _load(options, config)
-    reference = copy.copy(pipe)
-    reference.backend = "reference"
-    pipe.clip.encode_words([word for words in classes for word in words], progress=True)
-    for path in tqdm(images, "images", unit="image", disable=None):
-        out = run(pipe, path)
-        if options.verify:
-            expected = run(reference, path)
-            print(f"{path.name}: {_difference(out, expected)}")
-        _write(out, options.output / path.stem, options)
-    print(f"{len(images)} image{'s' * (len(images) != 1)} written to {options.output}")
-    return 2 if failed else 0
-
-
-def _difference(out, expected) -> str:
-    """How far a result is from the reference's, in words."""
-    error = (out.probabilities - expected.probabilities).norm() / expected.probabilities.norm()
-    equal = (out.label_map == expected.label_map).double().mean()
-    return f"probabilities within {error:.1e} of the reference's, {equal:.2%} of labels equal"
+    return segment(options, config)
 
 
 def _config(options) -> NerveConfig:
     return NerveConfig(
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(NerveConfig)}
     )
-
-
-def _check_names(images: Sequence[Path], folder: Path) -> None:
-    """Results are named after the image's stem: they may overwrite no image and no other result."""
-    inputs = {path.resolve(): path for path in images}
-    first = {}
-    for path in images:
-        if path.stem in first:
-            raise InputError(
-                f"{first[path.stem]} and {path} would both be written as {path.stem}.*; rename "
-                "one, or write them to different folders"
-            )
-        first[path.stem] = path
-        for ending in ENDINGS:
-            target = (folder / f"{path.stem}.{ending}").resolve()
-            if target in inputs:
-                raise InputError(
-                    f"the result {target.name} of {path} would overwrite the image "
-                    f"{inputs[target]}; write to another folder"
-                )
-
-
-def _prepare_folder(folder: Path) -> None:
-    """Make the folder, and find out now whether it can be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"the output folder {folder} cannot be written: {error.strerror or error}"
-        ) from error
-
-
-def _load(options, config: NerveConfig):
-    from nerve_fast.pipeline import NervePipeline
-    from nerve_fast.priors import PriorConfig
-
-    _hide_loading_bars()
-    prior = PriorConfig(
-        name=options.prior,
-        resolution=options.prior_resolution,
-        window=options.prior_window,
-        stride=options.prior_stride,
-        logit_scale=options.logit_scale,
-    )
-    return NervePipeline.from_pretrained(
-        options.models,
-        clip=options.clip,
-        diffusion=options.diffusion,
-        device=options.device,
-        dtype=DTYPES.get(options.dtype),
-        prior=prior,
-        config=config,
-        backend=options.backend,
-        layers=options.layers,
-        timestep=options.timestep,
-    )
-
-
-def _hide_loading_bars() -> None:
-    """Reading weights from the disk is quick; downloads keep their bars."""
-    import diffusers.utils.logging
-    import transformers.utils.logging
-
-    transformers.utils.logging.disable_progress_bar()
-    diffusers.utils.logging.disable_progress_bar()
-
-
-def _write(out, stem: Path, options) -> None:
-    from nerve_fast import visualize
-
-    # All pictures first: an image's files appear together or not at all.
-    pictures = {"overlay": out.overlay()}
-    if options.save_heatmaps:
-        probabilities = out.probabilities.numpy()
-        pictures["heatmaps"] = visualize.heat_maps(out.image, probabilities, out.labels)
-    if options.save_steps:
-        steps = {count: maps.numpy() for count, maps in out.steps.items()}
-        pictures["steps"] = visualize.steps_strip(out.image, out.prior.numpy(), steps, out.labels)
-    out.save(Path(f"{stem}.labels.png"))
-    for kind, picture in pictures.items():
-        visualize.save_picture(picture, Path(f"{stem}.{kind}.png"))
-    if options.save_probabilities:
-        out.save(Path(f"{stem}.npz"))
 
 
 def _add_plan(commands) -> None:
@@ -455,13 +347,14 @@ def _add_demo(commands) -> None:
 def _demo(options) -> int:
     if options.scenes < 1:
         raise InputError(f"--scenes is {options.scenes}; expected 1 or more")
-    _prepare_folder(options.output)
+    prepare_folder(options.output)
 
+    from nerve_fast.backbones.loading import hide_loading_bars
     from nerve_fast.demo import run
     from nerve_fast.pipeline import NervePipeline
     from nerve_fast.tiny.scenes import HELD_OUT_SEED
 
-    _hide_loading_bars()
+    hide_loading_bars()
     pipe = NervePipeline.from_pretrained("tiny", device="cpu")
     first = HELD_OUT_SEED if options.first_seed is None else options.first_seed
     scores = run(pipe, options.output, scenes=options.scenes, first_seed=first)

@@ -14,7 +14,8 @@ from nerve_fast.backbones.diffusion import DiffusionBackbone
 from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou
 from nerve_fast.images import to_tensor
 from nerve_fast.ops import random_walk
-from nerve_fast.pipeline import NervePipeline, as_distribution, as_maps, to_pixels
+from nerve_fast.pipeline import NervePipeline, as_distribution, as_maps
+from nerve_fast.resampling import likeliest
 from nerve_fast.tiny.scenes import HELD_OUT_SEED, NAMES, generate
 
 
@@ -48,7 +49,7 @@ def run(
         image, mask, names = generate(seed)
         out = pipe(image, names, return_steps=stages if number < pictures else ())
         label_maps = {
-            "prior": to_pixels(out.prior, mask.shape).argmax(0),
+            "prior": likeliest(out.prior, mask.shape),
             "walk on raw RGB": _walk(*_colours(image, out.prior), out.prior, pipe, mask.shape),
             "walk on an untrained UNet's Q/K": _walk(
                 *_features(untrained, image), out.prior, pipe, mask.shape
@@ -77,8 +78,9 @@ def _untrained(diffusion: DiffusionBackbone) -> DiffusionBackbone:
 
 
 def _features(diffusion: DiffusionBackbone, image) -> tuple[Tensor, Tensor]:
-    features = diffusion.queries_and_keys(image, image.size, torch.Generator().manual_seed(0))
-    return features.q, features.k
+    generator = torch.Generator().manual_seed(0)
+    features = diffusion.queries_and_keys([image], image.size, [generator])
+    return features.q[0], features.k[0]
 
 
 def _colours(image, prior: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,4 +94,4 @@ def _walk(q: Tensor, k: Tensor, prior: Tensor, pipe: NervePipeline, size) -> Ten
     """The pipeline's walk on another graph, ``(H, W)`` labels."""
     grid = tuple(prior.shape[1:])
     walked = random_walk(q, k, prior.flatten(1).T.to(q.device), grid, pipe.config)
-    return to_pixels(as_maps(as_distribution(walked), grid), size).argmax(0).cpu()
+    return likeliest(as_maps(as_distribution(walked), grid), size).cpu()

@@ -47,3 +47,15 @@ def _renamed_at_end(path: Path) -> Iterator[Path]:
     except BaseException:
         os.unlink(name)
         raise
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder, and find out now whether it can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"the output folder {folder} cannot be written: {error.strerror or error}"
+        ) from error

@@ -1,30 +1,38 @@
 """The whole method: an image and words in, a label for every pixel out."""
 
+import contextlib
 import dataclasses
+import functools
+import logging
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
 from torch.profiler import record_function
+from tqdm import tqdm
 
 from nerve_fast import visualize
 from nerve_fast.backbones.clip import DEFAULT_CLIP, CLIPBackbone
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION, DiffusionBackbone
-from nerve_fast.config import NerveConfig
+from nerve_fast.budget import CallPlan, Request
+from nerve_fast.config import TOKEN_BUDGET, NerveConfig
 from nerve_fast.dispatch import choose, pick_device
 from nerve_fast.errors import InputError
 from nerve_fast.files import written_whole
-from nerve_fast.images import load_image, model_size
+from nerve_fast.images import load_image
 from nerve_fast.labels import parse_labels
 from nerve_fast.ops import entropy_weights, head_entropy, random_walk
 from nerve_fast.priors import PriorConfig, label_probabilities, to_tokens
+from nerve_fast.resampling import likeliest, to_pixels
+from nerve_fast.tiling import OVERLAP, TILE
 from nerve_fast.tiny import MODELS as TINY_MODELS
+
+logger = logging.getLogger(__name__)
 
 ImageInput = Image.Image | np.ndarray | str | os.PathLike
 
@@ -35,19 +43,26 @@ class SegmentationOutput:
 
     Attributes:
         label_map: ``(H, W)`` int64, indices into :attr:`labels`.
-        probabilities: ``(K, H, W)`` float32, summing to 1 over ``K``.
         labels: the ``K`` labels as they were given.
         image: the image that was segmented, RGB, of any size.
         prior: ``(K, h, w)`` float32, CLIP's ``G`` on the token grid.
+        walked: ``(K, h, w)`` float32, what the walk made of it.
         steps: ``(K, h, w)`` float32 on the token grid, after each number of steps asked for.
+        plan: how it was carried out; ``plan.config`` has the settings, with the stride taken.
     """
 
     label_map: Tensor
-    probabilities: Tensor
     labels: tuple[str, ...]
     image: Image.Image
     prior: Tensor
+    walked: Tensor
     steps: Mapping[int, Tensor]
+    plan: CallPlan
+
+    @functools.cached_property
+    def probabilities(self) -> Tensor:
+        """``(K, H, W)`` float32, summing to 1 over ``K``; made when it is first asked for."""
+        return to_pixels(self.walked, tuple(self.label_map.shape))
 
     def overlay(self) -> Image.Image:
         """The image under its labels' colours, with a legend of the labels that occur."""
@@ -128,6 +143,7 @@ class NervePipeline:
         backend: str = "auto",
         layers: Sequence[str] | None = None,
         timestep: int = 100,
+        compile: bool = False,
     ) -> "NervePipeline":
         """Load both networks.
 
@@ -147,6 +163,7 @@ class NervePipeline:
                 ``up_blocks.3.attentions.0.transformer_blocks.0.attn1``; ``None`` takes those of the
                 last up-block.
             timestep: how much noise the UNet sees, a step of the model's scheduler.
+            compile: ``torch.compile`` the networks: minutes at the first call of each size.
 
         Raises:
             InputError: a model cannot be had, lacks a file, or has no such layer or timestep; the
@@ -169,7 +186,7 @@ class NervePipeline:
             dtype = torch.float32 if device.type == "cpu" else torch.float16
         # Before the networks: loading them takes long.
         choose(backend, device, dtype)
-        return cls(
+        pipe = cls(
             CLIPBackbone.from_pretrained(clip or DEFAULT_CLIP, device=device, dtype=dtype),
             DiffusionBackbone.from_pretrained(
                 diffusion or DEFAULT_DIFFUSION,
@@ -182,6 +199,10 @@ class NervePipeline:
             config=config,
             backend=backend,
         )
+        if compile:
+            pipe.clip.compile()
+            pipe.diffusion.compile()
+        return pipe
 
     @torch.no_grad()
     def __call__(
@@ -192,10 +213,19 @@ class NervePipeline:
         config: NerveConfig | None = None,
         processing_resolution: int | None = None,
         match_input_resolution: bool = True,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         return_steps: Sequence[int] = (),
+        batch_size: int = 1,
+        max_memory: int | str | None = None,
+        token_budget: int | None = TOKEN_BUDGET,
+        tile: int = TILE,
+        overlap: int = OVERLAP,
+        progress: bool = False,
     ) -> SegmentationOutput | list[SegmentationOutput]:
         """Segment one image, or each of a list.
+
+        An image that the UNet would see larger than ``tile`` goes through the networks in tiles and
+        windows; one walk over the tokens of the whole image follows.
 
         Args:
             image: a PIL image, a path, an array ``(H, W, 3)`` uint8, or a list of any of them; a
@@ -208,67 +238,145 @@ class NervePipeline:
                 pixels and four short sides is seen smaller.
             match_input_resolution: give the result at the image's size; otherwise at the size the
                 diffusion model saw.
-            generator: draws the noise; ``None`` starts one from seed 0 for each image, so that two
-                calls agree to the bit.
+            generator: draws the noise, or a list of them, one an image; ``None`` starts one from
+                seed 0 for each image, so that two calls agree to the bit.
             return_steps: numbers of steps after which the walk is wanted too, in ``.steps``.
+            batch_size: images of a list that are worked on together, those of them that are of one
+                size. With more than 1, results are those of single calls up to rounding.
+            max_memory: bytes that may be used beyond the models and the images, or text such as
+                ``"6GB"``; ``None`` is nine tenths of what is free.
+            token_budget: tokens that the walk's global part may take its keys and values from.
+                Where the image has more, they are pooled over cells of ``s × s`` tokens with the
+                smallest stride ``s`` that fits; the log and ``.plan.config.global_stride`` say
+                which. ``shift`` never needs it. Beyond 4096 tokens head entropies are the mean of
+                4096 rows. ``None`` computes everything exactly, which takes long.
+            tile: longest side of a tile, in pixels.
+            overlap: of neighbouring tiles, in pixels, at most half a tile.
+            progress: show bars over windows, tiles and steps, on a terminal.
 
         Raises:
-            InputError: an image cannot be read, labels are empty, repeated or too long, or another
-                value is out of its range; a ``ValueError``.
+            InputError: an image cannot be read, labels are empty, repeated or too long, the memory
+                is too small, or another value is out of its range; a ``ValueError``.
             TypeError: an argument is of the wrong type.
         """
-        if isinstance(image, (list, tuple)):
-            return [
-                self(
-                    one,
-                    labels,
-                    config=config,
-                    processing_resolution=processing_resolution,
-                    match_input_resolution=match_input_resolution,
-                    generator=generator,
-                    return_steps=return_steps,
-                )
-                for one in image
-            ]
-
         # 0. Inputs. The labels are encoded first: a mistake in them should not cost a forward pass.
         config = self.config if config is None else config
-        self._check_inputs(config, processing_resolution, generator, return_steps)
+        self._check_inputs(
+            config, processing_resolution, generator, return_steps, batch_size, token_budget
+        )
         classes = parse_labels(labels)
-        image = load_image(image)
-        if generator is None:
-            generator = torch.Generator().manual_seed(0)
+        self.clip.encode_words([word for words in classes for word in words])
 
-        # 1. What each patch looks like: (K, h', w') on CLIP's grid.
-        with record_function("nerve_fast: CLIP"):
-            probabilities = label_probabilities(self.clip, image, classes, self.prior)
+        def segment(images, generators):
+            size = images[0].size
+            request = Request(
+                clip=self.clip,
+                diffusion=self.diffusion,
+                prior=self.prior,
+                backend=self.backend,
+                images=len(images),
+                image_size=size,
+                words=sum(map(len, classes)),
+                labels=len(classes),
+                config=config,
+                short_side=self._short_side(processing_resolution),
+                tile=tile,
+                overlap=overlap,
+                token_budget=token_budget,
+            )
+            plan = request.planned(max_memory)
+            logger.info("%s", plan)
+            if plan.config.global_stride > config.global_stride:
+                logger.warning(
+                    "%d tokens are more than the budget of %d: keys and values of the walk's "
+                    "global part are pooled with global_stride=%d",
+                    plan.grid[0] * plan.grid[1],
+                    token_budget,
+                    plan.config.global_stride,
+                )
+            maps = self._walked(images, classes, plan, generators, return_steps, progress)
+            width, height = size if match_input_resolution else plan.size
+            with record_function("nerve_fast: resampling"):
+                return [
+                    SegmentationOutput(
+                        label_map=likeliest(walked, (height, width)).cpu(),
+                        labels=tuple(labels),
+                        image=image,
+                        prior=prior.cpu(),
+                        walked=walked.cpu(),
+                        steps={count: step.cpu() for count, step in steps.items()},
+                        plan=plan,
+                    )
+                    for image, (prior, walked, steps) in zip(images, maps, strict=True)
+                ]
 
-        self._check_finite(probabilities, "CLIP")
+        alone = not isinstance(image, (list, tuple))
+        images = [image] if alone else image
+        generators = self._generators(generator, len(images))
+        results = {}
+        for first in range(0, len(images), batch_size):
+            places = range(first, min(first + batch_size, len(images)))
+            loaded = {place: load_image(images[place]) for place in places}
+            for size in dict.fromkeys(one.size for one in loaded.values()):
+                alike = [place for place in places if loaded[place].size == size]
+                found = segment(
+                    [loaded[place] for place in alike], [generators[place] for place in alike]
+                )
+                results.update(zip(alike, found, strict=True))
+        return results[0] if alone else [results[place] for place in range(len(images))]
 
-        # 2. Which tokens belong together: q, k (H, N, D) on the grid (h, w).
-        short_side = processing_resolution
-        if short_side is None:
-            short_side = self.diffusion.native_size
-        elif short_side == 0:
-            short_side = None
-        size = model_size(image.size, short_side, self.diffusion.multiple)
-        features = self.diffusion.queries_and_keys(image, size, generator)
+    def _walked(
+        self,
+        images: Sequence[Image.Image],
+        classes: Sequence[Sequence[str]],
+        plan: CallPlan,
+        generators: Sequence[torch.Generator],
+        return_steps: Sequence[int],
+        progress: bool,
+    ) -> list[tuple[Tensor, Tensor, dict[int, Tensor]]]:
+        """Of each image the prior, the walked prior and that after ``return_steps``, (K, h, w)."""
+        device = self.diffusion.unet.device
+
+        def bar(name, unit, total):
+            hidden = None if progress and total > 1 else True
+            return tqdm(total=total, desc=name, unit=unit, leave=False, disable=hidden)
+
+        # 1. What each patch looks like: (B, K, h', w') on CLIP's grid.
+        windows = bar("CLIP", "window", len(images) * len(plan.view))
+        with windows, _beside(device), record_function("nerve_fast: CLIP"):
+            probabilities = label_probabilities(
+                self.clip, images, classes, self.prior, view=plan.view, advance=windows.update
+            )
+
+        # 2. Which tokens belong together: q, k (B, H, N, D) on the grid (h, w).
+        with bar("UNet", "tile", len(images) * len(plan.tiling)) as tiles:
+            features = self.diffusion.queries_and_keys(
+                images,
+                plan.size,
+                generators,
+                tiling=plan.tiling,
+                batch_size=plan.tile_batch,
+                dtype=plan.feature_dtype,
+                advance=tiles.update,
+            )
         q, k, grid = features.q, features.k, features.grid
-
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self._check_finite(probabilities, "CLIP")
         self._check_finite(q, "the UNet")
         self._check_finite(k, "the UNet")
 
-        # 3. The prior on the tokens: G (N, K).
+        # 3. The prior on the tokens: G (B, N, K).
         prior = to_tokens(probabilities, grid)
 
-        # 4. The walk: P (N, K), its heads weighted once for all step counts.
-        weights = None
+        # 4. The walk: P (B, N, K), its heads weighted once for all step counts.
+        config, weights = plan.config, q.new_ones(q.shape[:2], dtype=torch.float32) / q.shape[1]
         if config.sharpness > 0:
             with record_function("nerve_fast: entropy"):
-                entropy = head_entropy(q, k, backend=self.backend)
+                entropy = head_entropy(q, k, max_rows=plan.entropy_rows, backend=self.backend)
                 weights = entropy_weights(entropy, config.sharpness)
 
-        def walk(steps):
+        def walk(steps, on_step=None):
             walked = random_walk(
                 q,
                 k,
@@ -277,26 +385,41 @@ class NervePipeline:
                 config.replace(steps=steps),
                 head_weights=weights,
                 backend=self.backend,
+                max_memory=plan.walk_memory,
+                on_step=on_step,
             )
-            return as_maps(as_distribution(walked), grid)
+            return [as_maps(as_distribution(one), grid) for one in walked]
 
-        with record_function("nerve_fast: walk"):
-            final = walk(config.steps)
-        steps = {count: walk(count).cpu() for count in return_steps}
+        steps = bar("walk", "step", len(images) * config.steps)
+        with steps, record_function("nerve_fast: walk"):
+            final = walk(config.steps, steps.update)
+        others = {count: walk(count) for count in return_steps}
+        return [
+            (
+                as_maps(prior[i], grid),
+                final[i],
+                {count: maps[i] for count, maps in others.items()},
+            )
+            for i in range(len(images))
+        ]
 
-        # 5. Pixels: (K, H, W), and the likeliest label of each.
-        width, height = image.size if match_input_resolution else size
-        with record_function("nerve_fast: resampling"):
-            probabilities = to_pixels(final, (height, width)).cpu()
-            label_map = probabilities.argmax(0)
-        return SegmentationOutput(
-            label_map=label_map,
-            probabilities=probabilities,
-            labels=tuple(labels),
-            image=image,
-            prior=as_maps(prior, grid).cpu(),
-            steps=steps,
-        )
+    @staticmethod
+    def _generators(generator, images: int) -> list[torch.Generator]:
+        """One an image."""
+        if isinstance(generator, (list, tuple)):
+            if len(generator) != images:
+                raise InputError(
+                    f"generator is a list of {len(generator)}; expected one for each of the "
+                    f"{images} images"
+                )
+            return list(generator)
+        return [generator or torch.Generator().manual_seed(0) for _ in range(images)]
+
+    def _short_side(self, processing_resolution: int | None) -> int | None:
+        """Of what the UNet sees; ``None`` is the image's own."""
+        if processing_resolution is None:
+            return self.diffusion.native_size
+        return processing_resolution or None
 
     def _check_finite(self, values: Tensor, network: str) -> None:
         if not torch.isfinite(values).all():
@@ -306,7 +429,9 @@ class NervePipeline:
                 "(torch.bfloat16 or torch.float32), or check the model's weights"
             )
 
-    def _check_inputs(self, config, processing_resolution, generator, return_steps):
+    def _check_inputs(
+        self, config, processing_resolution, generator, return_steps, batch_size, token_budget
+    ):
         if not isinstance(config, NerveConfig):
             raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
         if processing_resolution is not None and not _is_count(processing_resolution):
@@ -314,15 +439,24 @@ class NervePipeline:
                 f"processing_resolution is {processing_resolution!r}; expected a number of pixels, "
                 "0 for the image's own, or None for the model's"
             )
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(
-                f"generator is a {type(generator).__name__}; expected a torch.Generator or None"
-            )
+        for one in generator if isinstance(generator, (list, tuple)) else [generator]:
+            if one is not None and not isinstance(one, torch.Generator):
+                raise TypeError(
+                    f"generator is a {type(one).__name__}; expected a torch.Generator, a list of "
+                    "them, or None"
+                )
         if not isinstance(return_steps, (list, tuple, range)):
             raise TypeError(f"return_steps is {return_steps!r}; expected a list of whole numbers")
         for steps in return_steps:
             if not _is_count(steps):
                 raise InputError(f"return_steps holds {steps!r}; expected whole numbers, 0 or more")
+        if not (_is_count(batch_size) and batch_size > 0):
+            raise InputError(f"batch_size is {batch_size!r}; expected a whole number above 0")
+        if token_budget is not None and not (_is_count(token_budget) and token_budget > 0):
+            raise InputError(
+                f"token_budget is {token_budget!r}; expected a whole number above 0, or None for "
+                "no limit"
+            )
 
 
 def _is_count(value) -> bool:
@@ -345,6 +479,13 @@ def as_maps(rows: Tensor, grid: tuple[int, int]) -> Tensor:
     return rows.T.unflatten(1, grid)
 
 
-def to_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """``(K, h, w)`` resampled bilinearly to ``(K, H, W)``."""
-    return interpolate(maps[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+@contextlib.contextmanager
+def _beside(device: torch.device) -> Iterator[None]:
+    """On a GPU: on a stream of its own, so that what follows need not wait for it."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield

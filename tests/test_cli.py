@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from nerve_fast import NerveConfig, PriorConfig, cli
+from nerve_fast import segment as commands
 from nerve_fast.tiny.scenes import generate
 
 LABELS = "grass; water, sea; ball"
@@ -76,9 +77,11 @@ def test_every_setting_of_the_graph_stage_is_a_flag(image, tmp_path, monkeypatch
         text for name, value in values.items() for text in (f"--{name.replace('_', '-')}", value)
     ]
     seen = []
-    load = cli._load
+    load = commands.load_pipeline
     monkeypatch.setattr(
-        cli, "_load", lambda options, config: seen.append(config) or load(options, config)
+        commands,
+        "load_pipeline",
+        lambda options, config, *rest: seen.append(config) or load(options, config, *rest),
     )
     assert segment(image, "--labels", LABELS, "-o", tmp_path / "out", *flags) == 0
     assert seen == [NerveConfig(**values)]
@@ -196,13 +199,13 @@ def test_the_strip_ends_with_the_walk_that_was_run(image, tmp_path, monkeypatch)
 
 def test_flags_reach_the_pipeline(image, tmp_path, monkeypatch):
     seen = []
-    load = cli._load
+    load = commands.load_pipeline
 
-    def keep(options, config):
-        seen.append(load(options, config))
+    def keep(*arguments):
+        seen.append(load(*arguments))
         return seen[-1]
 
-    monkeypatch.setattr(cli, "_load", keep)
+    monkeypatch.setattr(commands, "load_pipeline", keep)
     flags = ("--dtype", "bfloat16", "--prior-resolution", 96, "--prior-window", 64)
     flags += ("--prior-stride", 16, "--logit-scale", 20, "--timestep", 50, "--backend", "reference")
     assert segment(image, "--labels", LABELS, "-o", tmp_path / "out", *flags) == 0

@@ -8,8 +8,9 @@ from torch.nn.functional import interpolate
 
 import nerve_fast as nf
 from nerve_fast.images import model_size
-from nerve_fast.pipeline import as_distribution, to_pixels
+from nerve_fast.pipeline import as_distribution
 from nerve_fast.priors import label_probabilities, to_tokens
+from nerve_fast.resampling import to_pixels
 from nerve_fast.tiny.scenes import generate
 
 LABELS = ["grass", "water, sea", "ball", "köttbullar"]
@@ -48,12 +49,12 @@ def test_the_steps_are_those_of_the_parts(pipe, image):
     """What the pipeline does, from its public parts in float64."""
     config = nf.NerveConfig(steps=4, alpha=0.7, sharpness=3.0, temperature=0.3)
     classes = [["grass"], ["water", "sea"], ["ball"], ["köttbullar"]]
-    probabilities = label_probabilities(pipe.clip, image, classes, nf.PriorConfig())
+    probabilities = label_probabilities(pipe.clip, [image], classes, nf.PriorConfig())
     size = model_size(image.size, 128, pipe.diffusion.multiple)
-    features = pipe.diffusion.queries_and_keys(image, size, seeded(5))
+    features = pipe.diffusion.queries_and_keys([image], size, [seeded(5)])
     G = to_tokens(probabilities, features.grid).double()
     P = nf.random_walk(features.q.double(), features.k.double(), G, features.grid, config)
-    maps = P.T.unflatten(1, features.grid)[None]
+    maps = P.mT.unflatten(2, features.grid)
     expected = interpolate(maps, (96, 144), mode="bilinear", align_corners=False)[0]
 
     out = pipe(image, LABELS, config=config, processing_resolution=128, generator=seeded(5))

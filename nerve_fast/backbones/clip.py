@@ -161,10 +161,19 @@ class CLIPBackbone:
             "templates": IMAGENET_TEMPLATES,
         }
 
-    def pixels(self, image: Image.Image, size: tuple[int, int]) -> Tensor:
-        """The image as CLIP wants it: ``(3, H, W)``, normalised, at ``size = (W, H)``."""
-        pixels = to_tensor(image.resize(size, self.resample))
-        return ((pixels - self.image_mean) / self.image_std).to(self.device, self.model.dtype)
+    def compile(self) -> None:
+        """``torch.compile`` the layers that are run as they are, all but the last."""
+        for layer in self.model.vision_model.encoder.layers[:-1]:
+            layer.compile()
+
+    def resized(self, image: Image.Image, size: tuple[int, int]) -> Image.Image:
+        """The image at ``size = (W, H)``, by the checkpoint's own filter."""
+        return image.resize(size, self.resample)
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """The image as CLIP wants it: ``(3, H, W)``, normalised."""
+        pixels = (to_tensor(image) - self.image_mean) / self.image_std
+        return pixels.to(self.device, self.model.dtype)
 
     @torch.no_grad()
     def patch_features(self, pixels: Tensor, read_out: ReadOut) -> Tensor:
@@ -181,7 +190,27 @@ class CLIPBackbone:
         """
         vision = self.model.vision_model
         grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
-        states = vision(pixels, interpolate_pos_encoding=True, output_hidden_states=True)
-        x = read_out(vision.encoder.layers[-1], states.hidden_states[-2], grid)
+        x = read_out(vision.encoder.layers[-1], self._before_the_last_layer(pixels), grid)
         x = self.model.visual_projection(vision.post_layernorm(x[:, 1:]))
         return normalize(x.float(), dim=-1).unflatten(1, grid)
+
+    def _before_the_last_layer(self, pixels: Tensor) -> Tensor:
+        vision = self.model.vision_model
+        handle = vision.encoder.layers[-1].register_forward_pre_hook(_leave)
+        try:
+            vision(pixels, interpolate_pos_encoding=True)
+        except _LastLayerReachedError as reached:
+            return reached.states
+        finally:
+            handle.remove()
+
+
+class _LastLayerReachedError(Exception):
+    """Thrown from a hook: of the last layer only its input is wanted."""
+
+    def __init__(self, states: Tensor):
+        self.states = states
+
+
+def _leave(layer: CLIPEncoderLayer, inputs: tuple[Tensor, ...]) -> None:
+    raise _LastLayerReachedError(inputs[0])

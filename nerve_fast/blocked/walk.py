@@ -34,6 +34,7 @@ def random_walk(
     *,
     route: str,
     stored_rows: int = 0,
+    on_step: Callable[[], None] = lambda: None,
 ) -> Tensor:
     """As :func:`nerve_fast.reference.random_walk`; members of a batch one after the other.
 
@@ -41,6 +42,7 @@ def random_walk(
         route: ``factorized`` (``shift`` and ``l1`` only), ``streaming`` or ``dense``.
         stored_rows: rows of ``S_global`` that the route ``dense`` keeps; it makes the others again
             each step.
+        on_step: called after each step.
     """
     batch = q.shape[:-3]
     if batch:
@@ -49,7 +51,9 @@ def random_walk(
         if head_weights is not None:
             weights = head_weights.reshape(-1, head_weights.shape[-1])
         walked = [
-            random_walk(*one, grid, config, w, route=route, stored_rows=stored_rows)
+            random_walk(
+                *one, grid, config, w, route=route, stored_rows=stored_rows, on_step=on_step
+            )
             for *one, w in zip(*inputs, weights, strict=True)
         ]
         return torch.stack(walked).unflatten(0, batch)
@@ -87,6 +91,7 @@ def random_walk(
         if config.beta < 1:
             moved = moved + (1 - config.beta) * stencil.matmul(S_local, grid, config.radius, Y)
         Y = torch.add(G, moved, alpha=config.alpha)
+        on_step()
     return Y / series_sum(config.alpha, config.steps)
 
 

@@ -1,5 +1,8 @@
 """Head uncertainty and the head weights it gives."""
 
+import numbers
+
+import torch
 from torch import Tensor
 
 from nerve_fast import reference
@@ -9,7 +12,12 @@ from nerve_fast.ops.checks import check_float_tensor, check_qk, check_real
 
 
 def head_entropy(
-    q: Tensor, k: Tensor, *, scale: float | None = None, backend: str = "auto"
+    q: Tensor,
+    k: Tensor,
+    *,
+    scale: float | None = None,
+    max_rows: int | None = None,
+    backend: str = "auto",
 ) -> Tensor:
     r"""Mean Shannon entropy of the rows of each head's attention map (NERVE, slides 4.3).
 
@@ -19,6 +27,9 @@ def head_entropy(
     Args:
         q, k: ``(…, H, N, D)``, any floating dtype.
         scale: multiplies the logits; ``None`` is ``1/√D``.
+        max_rows: of more rows than this the mean is estimated from so many, spread evenly and the
+            same in every run: its standard error is that of the rows over ``√max_rows``. ``None``
+            takes all: exact, ``N²`` operations.
         backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
 
     Returns:
@@ -30,9 +41,22 @@ def head_entropy(
     check_qk(q, k)
     if scale is not None:
         scale = check_real("scale", scale)
+    if max_rows is not None:
+        if not isinstance(max_rows, numbers.Integral) or isinstance(max_rows, bool):
+            raise TypeError(f"max_rows is {max_rows!r}; expected a whole number or None")
+        if max_rows < 1:
+            raise ValueError(f"max_rows is {max_rows}; expected 1 or more, or None for all rows")
+        if max_rows < q.shape[-2]:
+            q = q[..., _spread(q.shape[-2], max_rows).to(q.device), :]
     if library.compiled(q, k):
         return library.head_entropy(q, k, scale, backend)
     return backend_for(backend, q, k).head_entropy(q, k, scale)
+
+
+def _spread(tokens: int, rows: int) -> Tensor:
+    """``rows`` of ``tokens``: one of each ``rows``-th part, drawn so that no column is favoured."""
+    draws = torch.rand(rows, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return ((torch.arange(rows) + draws) * (tokens / rows)).long().clamp(max=tokens - 1)
 
 
 def entropy_weights(entropy: Tensor, sharpness: float) -> Tensor:

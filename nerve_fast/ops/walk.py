@@ -1,5 +1,7 @@
 """The random walk: the whole graph stage in one call."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -21,6 +23,7 @@ def random_walk(
     backend: str = "auto",
     route: str = "auto",
     max_memory: int | str | None = None,
+    on_step: Callable[[], None] | None = None,
 ) -> Tensor:
     r"""Spread labels over the graph of image tokens (NERVE, slides 4.1 to 4.4).
 
@@ -39,6 +42,8 @@ def random_walk(
             what ``auto`` takes, and why.
         max_memory: bytes that may be used beyond the inputs, or text such as ``"6GB"``; ``None``
             plans with what is free.
+        on_step: called after each step of each member of a batch, by the backend ``blocked``; the
+            steps of the others are too short to watch.
 
     Returns:
         ``P_L (…, N, K)`` in the dtype of ``prior``. For ``softmax``, ``relu`` and ``shift`` its
@@ -94,6 +99,8 @@ def random_walk(
     way = {"route": chosen.route, "stored_rows": chosen.stored_rows}
     if chosen.backend == "reference":
         way = {}
+    if chosen.backend == "blocked" and on_step is not None:
+        way["on_step"] = on_step
     walked = module_of(chosen.backend, q.device).random_walk(
         q, k, prior, grid, config, head_weights, **way
     )

@@ -1,5 +1,7 @@
 """NACLIP (Hajimiri, Ben Ayed, Dolz: Pay Attention to Your Neighbours, WACV 2025)."""
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
@@ -32,14 +34,17 @@ def naclip(layer: CLIPEncoderLayer, x: Tensor, grid: tuple[int, int]) -> Tensor:
         projection(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)  # (B, heads, 1+N, d)
         for projection in (attention.k_proj, attention.v_proj)
     )
-    omega = gaussian_neighbourhood(grid, x.device).to(x.dtype)
+    omega = gaussian_neighbourhood(grid, x.device, x.dtype)
     x = scaled_dot_product_attention(k, k, v, attn_mask=omega)
     return attention.out_proj(x.transpose(1, 2).flatten(2))
 
 
-def gaussian_neighbourhood(grid: tuple[int, int], device: torch.device) -> Tensor:
-    """``ω``, ``(1+N, 1+N)`` float32."""
+@functools.lru_cache(maxsize=4)
+def gaussian_neighbourhood(
+    grid: tuple[int, int], device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """``ω``, ``(1+N, 1+N)``; the last few are kept, as windows of one size follow one another."""
     y, x = (torch.arange(side, device=device, dtype=torch.float32) for side in grid)
     rows = torch.exp(-((y[:, None] - y) ** 2) / (2 * GAUSSIAN_STD**2))
     columns = torch.exp(-((x[:, None] - x) ** 2) / (2 * GAUSSIAN_STD**2))
-    return pad(torch.kron(rows, columns), (1, 0, 1, 0))
+    return pad(torch.kron(rows, columns), (1, 0, 1, 0)).to(dtype)

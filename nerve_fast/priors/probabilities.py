@@ -1,9 +1,10 @@
 """From an image and words to a distribution over labels at each place."""
 
 import dataclasses
+import itertools
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from PIL import Image
@@ -32,7 +33,8 @@ class PriorConfig:
         resolution: short side of the image that CLIP sees, in pixels; ``None`` is 1.5 times the
             size the checkpoint was trained at, which is the field's 336 for 224.
         window: side of the sliding window, in pixels, a multiple of CLIP's patch; ``None`` shows
-            CLIP the whole image at once.
+            CLIP the whole image at once. Where neither is set and the diffusion model sees the
+            image in tiles, CLIP sees it as much larger as that does, in windows.
         stride: step of the window, in pixels; ``None`` is half the window.
         logit_scale: cosine similarities are multiplied by this before the softmax over words.
 
@@ -62,68 +64,126 @@ class PriorConfig:
             raise InputError(f"logit scale is {self.logit_scale!r}; expected a number above 0")
 
 
-@torch.no_grad()
-def label_probabilities(
-    clip: CLIPBackbone,
-    image: Image.Image,
-    classes: Sequence[Sequence[str]],
-    config: PriorConfig,
-) -> Tensor:
-    """CLIP's probability of each label at each place of the image.
+@dataclasses.dataclass(frozen=True)
+class View:
+    """How CLIP sees an image.
 
-    Softmax over all words, synonyms included; a label's probability is that of its likeliest
-    synonym; then the labels are made to sum to 1.
+    Attributes:
+        size: ``(width, height)`` in pixels that the image is resized to.
+        tops, lefts: where windows start, in pixels.
+        window: ``(height, width)`` of a window.
+        unit: pixels, along a side, of a cell on which windows are averaged.
+    """
+
+    size: tuple[int, int]
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+    window: tuple[int, int]
+    unit: int
+
+    def __len__(self) -> int:
+        return len(self.tops) * len(self.lefts)
+
+
+def view_of(
+    clip: CLIPBackbone,
+    size: tuple[int, int],
+    config: PriorConfig,
+    magnified: tuple[int, int] | None = None,
+) -> View:
+    """How CLIP sees an image of ``size = (width, height)``.
 
     Args:
-        image: RGB.
-        classes: the words of each of the ``K`` labels.
+        magnified: at what size it should see it where ``config`` says neither resolution nor
+            window, before rounding; in windows as large as the images that it usually sees whole.
 
-    Returns:
-        ``(K, h, w)`` float32: on CLIP's patches, or with windows on the pixels that CLIP saw.
+    Raises:
+        InputError: ``config.window`` is no multiple of the patch.
     """
-    words = [word for synonyms in classes for word in synonyms]
-    text = clip.encode_words(words)  # (words, E)
+    usual = clip.image_size * 3 // 2 // clip.patch * clip.patch
+    if magnified is not None and config.resolution is None and config.window is None:
+        size = model_size(magnified, None, clip.patch)
+        stride = max(usual // 2 // clip.patch, 1) * clip.patch
+        return _windows(size, usual, stride, clip.patch)
     resolution = config.resolution or clip.image_size * 3 // 2
-    pixels = clip.pixels(image, model_size(image.size, resolution, clip.patch))
+    size = model_size(size, resolution, clip.patch)
     if config.window is None:
-        features = clip.patch_features(pixels[None], READ_OUTS[config.name])
-        similarity = (features[0] @ text.T).permute(2, 0, 1)  # (words, h, w)
-    else:
-        similarity = _windowed_similarity(clip, pixels, text, config)
-    probabilities = torch.softmax(config.logit_scale * similarity, dim=0)
-    labels = probabilities.split([len(synonyms) for synonyms in classes])
-    best = torch.stack([synonyms.amax(0) for synonyms in labels])
-    return best / best.sum(0)
-
-
-def _windowed_similarity(
-    clip: CLIPBackbone, pixels: Tensor, text: Tensor, config: PriorConfig
-) -> Tensor:
-    """Cosine similarities averaged over sliding windows, ``(words, H, W)`` on the pixels."""
+        return View(size, (0,), (0,), size[::-1], clip.patch)
     if config.window % clip.patch:
         raise InputError(
             f"prior window is {config.window}; expected a multiple of CLIP's patch, {clip.patch}"
         )
-    height, width = pixels.shape[-2:]
-    tall, wide = min(config.window, height), min(config.window, width)
-    stride = config.stride or config.window // 2
-    corners = [
-        (top, left)
-        for top in window_starts(height, config.window, stride)
-        for left in window_starts(width, config.window, stride)
-    ]
-    total = pixels.new_zeros(len(text), height, width, dtype=torch.float32)
-    count = pixels.new_zeros(height, width, dtype=torch.float32)
-    for first in range(0, len(corners), WINDOW_BATCH):
-        batch = corners[first : first + WINDOW_BATCH]
-        crops = torch.stack([pixels[:, y : y + tall, x : x + wide] for y, x in batch])
-        features = clip.patch_features(crops, READ_OUTS[config.name])
+    # The field's protocol: similarities are brought to pixels, and averaged there.
+    return _windows(size, config.window, config.stride or config.window // 2, 1)
+
+
+def _windows(size: tuple[int, int], window: int, stride: int, unit: int) -> View:
+    width, height = size
+    return View(
+        size,
+        tuple(window_starts(height, window, stride)),
+        tuple(window_starts(width, window, stride)),
+        (min(window, height), min(window, width)),
+        unit,
+    )
+
+
+@torch.no_grad()
+def label_probabilities(
+    clip: CLIPBackbone,
+    images: Sequence[Image.Image],
+    classes: Sequence[Sequence[str]],
+    config: PriorConfig,
+    *,
+    view: View | None = None,
+    batch_size: int = WINDOW_BATCH,
+    advance: Callable[[int], None] = lambda windows: None,
+) -> Tensor:
+    """CLIP's probability of each label at each place of images.
+
+    Softmax over all words, synonyms included; a label's probability is that of its likeliest
+    synonym; then the labels are made to sum to 1. Where windows overlap, similarities are averaged.
+
+    Args:
+        images: ``B`` of them, RGB, all of one shape.
+        classes: the words of each of the ``K`` labels.
+        view: how CLIP sees them; ``None`` is as ``config`` says.
+        batch_size: windows that go through CLIP at a time.
+        advance: called with the number of windows just done.
+
+    Returns:
+        ``(B, K, h, w)`` float32: on CLIP's patches, or with windows that ``config`` asks for on the
+        pixels that CLIP saw.
+    """
+    words = [word for synonyms in classes for word in synonyms]
+    text = clip.encode_words(words)  # (words, E)
+    view = view or view_of(clip, images[0].size, config)
+    images = [clip.resized(image, view.size) for image in images]
+    (tall, wide), unit = view.window, view.unit
+    width, height = (side // unit for side in view.size)
+    total = text.new_zeros(len(images), len(words), height, width)
+    count = text.new_zeros(height, width)
+    jobs = list(itertools.product(range(len(images)), view.tops, view.lefts))
+    for first in range(0, len(jobs), batch_size):
+        batch = jobs[first : first + batch_size]
+        crops = [images[i].crop((x, y, x + wide, y + tall)) for i, y, x in batch]
+        pixels = torch.stack([clip.pixels(crop) for crop in crops])
+        features = clip.patch_features(pixels, READ_OUTS[config.name])
         similarity = (features @ text.T).permute(0, 3, 1, 2)
-        similarity = interpolate(similarity, (tall, wide), mode="bilinear", align_corners=False)
-        for (y, x), crop in zip(batch, similarity, strict=True):
-            total[:, y : y + tall, x : x + wide] += crop
-            count[y : y + tall, x : x + wide] += 1
-    return total / count
+        size = (tall // unit, wide // unit)
+        if unit == 1:
+            similarity = interpolate(similarity, size, mode="bilinear", align_corners=False)
+        for (image, y, x), one in zip(batch, similarity, strict=True):
+            rows = slice(y // unit, y // unit + size[0])
+            columns = slice(x // unit, x // unit + size[1])
+            total[image, :, rows, columns] += one
+            if image == 0:
+                count[rows, columns] += 1
+        advance(len(batch))
+    probabilities = torch.softmax(config.logit_scale * (total / count), dim=1)
+    labels = probabilities.split([len(synonyms) for synonyms in classes], dim=1)
+    best = torch.stack([synonyms.amax(1) for synonyms in labels], dim=1)
+    return best / best.sum(1, keepdim=True)
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
@@ -139,14 +199,14 @@ def to_tokens(probabilities: Tensor, grid: tuple[int, int]) -> Tensor:
     """The prior ``G``: probabilities, not similarities, resampled to the tokens and renormalised.
 
     Args:
-        probabilities: ``(K, h', w')``.
+        probabilities: ``(B, K, h', w')``.
         grid: ``(h, w)`` of the tokens.
 
     Returns:
-        ``(N, K)`` float32, rows sum to 1.
+        ``(B, N, K)`` float32, rows sum to 1.
     """
     resampled = interpolate(
-        probabilities[None], grid, mode="bilinear", align_corners=False, antialias=True
-    )[0]
-    prior = resampled.flatten(1).T
+        probabilities, grid, mode="bilinear", align_corners=False, antialias=True
+    )
+    prior = resampled.flatten(2).mT
     return prior / prior.sum(-1, keepdim=True)

@@ -66,15 +66,15 @@ def test_queries_and_keys_are_those_of_stable_diffusion_step_by_step(diffusion, 
         noisy = scheduler.add_noise(latents, noise, torch.tensor([100]))
         unet(noisy, 100, prompt)
 
-    features = diffusion.queries_and_keys(image, size, seeded(3))
-    torch.testing.assert_close(features.q, torch.cat(kept["to_q"]))
-    torch.testing.assert_close(features.k, torch.cat(kept["to_k"]))
+    features = diffusion.queries_and_keys([image], size, [seeded(3)])
+    torch.testing.assert_close(features.q[0], torch.cat(kept["to_q"]))
+    torch.testing.assert_close(features.k[0], torch.cat(kept["to_k"]))
     assert features.grid == (latents.shape[2], latents.shape[3])
 
 
 def test_two_runs_agree_to_the_bit_and_seeds_differ(diffusion, image):
     first, second, other = (
-        diffusion.queries_and_keys(image, (96, 64), seeded(seed)).q for seed in (0, 0, 1)
+        diffusion.queries_and_keys([image], (96, 64), [seeded(seed)]).q for seed in (0, 0, 1)
     )
     assert torch.equal(first, second)
     assert not torch.equal(first, other)
@@ -87,7 +87,7 @@ def test_the_unet_runs_no_further_than_the_last_layer(diffusion, image):
         for name, module in diffusion.unet.named_modules()
     ]
     try:
-        diffusion.queries_and_keys(image, (64, 64), seeded())
+        diffusion.queries_and_keys([image], (64, 64), [seeded()])
     finally:
         for hook in hooks:
             hook.remove()
@@ -97,7 +97,7 @@ def test_the_unet_runs_no_further_than_the_last_layer(diffusion, image):
 
 
 def test_no_hook_stays_behind(diffusion, image):
-    diffusion.queries_and_keys(image, (64, 64), seeded())
+    diffusion.queries_and_keys([image], (64, 64), [seeded()])
     assert not any(module._forward_hooks for module in diffusion.unet.modules())
 
 
@@ -108,25 +108,25 @@ def test_any_self_attention_can_be_asked_for(image):
     assert len(names) >= 3
     for name in names:
         diffusion = DiffusionBackbone.from_pretrained(FOLDER, **CPU, layers=[name])
-        features = diffusion.queries_and_keys(image, (128, 64), seeded())
+        features = diffusion.queries_and_keys([image], (128, 64), [seeded()])
         h, w = features.grid
         assert w == 2 * h
         assert features.q.shape == features.k.shape
-        assert features.q.shape[1] == h * w
+        assert features.q.shape[2] == h * w
         heads = diffusion.unet.get_submodule(name).heads
-        assert features.q.shape[0] == heads
+        assert features.q.shape[1] == heads
 
 
 def test_layers_of_one_grid_are_joined_along_the_heads(diffusion, image):
-    joined = diffusion.queries_and_keys(image, (64, 64), seeded())
+    joined = diffusion.queries_and_keys([image], (64, 64), [seeded()])
     parts = [
         DiffusionBackbone.from_pretrained(FOLDER, **CPU, layers=[layer]).queries_and_keys(
-            image, (64, 64), seeded()
+            [image], (64, 64), [seeded()]
         )
         for layer in diffusion.layers
     ]
-    torch.testing.assert_close(joined.q, torch.cat([part.q for part in parts]))
-    torch.testing.assert_close(joined.k, torch.cat([part.k for part in parts]))
+    torch.testing.assert_close(joined.q, torch.cat([part.q for part in parts], dim=1))
+    torch.testing.assert_close(joined.k, torch.cat([part.k for part in parts], dim=1))
 
 
 def test_default_layers_are_those_of_the_last_up_block(diffusion):
@@ -152,7 +152,7 @@ def test_layers_of_different_grids_are_refused(image):
     assert len(blocks) > 1
     diffusion = DiffusionBackbone.from_pretrained(FOLDER, **CPU, layers=list(blocks.values()))
     with pytest.raises(InputError, match="differ in tokens or head size"):
-        diffusion.queries_and_keys(image, (64, 64), seeded())
+        diffusion.queries_and_keys([image], (64, 64), [seeded()])
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,11 @@ from nerve_fast.priors.probabilities import window_starts
 from nerve_fast.tiny.scenes import generate
 
 
+def probabilities_of(pipe, image, classes, config):
+    (found,) = label_probabilities(pipe.clip, [image], classes, config)
+    return found
+
+
 @pytest.fixture
 def scene():
     return generate(950_000, (96, 144))
@@ -17,7 +22,7 @@ def scene():
 @pytest.mark.parametrize("name", ["naclip", "maskclip"])
 def test_label_probabilities_are_a_distribution_on_the_patches(pipe, scene, name):
     image, _, names = scene
-    G = label_probabilities(pipe.clip, image, [[name] for name in names], PriorConfig(name))
+    G = probabilities_of(pipe, image, [[name] for name in names], PriorConfig(name))
     short = pipe.clip.image_size * 3 // 2 // pipe.clip.patch
     assert G.shape == (len(names), short, round(short * 1.5))
     assert (G >= 0).all()
@@ -38,10 +43,10 @@ def test_label_probabilities_are_clips_own_in_the_order_of_the_labels(pipe, scen
                 normalize(normalize(clip.model.text_projection(pooled), dim=-1).mean(0), dim=0)
             )
         short = clip.image_size * 3 // 2
-        pixels = clip.pixels(image, (short * 3 // 2, short))[None]
+        pixels = clip.pixels(clip.resized(image, (short * 3 // 2, short)))[None]
         features = clip.patch_features(pixels, READ_OUTS[name])[0]
         logits = 40 * torch.stack([features @ embedding for embedding in text])
-    G = label_probabilities(clip, image, [[word] for word in words], PriorConfig(name))
+    G = probabilities_of(pipe, image, [[word] for word in words], PriorConfig(name))
     torch.testing.assert_close(G, logits.softmax(0), rtol=1e-3, atol=1e-4)
     assert G.flatten(1).mean(1).unique().numel() == 3
 
@@ -50,10 +55,10 @@ def test_windows_of_a_wide_image_are_as_wide_as_they_can_be(pipe):
     image = Image.effect_noise((200, 40), 80).convert("RGB")
     config = PriorConfig(resolution=40, window=64, stride=64, logit_scale=1.0)
     classes = [["grass"], ["ball"]]
-    G = label_probabilities(pipe.clip, image, classes, config)
+    G = probabilities_of(pipe, image, classes, config)
     assert G.shape == (2, 40, 200)
-    first = label_probabilities(
-        pipe.clip,
+    first = probabilities_of(
+        pipe,
         image.crop((0, 0, 64, 40)),
         classes,
         PriorConfig(resolution=40, window=64, logit_scale=1.0),
@@ -64,8 +69,8 @@ def test_windows_of_a_wide_image_are_as_wide_as_they_can_be(pipe):
 def test_a_label_is_its_likeliest_synonym(pipe, scene):
     image = scene[0]
     config = PriorConfig(logit_scale=5.0)
-    single = label_probabilities(pipe.clip, image, [["grass"], ["water"], ["ball"]], config)
-    joined = label_probabilities(pipe.clip, image, [["grass", "water"], ["ball"]], config)
+    single = probabilities_of(pipe, image, [["grass"], ["water"], ["ball"]], config)
+    joined = probabilities_of(pipe, image, [["grass", "water"], ["ball"]], config)
     best = torch.stack([single[:2].amax(0), single[2]])
     torch.testing.assert_close(joined, best / best.sum(0))
 
@@ -73,7 +78,7 @@ def test_a_label_is_its_likeliest_synonym(pipe, scene):
 def test_the_logit_scale_sharpens(pipe, scene):
     image = scene[0]
     low, high = (
-        label_probabilities(pipe.clip, image, [["grass"], ["ball"]], PriorConfig(logit_scale=scale))
+        probabilities_of(pipe, image, [["grass"], ["ball"]], PriorConfig(logit_scale=scale))
         for scale in (1.0, 100.0)
     )
     assert high.amax(0).mean() > low.amax(0).mean()
@@ -82,8 +87,8 @@ def test_the_logit_scale_sharpens(pipe, scene):
 def test_one_window_over_everything_is_the_whole_image(pipe):
     image = Image.effect_noise((96, 96), 80).convert("RGB")
     classes = [["grass"], ["ball"]]
-    whole = label_probabilities(pipe.clip, image, classes, PriorConfig(resolution=96))
-    window = label_probabilities(pipe.clip, image, classes, PriorConfig(resolution=96, window=96))
+    whole = probabilities_of(pipe, image, classes, PriorConfig(resolution=96))
+    window = probabilities_of(pipe, image, classes, PriorConfig(resolution=96, window=96))
     assert window.shape == (2, 96, 96)
     centres = window[:, 4::8, 4::8]
     assert (centres - whole).abs().mean() < 0.02
@@ -93,9 +98,9 @@ def test_windows_average_what_each_of_them_sees(pipe):
     image = Image.effect_noise((96, 64), 80).convert("RGB")
     classes = [["grass"], ["ball"]]
     config = PriorConfig(resolution=64, window=64, stride=32, logit_scale=1.0)
-    both = label_probabilities(pipe.clip, image, classes, config)
+    both = probabilities_of(pipe, image, classes, config)
     crops = [
-        label_probabilities(pipe.clip, image.crop((left, 0, left + 64, 64)), classes, config)
+        probabilities_of(pipe, image.crop((left, 0, left + 64, 64)), classes, config)
         for left in (0, 32)
     ]
     assert both.shape == (2, 64, 96)
@@ -123,13 +128,13 @@ def test_the_last_window_is_shifted_inward(length, window, stride, expected):
 @pytest.mark.parametrize("grid", [(4, 6), (9, 2), (32, 48), (1, 1)])
 def test_to_tokens_gives_distributions_in_row_major_order(make_prior, grid):
     probabilities = make_prior(8, 12, 3, dtype=torch.float32).permute(2, 0, 1)
-    G = to_tokens(probabilities, grid)
+    (G,) = to_tokens(probabilities[None], grid)
     assert G.shape == (grid[0] * grid[1], 3)
     torch.testing.assert_close(G.sum(-1), torch.ones(len(G)))
     if grid == (4, 6):
         left_half = torch.zeros(2, 8, 12)
         left_half[0, :, :6], left_half[1, :, 6:] = 1, 1
-        labels = to_tokens(left_half, grid).argmax(-1).unflatten(0, grid)
+        labels = to_tokens(left_half[None], grid)[0].argmax(-1).unflatten(0, grid)
         assert labels.tolist() == [[0, 0, 0, 1, 1, 1]] * 4
 
 
@@ -137,7 +142,7 @@ def test_to_tokens_averages_what_a_token_covers():
     fine = torch.zeros(2, 8, 8)
     fine[0, :, ::4] = 1
     fine[1] = 1 - fine[0]
-    coarse = to_tokens(fine, (2, 2))
+    (coarse,) = to_tokens(fine[None], (2, 2))
     torch.testing.assert_close(coarse[:, 0], torch.full((4,), 0.25), atol=0.1, rtol=0)
 
 
@@ -162,4 +167,4 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
 
 def test_a_window_that_cuts_patches_is_refused(pipe, scene):
     with pytest.raises(ValueError, match="prior window is 60; expected a multiple of CLIP's patch"):
-        label_probabilities(pipe.clip, scene[0], [["ball"]], PriorConfig(window=60))
+        probabilities_of(pipe, scene[0], [["ball"]], PriorConfig(window=60))

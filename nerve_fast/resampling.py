@@ -1,0 +1,66 @@
+"""From the token grid to pixels, a stripe of rows at a time."""
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+STRIPE_BYTES = 16 << 20
+"""What a stripe takes, all labels together: ``(K, H, W)`` need never be whole."""
+
+
+def to_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """``(K, h, w)`` resampled bilinearly to ``size = (H, W)``: ``(K, H, W)``.
+
+    As :func:`torch.nn.functional.interpolate` does it with ``antialias=True``.
+    """
+    pixels = maps.new_empty(len(maps), *size)
+    for rows, stripe in stripes(maps, size):
+        pixels[:, rows] = stripe
+    return pixels
+
+
+def likeliest(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """The largest of the ``K`` at each pixel: ``(H, W)`` int64, the first one where they tie."""
+    label_map = torch.empty(size, dtype=torch.int64, device=maps.device)
+    for rows, stripe in stripes(maps, size):
+        torch.argmax(stripe, dim=0, out=label_map[rows])
+    return label_map
+
+
+def stripes(maps: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
+    """``(rows, (K, len(rows), W))`` from top to bottom."""
+    height, width = size
+    count = max(STRIPE_BYTES // (len(maps) * width * maps.element_size()), 1)
+    for top in range(0, height, count):
+        rows = slice(top, min(top + count, height))
+        source, weights = _row_weights(rows, maps.shape[1], height, maps)
+        between = (weights @ maps[:, source].transpose(0, 1).flatten(1)).unflatten(
+            1, (len(maps), -1)
+        )
+        across = interpolate(
+            between.transpose(0, 1)[None],
+            (rows.stop - rows.start, width),
+            mode="bilinear",
+            align_corners=False,
+            antialias=True,
+        )
+        yield rows, across[0]
+
+
+def _row_weights(rows: slice, old: int, new: int, like: Tensor) -> tuple[slice, Tensor]:
+    """Which of ``old`` rows the ``rows`` of ``new`` are made of, and their weights.
+
+    A triangle as wide as two rows of the coarser of the two sides.
+    """
+    scale = old / new
+    support = max(scale, 1.0)
+    centre = (torch.arange(rows.start, rows.stop, dtype=torch.float64) + 0.5) * scale
+    first = max(math.floor(centre[0].item() - support), 0)
+    last = min(math.ceil(centre[-1].item() + support), old)
+    place = torch.arange(first, last, dtype=torch.float64) + 0.5
+    weights = (1 - (place - centre[:, None]).abs() / support).clamp(min=0)
+    weights = weights / weights.sum(1, keepdim=True)
+    return slice(first, last), weights.to(like.device, like.dtype)

@@ -1,0 +1,112 @@
+"""A large plane cut into overlapping tiles, and joined again from what was made of each."""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from nerve_fast.errors import InputError
+
+TILE = 768
+OVERLAP = 128
+
+
+@dataclasses.dataclass(frozen=True)
+class Tiling:
+    """Tiles of one size that cover a plane, in rows and columns.
+
+    Attributes:
+        size: ``(height, width)`` of the plane.
+        tile: ``(height, width)`` of a tile.
+        tops, lefts: where rows and columns of tiles start.
+    """
+
+    size: tuple[int, int]
+    tile: tuple[int, int]
+    tops: tuple[int, ...]
+    lefts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, size: tuple[int, int], tile: int, overlap: int, multiple: int) -> "Tiling":
+        """As few tiles of at most ``tile × tile`` as overlap by ``overlap``, all of one size.
+
+        Args:
+            size: ``(height, width)``, multiples of ``multiple``.
+            tile: longest side of a tile.
+            overlap: of neighbours, less where rounding to ``multiple`` takes from it.
+            multiple: sides and starts of tiles are multiples of this.
+
+        Raises:
+            InputError: neighbours would cover each other by more than half, or are smaller than
+                ``multiple``; a ``ValueError``.
+        """
+        for name, value, least in (("tile", tile, multiple), ("overlap", overlap, 0)):
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise InputError(f"{name} is {value!r}; expected {least} pixels or more")
+        if 2 * overlap > tile // multiple * multiple:
+            raise InputError(
+                f"overlap is {overlap} and tile {tile}; expected an overlap of at most half a tile"
+            )
+        (height, tops), (width, lefts) = (
+            _starts(length, tile // multiple * multiple, overlap, multiple) for length in size
+        )
+        return cls(size, (height, width), tops, lefts)
+
+    def __len__(self) -> int:
+        return len(self.tops) * len(self.lefts)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        """``(top, left)`` of each tile, row by row."""
+        for top in self.tops:
+            for left in self.lefts:
+                yield top, left
+
+    def in_units(self, unit: int) -> "Tiling":
+        """The same tiles on a grid whose cells are ``unit × unit``."""
+
+        def divided(values):
+            return tuple(value // unit for value in values)
+
+        return Tiling(*map(divided, (self.size, self.tile, self.tops, self.lefts)))
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """How much each tile counts at each of its rows and columns; over all tiles they sum to 1.
+
+        Returns:
+            ``(len(tops), tile height)`` and ``(len(lefts), tile width)`` float32: a tile's weight
+            at a place is the product of both. Where two tiles overlap one fades into the other.
+        """
+        return (
+            _fades(self.size[0], self.tile[0], self.tops),
+            _fades(self.size[1], self.tile[1], self.lefts),
+        )
+
+
+def _starts(length: int, tile: int, overlap: int, multiple: int) -> tuple[int, tuple[int, ...]]:
+    """The length of tiles along a side, and where they start."""
+    if length <= tile:
+        return length, (0,)
+    count = math.ceil((length - overlap) / (tile - overlap))
+    shared = (length + (count - 1) * overlap) / count
+    tile = min(math.ceil(shared / multiple) * multiple, tile)
+    step = (length - tile) / (count - 1)
+    return tile, tuple(round(i * step / multiple) * multiple for i in range(count))
+
+
+def _fades(length: int, tile: int, starts: tuple[int, ...]) -> Tensor:
+    place = torch.arange(tile) + 0.5
+    whole = torch.zeros(length)
+    fades = []
+    for i, start in enumerate(starts):
+        fade = torch.ones(tile)
+        if i > 0:
+            fade = torch.minimum(fade, place / max(starts[i - 1] + tile - start, 1))
+        if i + 1 < len(starts):
+            fade = torch.minimum(fade, (tile - place) / max(start + tile - starts[i + 1], 1))
+        fades.append(fade)
+        whole[start : start + tile] += fade
+    return torch.stack(
+        [fade / whole[start : start + tile] for fade, start in zip(fades, starts, strict=True)]
+    )
