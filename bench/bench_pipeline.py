@@ -9,12 +9,6 @@ import functools
 from nerve_fast.bench.case import Case, Contender, Operation, Setting, cases
 
 PIXELS = 8
-# fmt: off
-WORDS = [
-    "sky", "wall", "tree", "wood", "grass", "road", "sea", "river", "hill", "sand", "desk",
-    "bed", "house", "cloud", "lamp", "door", "window", "shelf", "curtain", "stair", "floor",
-]
-# fmt: on
 
 
 def inputs(setting, seed):
@@ -22,7 +16,7 @@ def inputs(setting, seed):
     # diffusers and transformers take seconds to import, and are not on every GPU machine.
     import numpy as np
 
-    from nerve_fast.bench.full_size import full_size_pipe
+    from nerve_fast.bench.full_size import WORDS, full_size_pipe
 
     pipe = full_size_pipe(setting.device)
     pipe.clip.encode_words(WORDS[: setting.labels])
@@ -34,6 +28,8 @@ def inputs(setting, seed):
 def prepare(setting, pipe, image, *, backend):
     pipe = copy.copy(pipe)
     pipe.backend = backend
+    from nerve_fast.bench.full_size import WORDS
+
     labels, config = WORDS[: setting.labels], setting.config()
     return lambda: pipe(image, labels, config=config, processing_resolution=0).probabilities
 

@@ -210,7 +210,7 @@ def settings(device: str) -> list[tuple[str, Setting]]:
     """Images of 256² and 512² pixels."""
     return [
         ("quick", Setting(1024, device=device)),
-        ("default", Setting(4096, device=device)),
+        ("full", Setting(4096, device=device)),
     ]
 
 

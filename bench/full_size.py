@@ -18,6 +18,13 @@ from nerve_fast.backbones.diffusion import DiffusionBackbone
 from nerve_fast.files import cache_folder
 from nerve_fast.tiny import MODELS
 
+# fmt: off
+WORDS = [
+    "sky", "wall", "tree", "wood", "grass", "road", "sea", "river", "hill", "sand", "desk",
+    "bed", "house", "cloud", "lamp", "door", "window", "shelf", "curtain", "stair", "floor",
+]
+# fmt: on
+
 VIT_L_14 = {
     "vision_config": {
         "hidden_size": 1024,

@@ -57,18 +57,18 @@ def load_image(image: Image.Image | np.ndarray | str | os.PathLike) -> Image.Ima
         raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    with _reading(str(path)), Image.open(path) as opened:
-        return _to_rgb(opened, str(path))
+    with warnings.catch_warnings(), _reading(str(path)):
+        # Pillow warns from 89 megapixels on and refuses from twice that; large is our business.
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as opened:
+            return _to_rgb(opened, str(path))
 
 
 @contextlib.contextmanager
 def _reading(name: str) -> Iterator[None]:
     """Around what decodes an image: what Pillow raises becomes an :class:`InputError`."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns from 89 megapixels on and refuses from twice that; large is our business.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            yield
+        yield
     except UnidentifiedImageError:
         raise InputError(f"{name}: not an image, or of a format that Pillow cannot read") from None
     except Image.DecompressionBombError as error:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import itertools
 import logging
 import numbers
 import os
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from nerve_fast import visualize
 from nerve_fast.backbones.clip import DEFAULT_CLIP, CLIPBackbone
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION, DiffusionBackbone
-from nerve_fast.budget import CallPlan, Request
+from nerve_fast.budget import CallPlan, DoesNotFitError, Request
 from nerve_fast.config import TOKEN_BUDGET, NerveConfig
 from nerve_fast.dispatch import choose, pick_device
 from nerve_fast.errors import InputError
@@ -241,15 +242,16 @@ class NervePipeline:
             generator: draws the noise, or a list of them, one an image; ``None`` starts one from
                 seed 0 for each image, so that two calls agree to the bit.
             return_steps: numbers of steps after which the walk is wanted too, in ``.steps``.
-            batch_size: images of a list that are worked on together, those of them that are of one
-                size. With more than 1, results are those of single calls up to rounding.
+            batch_size: images of a list that are worked on together, where neighbours are of one
+                size, and fewer where the memory is too small. With more than 1, results are those
+                of single calls up to rounding.
             max_memory: bytes that may be used beyond the models and the images, or text such as
                 ``"6GB"``; ``None`` is nine tenths of what is free.
             token_budget: tokens that the walk's global part may take its keys and values from.
                 Where the image has more, they are pooled over cells of ``s × s`` tokens with the
                 smallest stride ``s`` that fits; the log and ``.plan.config.global_stride`` say
-                which. ``shift`` never needs it. Beyond 4096 tokens head entropies are the mean of
-                4096 rows. ``None`` computes everything exactly, which takes long.
+                which. ``shift`` never needs it. Beyond 1024 tokens head entropies are the mean of
+                1024 rows. ``None`` computes everything exactly, which takes long.
             tile: longest side of a tile, in pixels.
             overlap: of neighbouring tiles, in pixels, at most half a tile.
             progress: show bars over windows, tiles and steps, on a terminal.
@@ -283,8 +285,17 @@ class NervePipeline:
                 tile=tile,
                 overlap=overlap,
                 token_budget=token_budget,
+                further_steps=len(return_steps),
             )
-            plan = request.planned(max_memory)
+            try:
+                plan = request.planned(max_memory)
+            except DoesNotFitError:
+                if len(images) == 1:
+                    raise
+                half = len(images) // 2
+                return segment(images[:half], generators[:half]) + segment(
+                    images[half:], generators[half:]
+                )
             logger.info("%s", plan)
             if plan.config.global_stride > config.global_stride:
                 logger.warning(
@@ -293,6 +304,10 @@ class NervePipeline:
                     plan.grid[0] * plan.grid[1],
                     token_budget,
                     plan.config.global_stride,
+                )
+            if plan.feature_dtype != self.diffusion.unet.dtype:
+                logger.warning(
+                    "to fit %s, queries and keys are kept in %s", max_memory, plan.feature_dtype
                 )
             maps = self._walked(images, classes, plan, generators, return_steps, progress)
             width, height = size if match_input_resolution else plan.size
@@ -313,17 +328,15 @@ class NervePipeline:
         alone = not isinstance(image, (list, tuple))
         images = [image] if alone else image
         generators = self._generators(generator, len(images))
-        results = {}
+        results = []
         for first in range(0, len(images), batch_size):
-            places = range(first, min(first + batch_size, len(images)))
-            loaded = {place: load_image(images[place]) for place in places}
-            for size in dict.fromkeys(one.size for one in loaded.values()):
-                alike = [place for place in places if loaded[place].size == size]
-                found = segment(
-                    [loaded[place] for place in alike], [generators[place] for place in alike]
-                )
-                results.update(zip(alike, found, strict=True))
-        return results[0] if alone else [results[place] for place in range(len(images))]
+            loaded = [load_image(one) for one in images[first : first + batch_size]]
+            draws = generators[first : first + batch_size]
+            # Neighbours of one size, so that a shared generator draws in the order of the list.
+            pairs = zip(loaded, draws, strict=True)
+            for _, alike in itertools.groupby(pairs, key=lambda pair: pair[0].size):
+                results += segment(*map(list, zip(*alike, strict=True)))
+        return results[0] if alone else results
 
     def _walked(
         self,
@@ -362,16 +375,19 @@ class NervePipeline:
         q, k, grid = features.q, features.k, features.grid
         if device.type == "cuda":
             torch.cuda.synchronize(device)
+        del features
         self._check_finite(probabilities, "CLIP")
         self._check_finite(q, "the UNet")
         self._check_finite(k, "the UNet")
 
         # 3. The prior on the tokens: G (B, N, K).
         prior = to_tokens(probabilities, grid)
+        del probabilities
 
         # 4. The walk: P (B, N, K), its heads weighted once for all step counts.
         config, weights = plan.config, q.new_ones(q.shape[:2], dtype=torch.float32) / q.shape[1]
-        if config.sharpness > 0:
+        walks = config.alpha > 0 and max(config.steps, *return_steps, 0) > 0
+        if walks and config.sharpness > 0:
             with record_function("nerve_fast: entropy"):
                 entropy = head_entropy(q, k, max_rows=plan.entropy_rows, backend=self.backend)
                 weights = entropy_weights(entropy, config.sharpness)
@@ -390,10 +406,12 @@ class NervePipeline:
             )
             return [as_maps(as_distribution(one), grid) for one in walked]
 
-        steps = bar("walk", "step", len(images) * config.steps)
+        # The steps of kernels are too short to watch.
+        watched = plan.walk.backend == "blocked"
+        steps = bar("walk", "step", len(images) * config.steps * watched)
         with steps, record_function("nerve_fast: walk"):
             final = walk(config.steps, steps.update)
-        others = {count: walk(count) for count in return_steps}
+        others = {count: final if count == config.steps else walk(count) for count in return_steps}
         return [
             (
                 as_maps(prior[i], grid),
@@ -439,8 +457,9 @@ class NervePipeline:
                 f"processing_resolution is {processing_resolution!r}; expected a number of pixels, "
                 "0 for the image's own, or None for the model's"
             )
-        for one in generator if isinstance(generator, (list, tuple)) else [generator]:
-            if one is not None and not isinstance(one, torch.Generator):
+        several = isinstance(generator, (list, tuple))
+        for one in generator if several else [generator]:
+            if not isinstance(one, torch.Generator) and (several or one is not None):
                 raise TypeError(
                     f"generator is a {type(one).__name__}; expected a torch.Generator, a list of "
                     "them, or None"
@@ -475,8 +494,8 @@ def as_distribution(walked: Tensor) -> Tensor:
 
 
 def as_maps(rows: Tensor, grid: tuple[int, int]) -> Tensor:
-    """``(N, K)`` as ``(K, h, w)``."""
-    return rows.T.unflatten(1, grid)
+    """``(N, K)`` as ``(K, h, w)``, in memory of its own."""
+    return rows.T.unflatten(1, grid).clone(memory_format=torch.contiguous_format)
 
 
 @contextlib.contextmanager
@@ -485,7 +504,13 @@ def _beside(device: torch.device) -> Iterator[None]:
     if device.type != "cuda":
         yield
         return
-    stream = torch.cuda.Stream(device)
+    stream = _side_stream(device)
     stream.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(stream):
         yield
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One a device: the allocator keeps the memory of each stream for itself."""
+    return torch.cuda.Stream(device)

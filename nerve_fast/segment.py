@@ -3,7 +3,9 @@
 import collections
 import contextlib
 import copy
+import datetime
 import itertools
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,16 +19,24 @@ from tqdm import tqdm
 from nerve_fast import visualize
 from nerve_fast.backbones.loading import hide_loading_bars
 from nerve_fast.config import NerveConfig
+from nerve_fast.dispatch.planning import parse_bytes
 from nerve_fast.errors import InputError
 from nerve_fast.files import prepare_folder
 from nerve_fast.images import load_image
 from nerve_fast.labels import parse_labels
 from nerve_fast.pipeline import NervePipeline, SegmentationOutput
-from nerve_fast.priors import PriorConfig
+from nerve_fast.priors import PriorConfig, view_of
+from nerve_fast.tiling import Tiling
 
-ENDINGS = ("labels.png", "overlay.png", "heatmaps.png", "steps.png", "npz")
-READERS = 2
-"""Threads that decode images while others are worked on."""
+PHOTOGRAPHS = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif"}
+PHOTOGRAPHS |= {".tiff", ".webp"}
+"""Endings of what is taken from a folder."""
+
+ENDINGS = ("overlay.png", "heatmaps.png", "steps.png", "npz", "labels.png")
+"""Of results, in the order in which they are written: the last one says that all are there."""
+
+LONGEST_WAIT = datetime.timedelta(days=30)
+"""Of a process that is done for those that are not."""
 
 
 def segment(options, config: NerveConfig) -> int:
@@ -50,54 +60,87 @@ def segment(options, config: NerveConfig) -> int:
         print(
             'note: commas separate synonyms of one class; between classes put ";"', file=sys.stderr
         )
-    if options.batch_size < 1:
-        raise InputError(f"--batch-size is {options.batch_size}; expected 1 or more")
+    check_flags(options)
     paths = listed(options.images)
     check_names(paths, options.output)
-    with process_group() as (index, processes, device):
+    with process_group(options.device) as (index, processes, device), notes():
         mine = paths[index::processes]
-        known = []
-        if options.resume:
-            known = [path for path in mine if is_done(path, labels, options)]
-            mine = [path for path in mine if path not in set(known)]
-        failed: list[Path] = []
-        written = 0
-        images = readable(mine, 2 * options.batch_size, failed)
-        # The first one before the networks, which take long to load.
-        first = next(images, None)
-        if first is not None:
-            prepare_folder(options.output)
-            pipe = load_pipeline(options, config, device)
-            pipe.clip.encode_words([word for words in classes for word in words], progress=True)
-            bar = tqdm(total=len(mine), desc="images", unit="image", disable=None, position=index)
+        known = {path for path in mine if options.resume and is_done(path, labels, options)}
+        missing = [path for path in mine if path not in known]
+        written, failed = 0, []
+        with contextlib.closing(readable(missing, options.batch_size, failed)) as images:
+            # The first images before the networks, which take long to load.
+            groups = batches(images, options.batch_size)
+            group = next(groups, None)
+            if group:
+                prepare_folder(options.output)
+                pipe = load_pipeline(options, config, device)
+                pipe.clip.encode_words([word for words in classes for word in words], progress=True)
+                view_of(pipe.clip, (1, 1), pipe.prior)
+            bar = tqdm(total=len(missing), desc="images", unit="image", disable=None)
             with bar:
-                for batch in batches(itertools.chain([first], images), options.batch_size):
-                    segment_batch(pipe, batch, labels, options)
-                    written += len(batch)
+                while group:
+                    written += segment_group(pipe, group, labels, options, failed)
                     bar.update(written + len(failed) - bar.n)
-        if written or known:
-            print(summary(written, len(known), len(failed), options.output))
+                    group = next(groups, None)
+    if written or known:
+        print(summary(written, len(known), len(failed), options.output))
     return 2 if failed else 0
+
+
+def check_flags(options) -> None:
+    """Refuse now what would be refused once the networks are loaded."""
+    for flag, least in (("batch_size", 1), ("token_budget", 0)):
+        if getattr(options, flag) < least:
+            name = flag.replace("_", "-")
+            raise InputError(f"--{name} is {getattr(options, flag)}; expected {least} or more")
+    if options.max_memory is not None:
+        parse_bytes(options.max_memory)
+    Tiling.of((1, 1), options.tile, options.overlap, 1)
 
 
 def summary(written: int, known: int, failed: int, folder: Path) -> str:
     said = f"{written} image{'s' * (written != 1)} written to {folder}"
     said += f", {known} there already" * (known > 0)
-    return said + f", {failed} could not be read" * (failed > 0)
+    return said + f", {failed} could not be done" * (failed > 0)
 
 
-def segment_batch(
-    pipe: NervePipeline, batch: Sequence[tuple[Path, Image.Image]], labels: list[str], options
+def segment_group(
+    pipe: NervePipeline,
+    group: Sequence[tuple[Path, Image.Image]],
+    labels: list[str],
+    options,
+    failed: list[Path],
+) -> int:
+    """Some images, to their files; one that cannot be done is said and put in ``failed``.
+
+    Returns:
+        How many were done.
+    """
+    try:
+        segment_images(pipe, group, labels, options)
+        return len(group)
+    except InputError as error:
+        if len(group) > 1:
+            return sum(segment_group(pipe, [one], labels, options, failed) for one in group)
+        ((path, _),) = group
+        failed.append(path)
+        tqdm.write(f"nerve-fast: {path}: {error}", file=sys.stderr)
+        return 0
+
+
+def segment_images(
+    pipe: NervePipeline, group: Sequence[tuple[Path, Image.Image]], labels: list[str], options
 ) -> None:
     """Some images, to their files."""
 
     def run(pipe):
         return pipe(
-            [image for _, image in batch],
+            [image for _, image in group],
             labels,
             processing_resolution=options.resolution,
             # Each image as if it were the only one.
-            generator=[torch.Generator().manual_seed(options.seed) for _ in batch],
+            generator=[torch.Generator().manual_seed(options.seed) for _ in group],
             return_steps=visualize.strip_stages(pipe.config.steps) if options.save_steps else (),
             batch_size=options.batch_size,
             max_memory=options.max_memory,
@@ -111,15 +154,17 @@ def segment_batch(
     if options.verify:
         reference = copy.copy(pipe)
         reference.backend = "reference"
-        for (path, _), out, expected in zip(batch, results, run(reference), strict=True):
+        for (path, _), out, expected in zip(group, results, run(reference), strict=True):
             print(f"{path.name}: {difference(out, expected)}")
-    for (path, _), out in zip(batch, results, strict=True):
-        write(out, options.output / path.stem, options)
+    results.reverse()
+    for path, _ in group:
+        # One at a time: probabilities of all pixels are made, and kept, where they are asked for.
+        write(results.pop(), options.output / path.stem, options)
 
 
 def difference(out: SegmentationOutput, expected: SegmentationOutput) -> str:
     """How far a result is from the reference's, in words."""
-    error = (out.probabilities - expected.probabilities).norm() / expected.probabilities.norm()
+    error = (out.walked - expected.walked).norm() / expected.walked.norm()
     equal = (out.label_map == expected.label_map).double().mean()
     return f"probabilities within {error:.1e} of the reference's, {equal:.2%} of labels equal"
 
@@ -130,22 +175,25 @@ def listed(places: Sequence[Path]) -> list[Path]:
     Raises:
         InputError: a file is not there, or a folder holds no image.
     """
-    Image.init()
-    known = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    results = tuple(f".{ending}" for ending in ENDINGS)
     paths = []
     for place in places:
-        if not place.is_dir():
-            if not place.exists():
-                raise InputError(f"{place}: no such file")
-            paths.append(place)
-            continue
-        inside = [
-            path
-            for path in sorted(place.iterdir())
-            if path.suffix.lower() in known and not path.name.endswith(ENDINGS)
-        ]
-        if not inside:
-            raise InputError(f"{place}: holds no image that Pillow can read")
+        try:
+            inside = sorted(place.iterdir()) if place.is_dir() else [place]
+        except OSError as error:
+            raise InputError(f"{place}: cannot be read: {error.strerror}") from error
+        if place.is_dir():
+            inside = [
+                path
+                for path in inside
+                if path.suffix.lower() in PHOTOGRAPHS
+                and not path.name.startswith(".")
+                and not path.name.endswith(results)
+            ]
+            if not inside:
+                raise InputError(f"{place}: holds no image, {' '.join(sorted(PHOTOGRAPHS))}")
+        elif not place.exists():
+            raise InputError(f"{place}: no such file")
         paths += inside
     return paths
 
@@ -171,18 +219,53 @@ def check_names(images: Sequence[Path], folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def process_group() -> Iterator[tuple[int, int, torch.device | None]]:
-    """This process's index, how many there are, and its device; ``None`` is the best there is."""
+def process_group(device: str | None) -> Iterator[tuple[int, int, torch.device | str | None]]:
+    """This process's index, how many there are, and its device.
+
+    Args:
+        device: as the caller named it; of a group each process has one of its own of that kind.
+
+    Raises:
+        InputError: there should be a group, but not all that makes one is there.
+    """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield 0, 1, None
+        yield 0, 1, device
         return
     from accelerate import PartialState
 
-    state = PartialState()
+    if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR"} - set(os.environ):
+        raise InputError(
+            f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']} and not "
+            f"{', '.join(sorted(missing))}; start with accelerate launch or torchrun, or unset it"
+        )
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
     try:
         yield state.process_index, state.num_processes, state.device
+        # Who leaves with an error, a file that could not be read, takes the others along.
+        state.wait_for_everyone()
     finally:
         state.destroy_process_group()
+
+
+@contextlib.contextmanager
+def notes() -> Iterator[None]:
+    """Warnings of the package as notes that leave the bars whole, each of them once."""
+    said = set()
+
+    class Notes(logging.Handler):
+        def emit(self, record):
+            if record.getMessage() not in said:
+                said.add(record.getMessage())
+                tqdm.write(f"note: {record.getMessage()}", file=sys.stderr)
+
+    handler = Notes(logging.WARNING)
+    logger = logging.getLogger("nerve_fast")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def is_done(path: Path, labels: Sequence[str], options) -> bool:
@@ -192,8 +275,8 @@ def is_done(path: Path, labels: Sequence[str], options) -> bool:
         return False
     try:
         with Image.open(f"{stem}.labels.png") as result:
-            return result.text.get("labels", "").split("\n") == list(labels)
-    except (OSError, AttributeError):
+            return result.info.get("labels", "").split("\n") == list(labels)
+    except OSError:
         return False
 
 
@@ -211,12 +294,14 @@ def readable(
     paths: Iterable[Path], ahead: int, failed: list[Path]
 ) -> Iterator[tuple[Path, Image.Image]]:
     """Images in order, read ahead; one that cannot be read is said and put in ``failed``."""
-    with ThreadPoolExecutor(READERS) as readers:
-        waiting = collections.deque()
-        paths = iter(paths)
+    waiting = collections.deque()
+    paths = iter(paths)
+    # One thread: decoding is quicker than all that follows.
+    reader = ThreadPoolExecutor(1)
+    try:
         while True:
             for path in itertools.islice(paths, ahead - len(waiting)):
-                waiting.append((path, readers.submit(load_image, path)))
+                waiting.append((path, reader.submit(load_image, path)))
             if not waiting:
                 return
             path, image = waiting.popleft()
@@ -225,6 +310,9 @@ def readable(
             except InputError as error:
                 failed.append(path)
                 tqdm.write(f"nerve-fast: {error}", file=sys.stderr)
+            del image
+    finally:
+        reader.shutdown(cancel_futures=True)
 
 
 def batches(items: Iterable, size: int) -> Iterator[list]:
@@ -234,7 +322,7 @@ def batches(items: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def load_pipeline(options, config: NerveConfig, device: torch.device | None) -> NervePipeline:
+def load_pipeline(options, config: NerveConfig, device: torch.device | str | None) -> NervePipeline:
     """The pipeline that the flags describe."""
     hide_loading_bars()
     prior = PriorConfig(
@@ -248,7 +336,7 @@ def load_pipeline(options, config: NerveConfig, device: torch.device | None) -> 
         options.models,
         clip=options.clip,
         diffusion=options.diffusion,
-        device=options.device or device,
+        device=device,
         dtype=getattr(torch, options.dtype) if options.dtype else None,
         prior=prior,
         config=config,
@@ -260,17 +348,18 @@ def load_pipeline(options, config: NerveConfig, device: torch.device | None) -> 
 
 
 def write(out: SegmentationOutput, stem: Path, options) -> None:
-    """The pictures that were asked for, and the probabilities."""
-    # All pictures first: an image's files appear together or not at all.
+    """The pictures that were asked for, and the probabilities; the label map last."""
     pictures = {"overlay": out.overlay()}
     if options.save_heatmaps:
-        probabilities = out.probabilities.numpy()
-        pictures["heatmaps"] = visualize.heat_maps(out.image, probabilities, out.labels)
+        pictures["heatmaps"] = visualize.heat_maps(out.image, out.walked.numpy(), out.labels)
     if options.save_steps:
         steps = {count: maps.numpy() for count, maps in out.steps.items()}
         pictures["steps"] = visualize.steps_strip(out.image, out.prior.numpy(), steps, out.labels)
-    out.save(Path(f"{stem}.labels.png"))
+    label_map = Path(f"{stem}.labels.png")
+    # What is there of an earlier run is no longer whole from here on.
+    label_map.unlink(missing_ok=True)
     for kind, picture in pictures.items():
         visualize.save_picture(picture, Path(f"{stem}.{kind}.png"))
     if options.save_probabilities:
         out.save(Path(f"{stem}.npz"))
+    out.save(label_map)

@@ -1,4 +1,6 @@
+import copy
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -7,10 +9,10 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 import nerve_fast as nf
+from nerve_fast import budget
 from nerve_fast.images import model_size
 from nerve_fast.pipeline import as_distribution
 from nerve_fast.priors import label_probabilities, to_tokens
-from nerve_fast.resampling import to_pixels
 from nerve_fast.tiny.scenes import generate
 
 LABELS = ["grass", "water, sea", "ball", "köttbullar"]
@@ -57,7 +59,8 @@ def test_the_steps_are_those_of_the_parts(pipe, image):
     maps = P.mT.unflatten(2, features.grid)
     expected = interpolate(maps, (96, 144), mode="bilinear", align_corners=False)[0]
 
-    out = pipe(image, LABELS, config=config, processing_resolution=128, generator=seeded(5))
+    options = {"processing_resolution": 128, "generator": seeded(5), "token_budget": None}
+    out = pipe(image, LABELS, config=config, **options)
     torch.testing.assert_close(out.probabilities.double(), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -85,6 +88,97 @@ def test_a_list_gives_exactly_what_one_call_an_image_gives(pipe, image, with_gen
     for one, other in zip(singles, together, strict=True):
         assert_same(one, other)
     assert pipe([], LABELS) == []
+
+
+def test_images_of_a_batch_come_out_as_alone_up_to_rounding(pipe, image):
+    images = [image, image.rotate(90, expand=True), image.rotate(180), image]
+    together = pipe(images, LABELS, batch_size=3)
+    for one, out in zip(images, together, strict=True):
+        alone = pipe(one, LABELS)
+        torch.testing.assert_close(out.probabilities, alone.probabilities, rtol=1e-3, atol=1e-4)
+        assert out.label_map.shape == one.size[::-1]
+    assert pipe([], LABELS, batch_size=3) == []
+
+
+def test_each_image_may_have_a_generator_of_its_own(pipe, image):
+    first, second = pipe([image, image], LABELS, generator=[seeded(1), seeded(2)])
+    assert_same(first, pipe(image, LABELS, generator=seeded(1)))
+    assert_same(second, pipe(image, LABELS, generator=seeded(2)))
+    with pytest.raises(nf.InputError, match="generator is a list of 1; expected one for each of"):
+        pipe([image, image], LABELS, generator=[seeded(1)])
+
+
+@pytest.fixture(scope="module")
+def large():
+    return generate(960_001, (160, 288))
+
+
+def test_tiles_are_one_graph(pipe, large):
+    """A tiled image has as many tokens as a whole one, one walk, and nearly the same labels."""
+    image, _, names = large
+    prior = dataclasses.replace(pipe.prior, resolution=120, window=96)
+    pipe = copy.copy(pipe)
+    pipe.prior = prior
+    whole, tiled = (
+        pipe(image, names, processing_resolution=0, tile=tile, overlap=32) for tile in (768, 128)
+    )
+    assert len(whole.plan.tiling) == 1
+    assert len(tiled.plan.tiling) == 6
+    assert whole.plan.grid == tiled.plan.grid
+    assert torch.equal(whole.prior, tiled.prior)
+    assert (whole.label_map == tiled.label_map).float().mean() > 0.9
+    assert not torch.equal(whole.walked, tiled.walked)
+
+
+def test_tiles_are_the_same_whatever_goes_through_together(pipe, large, monkeypatch):
+    image, _, names = large
+    options = {"processing_resolution": 0, "tile": 96, "overlap": 32}
+    together = pipe(image, names, **options)
+    monkeypatch.setattr(budget, "CPU_PIXELS", 1)
+    alone = pipe(image, names, **options)
+    assert together.plan.tile_batch > alone.plan.tile_batch == 1
+    torch.testing.assert_close(together.walked, alone.walked, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [(4096, 256), (257, 1031)])
+def test_large_images_of_any_shape_go_through(pipe, size):
+    image = Image.effect_noise(size, 60)
+    out = pipe(image, LABELS, processing_resolution=0, config=nf.NerveConfig(normalization="shift"))
+    assert out.label_map.shape == size[::-1]
+    assert len(out.plan.tiling) > 1
+    assert len(out.plan.view) > 1
+
+
+def test_pooling_is_never_silent(pipe, large, caplog):
+    image, _, names = large
+    out = pipe(image, names, processing_resolution=0, token_budget=800)
+    assert out.plan.config.global_stride == 2
+    assert "pooled with global_stride=2" in caplog.text
+    expected = pipe(image, names, processing_resolution=0, config=nf.NerveConfig(global_stride=2))
+    assert_same(out, expected)
+    caplog.clear()
+    shift = nf.NerveConfig(normalization="shift")
+    for options in ({}, {"token_budget": None}, {"token_budget": 800, "config": shift}):
+        out = pipe(image, names, processing_resolution=0, **options)
+        assert out.plan.config.global_stride == 1
+    assert not caplog.text
+
+
+def test_a_budget_that_is_too_small_is_refused_with_what_would_fit(pipe, large):
+    image, _, names = large
+    with pytest.raises(nf.InputError) as refused:
+        pipe(image.resize((1600, 1600)), names, processing_resolution=0, max_memory="300MB")
+    said = str(refused.value)
+    assert "\n" not in said
+    assert said.startswith("max_memory is 300MB; segmenting 1600 × 1600 pixels with ")
+    side = int(re.search(r"a processing resolution of (\d+) would fit", said)[1])
+    pipe(image.resize((1600, 1600)), names, processing_resolution=side, max_memory="300MB")
+
+
+def test_probabilities_are_made_when_asked_for(pipe, image):
+    out = pipe(image, LABELS)
+    assert "probabilities" not in vars(out)
+    assert out.probabilities is out.probabilities
 
 
 def test_paths_arrays_and_images_are_the_same(pipe, image, tmp_path):
@@ -143,14 +237,6 @@ def test_every_normalization_gives_probabilities(pipe, image, normalization):
 def test_as_distribution_clips_and_gives_empty_rows_to_everyone():
     rows = as_distribution(torch.tensor([[1.0, -1.0, 3.0], [-1.0, -2.0, 0.0]]))
     torch.testing.assert_close(rows, torch.tensor([[0.25, 0.0, 0.75], [1 / 3] * 3]))
-
-
-def test_a_small_map_averages_what_a_pixel_covers():
-    fine = torch.zeros(1, 8, 8)
-    fine[0, :, ::4] = 1
-    torch.testing.assert_close(
-        to_pixels(fine, (2, 2)), torch.full((1, 2, 2), 0.25), atol=0.1, rtol=0
-    )
 
 
 @pytest.mark.parametrize("network", ["CLIP", "the UNet"])
@@ -213,6 +299,13 @@ def test_results_are_saved_whole_and_come_back(pipe, image, tmp_path):
         ({"return_steps": 5}, TypeError, "return_steps is 5; expected a list"),
         ({"generator": 3}, TypeError, "generator is a int"),
         ({"return_steps": [-1]}, ValueError, "return_steps holds -1"),
+        ({"batch_size": 0}, nf.InputError, "batch_size is 0; expected a whole number above 0"),
+        ({"token_budget": 0}, nf.InputError, "token_budget is 0; .* or None for no limit"),
+        ({"max_memory": "some"}, nf.InputError, "max_memory is 'some'"),
+        ({"tile": 3}, nf.InputError, "tile is 3; expected 8 pixels or more"),
+        ({"overlap": 700}, nf.InputError, "overlap is 700 and tile 768"),
+        ({"generator": [3]}, TypeError, "generator is a int"),
+        ({"generator": [None]}, TypeError, "generator is a NoneType"),
     ],
 )
 def test_wrong_inputs_are_refused(pipe, image, arguments, error, message):
@@ -258,3 +351,12 @@ def test_importing_the_operations_does_not_import_the_networks():
 
     code = "import sys, nerve_fast; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same_picture(pipe, image):
+    compiled = nf.NervePipeline.from_pretrained("tiny", device="cpu", compile=True)
+    out, expected = (one(image, LABELS) for one in (compiled, pipe))
+    torch.testing.assert_close(out.probabilities, expected.probabilities, rtol=1e-3, atol=1e-4)
+    blocks = [*compiled.diffusion.unet.down_blocks, compiled.diffusion.vae.encoder]
+    assert all(block._compiled_call_impl is not None for block in blocks)

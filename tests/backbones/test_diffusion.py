@@ -7,6 +7,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from nerve_fast import InputError
 from nerve_fast.backbones.diffusion import DiffusionBackbone, self_attentions
 from nerve_fast.images import to_tensor
+from nerve_fast.tiling import Tiling
 from nerve_fast.tiny import MODELS
 
 FOLDER = MODELS / "diffusion"
@@ -94,6 +95,48 @@ def test_the_unet_runs_no_further_than_the_last_layer(diffusion, image):
     last = diffusion.layers[-1]
     assert ran[-2:] == [f"{last}.to_q", f"{last}.to_k"]
     assert "conv_out" not in ran
+
+
+def test_a_tile_is_what_the_networks_give_for_it_alone(diffusion, image):
+    """Where no other tile reaches, and with its part of one noise field for the whole image."""
+    size, generator = (192, 96), seeded(4)
+    tiling = Tiling.of(size[::-1], 96, 48, diffusion.multiple)
+    assert tiling.lefts == (0, 48, 96)
+    features = diffusion.queries_and_keys([image], size, [seeded(4)], tiling=tiling)
+    whole = diffusion.queries_and_keys([image], size, [seeded(4)])
+    assert features.grid == whole.grid == (24, 48)
+
+    noise = torch.randn((4, 24, 48), generator=generator)
+    resized = image.resize(size, Image.Resampling.BICUBIC)
+    maps = features.q.unflatten(2, features.grid)
+    unit = diffusion.unit
+    for left, (start, stop) in zip(tiling.lefts, ((0, 48), (96, 96), (144, 192)), strict=True):
+        pixels = to_tensor(resized.crop((left, 0, left + 96, 96))) * 2 - 1
+        q, _ = diffusion._project(pixels[None], noise[None, ..., left // 4 : left // 4 + 24])
+        alone = q.transpose(1, 2).unflatten(2, (24, 24))
+        inside = slice((start - left) // unit, (stop - left) // unit)
+        there = maps[..., start // unit : stop // unit, :]
+        torch.testing.assert_close(there, alone[..., inside, :], rtol=1e-4, atol=1e-5)
+
+
+def test_images_of_a_batch_are_those_alone(diffusion, image):
+    images = [image, image.rotate(180), image.resize((50, 50))]
+    together = diffusion.queries_and_keys(
+        images, (96, 64), [seeded(i) for i in range(3)], batch_size=2
+    )
+    for i, one in enumerate(images):
+        alone = diffusion.queries_and_keys([one], (96, 64), [seeded(i)])
+        torch.testing.assert_close(together.q[i], alone.q[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.k[i], alone.k[0], rtol=1e-4, atol=1e-5)
+
+
+def test_what_the_layers_are_like_is_known_before_they_run(diffusion, image):
+    for name in self_attentions(diffusion.unet):
+        one = DiffusionBackbone.from_pretrained(FOLDER, **CPU, layers=[name])
+        features = one.queries_and_keys([image], (128, 64), [seeded()])
+        assert features.grid == (64 // one.unit, 128 // one.unit)
+        assert features.q.shape[1] == one.heads
+        assert features.q.shape[1] * features.q.shape[3] == one.channels
 
 
 def test_no_hook_stays_behind(diffusion, image):

@@ -31,6 +31,14 @@ def test_batches_and_views(make_qk, device):
     torch.testing.assert_close(head_entropy(q, k), expected, rtol=2e-5, atol=2e-5)
 
 
+@pytest.mark.parametrize("rows", [1, 33, 150])
+def test_rows_may_be_fewer_or_more_than_columns(make_qk, device, rows):
+    q, k = make_qk(2, 200, 24, dtype=torch.float32)
+    q, k = q[:, :rows], k[:, :77]
+    expected = reference.head_entropy(q.double(), k.double()).float()
+    torch.testing.assert_close(head_entropy(q.to(device), k.to(device)).cpu(), expected)
+
+
 @pytest.mark.parametrize("sharpness", [0.5, 1.0, 1e6])
 @pytest.mark.parametrize("heads", [1, 3, 8])
 def test_entropy_weights(make_qk, device, heads, sharpness):

@@ -29,3 +29,23 @@ def test_head_entropy_refuses_a_scale_that_is_not_finite(make_qk, scale):
 def test_entropy_weights_refuses_a_bad_sharpness(sharpness):
     with pytest.raises(ValueError, match="sharpness is .*; expected a finite number, 0 or more"):
         nf.entropy_weights(torch.ones(3), sharpness)
+
+
+@pytest.mark.parametrize("backend", ["reference", "blocked"])
+def test_head_entropy_of_some_rows_is_near_that_of_all(make_qk, backend):
+    q, k = make_qk(2, 3, 900, 8)
+    q *= torch.linspace(0.1, 3, 900, dtype=q.dtype)[:, None]
+    every = nf.head_entropy(q, k, backend=backend)
+    rows = reference.head_entropy(q[..., None, :], k[..., None, :, :].expand(2, 3, 900, 900, 8))
+    for count in (100, 400):
+        some = nf.head_entropy(q, k, max_rows=count, backend=backend)
+        assert torch.equal(some, nf.head_entropy(q, k, max_rows=count, backend=backend))
+        assert not torch.equal(some, every)
+        assert (some - every).abs().max() < 4 * rows.std() / count**0.5
+    assert torch.equal(nf.head_entropy(q, k, max_rows=900, backend=backend), every)
+
+
+@pytest.mark.parametrize(("rows", "error"), [(0, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_head_entropy_refuses_a_number_of_rows_that_is_none(make_qk, rows, error):
+    with pytest.raises(error, match="max_rows is"):
+        nf.head_entropy(*make_qk(1, 4, 2), max_rows=rows)

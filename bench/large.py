@@ -1,0 +1,290 @@
+"""``python -m bench.large``: large images and many of them, judged against what is promised.
+
+Every job runs in a process of its own, whose peak of resident memory is its own too. What was found
+goes to ``bench/results/large/MACHINE.json``, from which ``docs/large-images.md`` is rendered.
+"""
+
+import argparse
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.profiler import ProfilerActivity, profile
+
+from nerve_fast import NerveConfig, NervePipeline, PriorConfig
+from nerve_fast.bench.full_size import WORDS, full_size_pipe
+from nerve_fast.bench.isolated import isolated
+from nerve_fast.bench.large_report import FOLDER, PICTURES, render
+from nerve_fast.bench.machine import Machine
+from nerve_fast.files import written_whole
+from nerve_fast.tiny.scenes import NAMES, generate
+from nerve_fast.visualize import overlay, save_picture
+
+SEED = 1_200_000
+"""Of the scenes: none of them was trained or tuned on."""
+
+BUDGET = "4.5GB"
+"""For what is to stay within 6 GB, the process itself included."""
+
+EVERYTHING = 1 << 40
+"""A token budget that no image reaches."""
+
+LABELS = list(NAMES)
+
+
+def timed(function: Callable):
+    """What it gives, and the seconds it took."""
+    start = time.perf_counter()
+    result = function()
+    return result, time.perf_counter() - start
+
+
+def peak() -> int:
+    """Bytes that this process has had resident at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def tiny() -> NervePipeline:
+    return NervePipeline.from_pretrained("tiny", device="cpu")
+
+
+def drawn(path: str, side: int) -> None:
+    """A scene as a file: drawing it takes more memory than segmenting it."""
+    generate(SEED, side)[0].save(path)
+
+
+def large(path: str, normalization: str, picture: str | None) -> dict:
+    """The tiny models on a very large image."""
+    pipe = tiny()
+    config = NerveConfig(normalization=normalization)
+    out, seconds = timed(
+        lambda: pipe(path, LABELS, config=config, processing_resolution=0, max_memory=BUDGET)
+    )
+    found = {"seconds": seconds, "process": peak(), "plan": str(out.plan)}
+    found["stride"] = out.plan.config.global_stride
+    if picture:
+        whole = overlay(out.image, out.label_map.numpy(), out.labels)
+        box = (1536, 1536, 2048, 2048)
+        part = overlay(
+            out.image.crop(box), out.label_map[box[1] : box[3], box[0] : box[2]].numpy(), out.labels
+        )
+        half = (512, round(512 * whole.height / whole.width))
+        shown = Image.new("RGB", (1536 + 16, max(half[1], part.height)), "white")
+        shown.paste(out.image.resize((512, 512)), (0, 0))
+        shown.paste(whole.resize(half), (512 + 8, 0))
+        shown.paste(part, (1024 + 16, 0))
+        save_picture(shown, picture)
+    return found
+
+
+def strides(path: str) -> list[dict]:
+    """The default normalisation with pooled keys against all of them, on one image.
+
+    Head entropies are those of a part of the rows in all of them.
+    """
+    pipe, exact, rows = tiny(), None, []
+    pipe(Image.open(path).resize((256, 256)), LABELS)
+    for stride in (1, 2, 4, 8, 16):
+        config = NerveConfig(global_stride=stride)
+        out, seconds = timed(
+            lambda config=config: pipe(
+                path, LABELS, config=config, processing_resolution=0, token_budget=EVERYTHING
+            )
+        )
+        exact = out if exact is None else exact
+        distance = (out.walked - exact.walked).norm() / exact.walked.norm()
+        rows.append(
+            {
+                "tokens": out.plan.grid[0] * out.plan.grid[1],
+                "stride": stride,
+                "seconds": seconds,
+                "error": distance.item(),
+                "agreement": (out.label_map == exact.label_map).double().mean().item(),
+            }
+        )
+    return rows
+
+
+def rows_of_entropy(path: str) -> dict:
+    """Head entropies from a part of their rows against all of them."""
+    pipe = tiny()
+    config = NerveConfig(normalization="shift")
+    most, every = (
+        pipe(path, LABELS, config=config, processing_resolution=0, token_budget=budget)
+        for budget in (EVERYTHING, None)
+    )
+    same = (most.label_map == every.label_map).double().mean().item()
+    return {"tokens": most.plan.grid[0] * most.plan.grid[1], "agreement": same}
+
+
+def noise(side: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+
+
+def steps_of(run: Callable) -> dict[str, float]:
+    """Seconds of the pipeline's own steps."""
+    with profile(activities=[ProfilerActivity.CPU]) as trace:
+        _, seconds = timed(run)
+    steps = {"all": seconds}
+    for event in trace.events():
+        if event.name.startswith("nerve_fast: "):
+            name = event.name.removeprefix("nerve_fast: ")
+            steps[name] = steps.get(name, 0) + event.time_range.elapsed_us() / 1e6
+    return steps
+
+
+def full_size(side: int, normalization: str) -> dict:
+    """SD 2.1 and ViT-L/14 with random weights in bfloat16: memory, and where the time goes."""
+    pipe = full_size_pipe()
+    pipe.clip.encode_words(WORDS)
+    config = NerveConfig(normalization=normalization)
+    image = noise(side)
+
+    def run(side):
+        return pipe(image[:side, :side], WORDS, config=config, processing_resolution=0)
+
+    run(512)
+    steps = steps_of(lambda: run(side))
+    return {"steps": steps, "process": peak()}
+
+
+def full_size_once(backend: str) -> dict:
+    """The same at 512 × 512, one call: its memory."""
+    pipe = full_size_pipe()
+    pipe.backend = backend
+    pipe.clip.encode_words(WORDS)
+    pipe(noise(512), WORDS)
+    return {"process": peak()}
+
+
+def fast_against_reference() -> dict:
+    """The same at 512 × 512, in turns, warm."""
+    pipe, image = full_size_pipe(), noise(512)
+    pipe.clip.encode_words(WORDS)
+    seconds: dict[str, list[float]] = {"auto": [], "reference": []}
+    maps = {}
+    for turn in range(4):
+        for backend, found in seconds.items():
+            pipe.backend = backend
+            maps[backend], once = timed(lambda: pipe(image, WORDS))
+            if turn:
+                found.append(once)
+    same = (maps["auto"].label_map == maps["reference"].label_map).double().mean().item()
+    return {"seconds": {name: min(found) for name, found in seconds.items()}, "agreement": same}
+
+
+def hundred() -> dict:
+    """100 images of 512 × 512, one by one and 16 at a time, in turns."""
+    pipe = tiny()
+    images = [generate(SEED + i, 512)[0] for i in range(100)]
+    pipe(images[:16], LABELS, batch_size=16)
+    alone, together = [], []
+    for _ in range(2):
+        one_by_one, seconds = timed(lambda: [pipe(image, LABELS) for image in images])
+        alone.append(seconds)
+        at_once, seconds = timed(lambda: pipe(images, LABELS, batch_size=16))
+        together.append(seconds)
+    same = [
+        (a.label_map == b.label_map).double().mean().item()
+        for a, b in zip(one_by_one, at_once, strict=True)
+    ]
+    return {"alone": min(alone), "together": min(together), "agreement": sum(same) / len(same)}
+
+
+def seams(picture: str, scenes: int = 4, side: int = 1024, tile: int = 768, near: int = 16) -> dict:
+    """Where labels of tiled and untiled runs differ: near the tiles' borders, and elsewhere."""
+    # CLIP sees the same in both, so that only the tiles differ.
+    pipe = tiny()
+    usual = pipe.clip.image_size * 3 // 2
+    pipe.prior = PriorConfig(resolution=side * usual // 128, window=usual)
+    differ = {"near": 0, "elsewhere": 0}
+    count = {"near": 0, "elsewhere": 0}
+    for scene in range(scenes):
+        image, _, names = generate(SEED + scene, side)
+        config = NerveConfig(normalization="shift")
+        tiled, whole = (
+            pipe(image, names, config=config, processing_resolution=0, tile=longest)
+            for longest in (tile, side)
+        )
+        border = torch.zeros(side, side, dtype=torch.bool)
+        tiling = tiled.plan.tiling
+        for starts, length, lines in (
+            (tiling.tops, tiling.tile[0], border),
+            (tiling.lefts, tiling.tile[1], border.T),
+        ):
+            for edge in {*starts[1:], *(start + length for start in starts[:-1])}:
+                lines[max(edge - near, 0) : edge + near] = True
+        wrong = tiled.label_map != whole.label_map
+        for where, mask in (("near", border), ("elsewhere", ~border)):
+            differ[where] += int(wrong[mask].sum())
+            count[where] += int(mask.sum())
+        if scene == 0:
+            panels = [
+                overlay(image, out.label_map.numpy(), names).resize((512, 560))
+                for out in (whole, tiled)
+            ]
+            shown = np.zeros((side, side, 3), np.uint8) + 255
+            shown[border.numpy()] = (220, 220, 220)
+            shown[wrong.numpy()] = (200, 0, 0)
+            panels.append(Image.fromarray(shown).resize((512, 512)))
+            strip = Image.new("RGB", (3 * 512 + 16, 560), "white")
+            for i, panel in enumerate(panels):
+                strip.paste(panel, (i * 520, 0))
+            save_picture(strip, picture)
+    return {where: differ[where] / count[where] for where in differ}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m bench.large", description=__doc__)
+    parser.add_argument("--only", nargs="+", metavar="JOB", help="the others keep their results")
+    options = parser.parse_args()
+    machine = Machine("cpu")
+    path = FOLDER / f"{machine.slug}.json"
+    document = (
+        json.loads(path.read_text())
+        if path.exists() and options.only
+        else {"jobs": {}, "commits": {}}
+    )
+    about = machine.describe()
+    document["machine"] = about
+    with tempfile.TemporaryDirectory(prefix="nerve-fast-large-") as folder:
+        scenes = {side: f"{folder}/{side}.png" for side in (512, 1024, 4096)}
+        PICTURES.mkdir(parents=True, exist_ok=True)
+        jobs = {
+            "large shift": (large, scenes[4096], "shift", None),
+            "large softmax": (large, scenes[4096], "softmax", str(PICTURES / "large.png")),
+            "strides": (strides, scenes[1024]),
+            "entropy rows": (rows_of_entropy, scenes[512]),
+            "full size 2048": (full_size, 2048, "shift"),
+            "full size 512": (full_size, 512, "shift"),
+            "full size 512, softmax": (full_size, 512, "softmax"),
+            "memory, auto": (full_size_once, "auto"),
+            "memory, reference": (full_size_once, "reference"),
+            "fast against reference": (fast_against_reference,),
+            "hundred": (hundred,),
+            "seams": (seams, str(PICTURES / "seams.png")),
+        }
+        for side, file in scenes.items():
+            isolated(drawn, file, side)
+        for name, (job, *arguments) in jobs.items():
+            if options.only and name not in options.only:
+                continue
+            document["jobs"][name] = isolated(job, *arguments)
+            document["commits"][name] = f"{about['commit']}, {about['date'][:10]}"
+            print(f"{name}: {json.dumps(document['jobs'][name])}", flush=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(document, indent=1) + "\n")
+    judged = render(document)
+    print("\n".join(map(str, judged)))
+    return 0 if all(bar.met for bar in judged) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
