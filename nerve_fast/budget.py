@@ -112,7 +112,7 @@ class Request:
         words, labels: how many.
         config: as the caller gave it.
         short_side: at which the UNet sees an image; ``None`` is the image's own.
-        tile, overlap: in pixels.
+        tile, overlap: in pixels; ``None`` are 1.5 times the UNet's own size, and a sixth of a tile.
         token_budget: cells of the global part at most; ``None`` is no limit.
         further_steps: numbers of steps after which the walk is wanted too.
     """
@@ -127,8 +127,8 @@ class Request:
     labels: int
     config: NerveConfig
     short_side: int | None
-    tile: int
-    overlap: int
+    tile: int | None
+    overlap: int | None
     token_budget: int | None
     further_steps: int
 
@@ -177,7 +177,9 @@ class Request:
         """
         diffusion, device = self.diffusion, self.diffusion.unet.device
         size = model_size(self.image_size, self.short_side, diffusion.multiple)
-        tiling = Tiling.of(size[::-1], self.tile, self.overlap, diffusion.multiple)
+        tile = diffusion.native_size * 3 // 2 if self.tile is None else self.tile
+        overlap = tile // 6 if self.overlap is None else self.overlap
+        tiling = Tiling.of(size[::-1], tile, overlap, diffusion.multiple)
         magnified = None
         if min(size) > diffusion.native_size and len(tiling) > 1:
             # As many of CLIP's pixels to one of the UNet's as where both see what they know best.

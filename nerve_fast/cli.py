@@ -24,7 +24,6 @@ from nerve_fast.dispatch import (
 )
 from nerve_fast.errors import InputError
 from nerve_fast.files import cache_folder, prepare_folder
-from nerve_fast.tiling import OVERLAP, TILE
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CONFIG_HELP = {
@@ -169,10 +168,10 @@ def _add_segment(commands) -> None:
         "0 computes everything exactly (default: %(default)s)",
     )
     large.add_argument(
-        "--tile", type=int, default=TILE, help="side, in pixels (default: %(default)s)"
+        "--tile", type=int, help="side in pixels (default: 1.5 times the model's own, 768 for 512)"
     )
     large.add_argument(
-        "--overlap", type=int, default=OVERLAP, help="in pixels (default: %(default)s)"
+        "--overlap", type=int, help="of tiles, in pixels (default: a sixth of a tile)"
     )
 
     prior = command.add_argument_group("prior")

@@ -30,7 +30,6 @@ from nerve_fast.labels import parse_labels
 from nerve_fast.ops import entropy_weights, head_entropy, random_walk
 from nerve_fast.priors import PriorConfig, label_probabilities, to_tokens
 from nerve_fast.resampling import likeliest, to_pixels
-from nerve_fast.tiling import OVERLAP, TILE
 from nerve_fast.tiny import MODELS as TINY_MODELS
 
 logger = logging.getLogger(__name__)
@@ -219,8 +218,8 @@ class NervePipeline:
         batch_size: int = 1,
         max_memory: int | str | None = None,
         token_budget: int | None = TOKEN_BUDGET,
-        tile: int = TILE,
-        overlap: int = OVERLAP,
+        tile: int | None = None,
+        overlap: int | None = None,
         progress: bool = False,
     ) -> SegmentationOutput | list[SegmentationOutput]:
         """Segment one image, or each of a list.
@@ -252,8 +251,9 @@ class NervePipeline:
                 smallest stride ``s`` that fits; the log and ``.plan.config.global_stride`` say
                 which. ``shift`` never needs it. Beyond 1024 tokens head entropies are the mean of
                 1024 rows. ``None`` computes everything exactly, which takes long.
-            tile: longest side of a tile, in pixels.
-            overlap: of neighbouring tiles, in pixels, at most half a tile.
+            tile: longest side of a tile, in pixels; ``None`` is 1.5 times the size the UNet was
+                trained at, 768 for 512.
+            overlap: of neighbouring tiles, in pixels, at most half a tile; ``None`` is a sixth.
             progress: show bars over windows, tiles and steps, on a terminal.
 
         Raises:

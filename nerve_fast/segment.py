@@ -96,7 +96,9 @@ def check_flags(options) -> None:
             raise InputError(f"--{name} is {getattr(options, flag)}; expected {least} or more")
     if options.max_memory is not None:
         parse_bytes(options.max_memory)
-    Tiling.of((1, 1), options.tile, options.overlap, 1)
+    if options.tile is not None:
+        overlap = 0 if options.overlap is None else options.overlap
+        Tiling.of((1, 1), options.tile, overlap, 1)
 
 
 def summary(written: int, known: int, failed: int, folder: Path) -> str:

@@ -9,9 +9,6 @@ from torch import Tensor
 
 from nerve_fast.errors import InputError
 
-TILE = 768
-OVERLAP = 128
-
 
 @dataclasses.dataclass(frozen=True)
 class Tiling:

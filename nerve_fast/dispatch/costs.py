@@ -158,8 +158,12 @@ def peak_memory(problem: Problem, backend: str, route: str, stored_rows: int = 0
     stored = stored_rows * row_memory(p, backend)
     if backend == "triton":
         return p.batch * (stored + p.tokens * _kernel_bytes(p)) + KERNEL_WORKSPACE
-    packed = p.tokens * p.channels * (2 * p.itemsize + 2 * p.stored_itemsize(backend))
-    packed += 4 * p.tokens * p.head_dim * p.itemsize
+    copies = 2 * p.stored_itemsize(backend)
+    if route == "factorized" and p.config.normalization == "shift":
+        # It makes no large product: what is packed is taken as it is.
+        copies = 0
+    packed = p.tokens * p.channels * (2 * p.itemsize + copies)
+    packed += 4 * p.tokens * p.heads * p.itemsize
     stencil = p.tokens * p.window * 5 * p.itemsize
     values = p.tokens * (p.labels + 1) * (8 + 2 * p.batch) * p.itemsize
     tiles = (64 << 20) if p.device.type == "cpu" else (1 << 30)

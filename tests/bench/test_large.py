@@ -42,5 +42,5 @@ def test_jobs_run_on_something_small(own_cache, tmp_path):
     assert rows[0]["agreement"] == 1
     assert rows[0]["error"] == 0 < rows[-1]["error"]
     assert 0.99 < large.rows_of_entropy(scene)["agreement"] <= 1
-    shares = large.seams(str(tmp_path / "seams.png"), scenes=1, side=384, tile=256)
+    shares = large.seams(str(tmp_path / "seams.png"), scenes=1, side=256)
     assert 0 < shares["near"] < 1
