@@ -5,8 +5,10 @@ goes to ``bench/results/large/MACHINE.json``, from which ``docs/large-images.md`
 """
 
 import argparse
+import copy
 import json
 import resource
+import statistics
 import sys
 import tempfile
 import time
@@ -30,7 +32,7 @@ from nerve_fast.visualize import overlay, save_picture
 SEED = 1_200_000
 """Of the scenes: none of them was trained or tuned on."""
 
-BUDGET = "5GB"
+BUDGET = "5.9GB"
 """For what is to stay within 6 GB, the process itself included."""
 
 EVERYTHING = 1 << 40
@@ -155,29 +157,48 @@ def full_size(side: int, normalization: str) -> dict:
     return {"steps": steps, "process": peak()}
 
 
-def full_size_once(backend: str) -> dict:
+def full_size_once(reference: bool) -> dict:
     """The same at 512 × 512, one call: its memory."""
     pipe = full_size_pipe()
-    pipe.backend = backend
+    if reference:
+        pipe.backend = "reference"
     pipe.clip.encode_words(WORDS)
     pipe(noise(512), WORDS)
     return {"process": peak()}
+
+
+def as_it_comes(pipe: NervePipeline) -> NervePipeline:
+    """The reference: the dense graph stage, after networks laid out as diffusers gives them."""
+    reference, diffusion = copy.copy(pipe), copy.copy(pipe.diffusion)
+    diffusion.memory_format = torch.contiguous_format
+    for name in ("vae", "unet"):
+        network = copy.deepcopy(getattr(diffusion, name))
+        setattr(diffusion, name, network.to(memory_format=diffusion.memory_format))
+    reference.diffusion, reference.backend = diffusion, "reference"
+    return reference
 
 
 def fast_against_reference() -> dict:
     """The same at 512 × 512, in turns, warm."""
     pipe, image = full_size_pipe(), noise(512)
     pipe.clip.encode_words(WORDS)
-    seconds: dict[str, list[float]] = {"auto": [], "reference": []}
+    same_networks = copy.copy(pipe)
+    same_networks.backend = "reference"
+    contenders = {
+        "fast": pipe,
+        "reference": as_it_comes(pipe),
+        "reference, our networks": same_networks,
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
     maps = {}
     for turn in range(4):
-        for backend, found in seconds.items():
-            pipe.backend = backend
-            maps[backend], once = timed(lambda: pipe(image, WORDS))
+        for name, one in contenders.items():
+            maps[name], once = timed(lambda one=one: one(image, WORDS))
             if turn:
-                found.append(once)
-    same = (maps["auto"].label_map == maps["reference"].label_map).double().mean().item()
-    return {"seconds": {name: min(found) for name, found in seconds.items()}, "agreement": same}
+                seconds[name].append(once)
+    same = (maps["fast"].label_map == maps["reference"].label_map).double().mean().item()
+    medians = {name: statistics.median(found) for name, found in seconds.items()}
+    return {"seconds": medians, "agreement": same}
 
 
 def hundred() -> dict:
@@ -186,7 +207,7 @@ def hundred() -> dict:
     images = [generate(SEED + i, 512)[0] for i in range(100)]
     pipe(images[:16], LABELS, batch_size=16)
     alone, together = [], []
-    for _ in range(2):
+    for _ in range(3):
         one_by_one, seconds = timed(lambda: [pipe(image, LABELS) for image in images])
         alone.append(seconds)
         at_once, seconds = timed(lambda: pipe(images, LABELS, batch_size=16))
@@ -195,7 +216,11 @@ def hundred() -> dict:
         (a.label_map == b.label_map).double().mean().item()
         for a, b in zip(one_by_one, at_once, strict=True)
     ]
-    return {"alone": min(alone), "together": min(together), "agreement": sum(same) / len(same)}
+    return {
+        "alone": statistics.median(alone),
+        "together": statistics.median(together),
+        "agreement": sum(same) / len(same),
+    }
 
 
 def seams(picture: str, scenes: int = 4, side: int = 1024, tile: int = 768, near: int = 16) -> dict:
@@ -266,8 +291,8 @@ def main() -> int:
             "full size 2048": (full_size, 2048, "shift"),
             "full size 512": (full_size, 512, "shift"),
             "full size 512, softmax": (full_size, 512, "softmax"),
-            "memory, auto": (full_size_once, "auto"),
-            "memory, reference": (full_size_once, "reference"),
+            "memory, fast": (full_size_once, False),
+            "memory, reference": (full_size_once, True),
             "fast against reference": (fast_against_reference,),
             "hundred": (hundred,),
             "seams": (seams, str(PICTURES / "seams.png")),

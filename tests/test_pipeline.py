@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import io
 import re
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 import nerve_fast as nf
-from nerve_fast import budget
+from nerve_fast import budget, pipeline
 from nerve_fast.images import model_size
 from nerve_fast.pipeline import as_distribution
 from nerve_fast.priors import label_probabilities, to_tokens
@@ -176,6 +177,70 @@ def test_a_budget_that_is_too_small_is_refused_with_what_would_fit(pipe, large):
     assert said.startswith("max_memory is 300MB; segmenting 1600 × 1600 pixels with ")
     side = int(re.search(r"a processing resolution of (\d+) would fit", said)[1])
     pipe(image.resize((1600, 1600)), names, processing_resolution=side, max_memory="300MB")
+
+
+def test_bars_count_windows_tiles_and_steps(pipe, large, monkeypatch):
+    bars = []
+
+    class Bar(pipeline.tqdm):
+        def __init__(self, **options):
+            hidden = options.pop("disable")
+            super().__init__(**options, file=io.StringIO())
+            bars.append((hidden, self))
+
+    monkeypatch.setattr(pipeline, "tqdm", Bar)
+    image, _, names = large
+    out = pipe([image, image], names, processing_resolution=0, batch_size=2, progress=True)[0]
+    expected = {"CLIP": len(out.plan.view), "UNet": len(out.plan.tiling), "walk": 10}
+    assert {bar.desc: bar.total for _, bar in bars} == {k: 2 * n for k, n in expected.items()}
+    assert all(bar.n == bar.total and hidden is None for hidden, bar in bars)
+    bars.clear()
+    pipe(image, names, processing_resolution=0)
+    assert all(hidden for hidden, _ in bars)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_tiles_in_half_precision_give_the_same_picture(pipe, large, dtype):
+    image, _, names = large
+    half = nf.NervePipeline.from_pretrained("tiny", device="cpu", dtype=dtype)
+    out, expected = (one(image, names, processing_resolution=0) for one in (half, pipe))
+    assert len(out.plan.tiling) > 1
+    assert out.plan.feature_dtype == dtype
+    assert (out.label_map == expected.label_map).float().mean() > 0.95
+
+
+def test_a_batch_in_tiles_with_steps_is_that_of_its_images(pipe, large):
+    image, _, names = large
+    images = [image, image.rotate(180)]
+    options = {"processing_resolution": 0, "return_steps": [0, 3, 10]}
+    together = pipe(images, names, batch_size=2, **options)
+    for one, out in zip(images, together, strict=True):
+        alone = pipe(one, names, **options)
+        torch.testing.assert_close(out.walked, alone.walked, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(out.steps[3], alone.steps[3], rtol=1e-3, atol=1e-4)
+        assert torch.equal(out.steps[10], out.walked)
+        torch.testing.assert_close(out.steps[0], out.prior)
+
+
+def test_a_batch_that_does_not_fit_is_halved(pipe, image):
+    images = [image] * 4
+    fits = pipe(image, LABELS).plan.peak_memory
+    results = pipe(images, LABELS, batch_size=4, max_memory=fits + 1_000_000)
+    for out in results:
+        assert_same(out, results[0])
+    assert results[0].plan.peak_memory <= fits + 1_000_000
+    with pytest.raises(nf.InputError, match="max_memory is 1MB"):
+        pipe(images, LABELS, batch_size=4, max_memory="1MB")
+
+
+def test_a_shared_generator_draws_in_the_order_of_the_list(pipe, image):
+    images = [image, image.rotate(90, expand=True), image]
+    draws = seeded(3)
+    singles = [pipe(one, LABELS, generator=draws) for one in images]
+    for one, out in zip(
+        singles, pipe(images, LABELS, generator=seeded(3), batch_size=3), strict=True
+    ):
+        torch.testing.assert_close(out.walked, one.walked, rtol=1e-3, atol=1e-4)
 
 
 def test_probabilities_are_made_when_asked_for(pipe, image):

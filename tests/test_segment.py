@@ -77,9 +77,8 @@ def test_resume_does_what_is_missing_and_no_more(folder, tmp_path, capsys):
 
 
 def test_two_processes_share_the_images(folder, tmp_path):
-    """As `accelerate launch` starts them."""
-    (folder / "broken.jpg").unlink()
-    assert segment(folder, "-o", tmp_path / "alone") == 0
+    """As `accelerate launch` starts them; one's unreadable file does not end the other's work."""
+    assert segment(folder, "-o", tmp_path / "alone") == 2
     launch = "-m torch.distributed.run --standalone --nproc-per-node=2 -m nerve_fast segment"
     flags = [folder, "-o", tmp_path / "shared", "--labels", LABELS, "--models", "tiny"]
     started = subprocess.run(
@@ -88,7 +87,8 @@ def test_two_processes_share_the_images(folder, tmp_path):
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    assert started.returncode == 0, started.stderr
+    assert started.returncode != 0
+    assert "broken.jpg: not an image" in started.stderr
     assert started.stdout.count("2 images written to") == 2
     alone, shared = maps_in(tmp_path / "alone"), maps_in(tmp_path / "shared")
     assert list(alone) == list(shared)
@@ -110,6 +110,39 @@ def test_an_interruption_leaves_whole_files_and_what_was_done(folder, tmp_path, 
     assert len(os.listdir(out)) == 4
     for path in out.iterdir():
         load_image(path)
+
+
+def test_resume_after_an_interruption_within_an_image(folder, tmp_path, monkeypatch, capsys):
+    """Results of other labels are there; of the new ones the label map is not yet."""
+    scene, out = folder / "scene0.png", tmp_path / "out"
+    assert segment(scene, "-o", out) == 0
+    monkeypatch.setattr(command.SegmentationOutput, "save", interrupt)
+    assert segment(scene, "-o", out, labels="grass; ball; sand") == 130
+    monkeypatch.undo()
+    capsys.readouterr()
+    for labels in (LABELS, "grass; ball; sand"):
+        assert segment(scene, "-o", out, "--resume", labels=labels) == 0
+        assert "1 image written to" in capsys.readouterr().out
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_an_image_that_does_not_fit_stops_nothing(folder, tmp_path, capsys):
+    Image.new("RGB", (1500, 1500)).save(folder / "large.png")
+    (folder / "broken.jpg").unlink()
+    flags = ("--resolution", 0, "--max-memory", "300MB", "--batch-size", 2)
+    assert segment(folder, "-o", tmp_path / "out", *flags) == 2
+    said = capsys.readouterr()
+    assert "large.png: max_memory is 300MB; segmenting 1500 × 1500 pixels" in said.err
+    assert "4 images written to" in said.out
+
+
+def test_a_group_without_what_makes_one_is_refused(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert segment(folder, "-o", tmp_path / "out") == 2
+    assert "WORLD_SIZE=4 and not LOCAL_RANK, MASTER_ADDR, RANK" in capsys.readouterr().err
 
 
 def test_images_are_read_in_order_and_ahead(folder):

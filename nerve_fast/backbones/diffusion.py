@@ -85,8 +85,9 @@ class DiffusionBackbone:
     ):
         vae.decoder = vae.post_quant_conv = None
         # Convolutions take their channels last anyway; so they need not reorder them first.
+        self.memory_format = torch.channels_last
         self.vae, self.unet = (
-            model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+            model.eval().requires_grad_(False).to(memory_format=self.memory_format)
             for model in (vae, unet)
         )
         self.empty_prompt = empty_prompt
@@ -234,7 +235,7 @@ class DiffusionBackbone:
         """Queries and keys ``(b, n, H, D)`` of tiles."""
         with record_function("nerve_fast: VAE"):
             latent_distribution = self.vae.encode(
-                pixels.to(self.vae.device, self.vae.dtype, memory_format=torch.channels_last)
+                pixels.to(self.vae.device, self.vae.dtype, memory_format=self.memory_format)
             ).latent_dist
         latents = latent_distribution.mean * self.vae.config.scaling_factor
         noisy = self.signal * latents.float() + self.noise * noise.to(latents.device)
