@@ -17,7 +17,7 @@ from nerve_fast.dispatch.planning import format_bytes, parse_bytes
 from nerve_fast.errors import InputError
 from nerve_fast.images import model_size
 from nerve_fast.priors import WINDOW_BATCH, PriorConfig, View, view_of
-from nerve_fast.resampling import STRIPE_BYTES
+from nerve_fast.resampling import GPU_STRIPE_BYTES, STRIPE_BYTES
 from nerve_fast.tiling import Tiling
 
 ENTROPY_ROWS = 1024
@@ -285,4 +285,6 @@ class Request:
         """The label map in int64, and what one stripe takes."""
         pixels = max(math.prod(self.image_size), math.prod(size))
         widest = max(self.image_size[0], size[0])
-        return 8 * self.images * pixels + 6 * max(STRIPE_BYTES, 4 * self.labels * widest)
+        on_cpu = self.diffusion.unet.device.type == "cpu"
+        stripe = STRIPE_BYTES if on_cpu else GPU_STRIPE_BYTES
+        return 8 * self.images * pixels + 6 * max(stripe, 4 * self.labels * widest)

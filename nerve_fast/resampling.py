@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-STRIPE_BYTES = 16 << 20
-"""What a stripe takes, all labels together: ``(K, H, W)`` need never be whole."""
+STRIPE_BYTES = 1 << 20
+"""What a stripe takes, all labels together: it stays in a core's cache, and ``(K, H, W)`` is never
+whole."""
+
+GPU_STRIPE_BYTES = 256 << 20
+"""Launches cost more than memory there."""
 
 
 def to_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -26,14 +30,22 @@ def likeliest(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """The largest of the ``K`` at each pixel: ``(H, W)`` int64, the first one where they tie."""
     label_map = torch.empty(size, dtype=torch.int64, device=maps.device)
     for rows, stripe in stripes(maps, size):
-        torch.argmax(stripe, dim=0, out=label_map[rows])
+        if maps.device.type != "cpu":
+            torch.argmax(stripe, dim=0, out=label_map[rows])
+            continue
+        # On a CPU torch's argmax over the first dimension goes value by value.
+        best, index = stripe[0].clone(), label_map[rows].zero_()
+        for label, plane in enumerate(stripe[1:], start=1):
+            index.masked_fill_(plane > best, label)
+            torch.maximum(best, plane, out=best)
     return label_map
 
 
 def stripes(maps: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
     """``(rows, (K, len(rows), W))`` from top to bottom."""
     height, width = size
-    count = max(STRIPE_BYTES // (len(maps) * width * maps.element_size()), 1)
+    stripe_bytes = STRIPE_BYTES if maps.device.type == "cpu" else GPU_STRIPE_BYTES
+    count = max(stripe_bytes // (len(maps) * width * maps.element_size()), 1)
     for top in range(0, height, count):
         rows = slice(top, min(top + count, height))
         source, weights = _row_weights(rows, maps.shape[1], height, maps)
@@ -45,7 +57,8 @@ def stripes(maps: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor
             (rows.stop - rows.start, width),
             mode="bilinear",
             align_corners=False,
-            antialias=True,
+            # Without effect, and slower, where nothing is made smaller.
+            antialias=width < maps.shape[2],
         )
         yield rows, across[0]
 
