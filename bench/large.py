@@ -223,7 +223,7 @@ def hundred() -> dict:
     }
 
 
-def seams(picture: str, scenes: int = 4, side: int = 1024, tile: int = 768, near: int = 16) -> dict:
+def seams(picture: str, scenes: int = 4, side: int = 1024, near: int = 16) -> dict:
     """Where labels of tiled and untiled runs differ: near the tiles' borders, and elsewhere."""
     # CLIP sees the same in both, so that only the tiles differ.
     pipe = tiny()

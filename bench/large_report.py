@@ -137,7 +137,7 @@ def page(document: dict, judged: list[Judged]) -> str:
         "Written by `python -m bench.large`; nothing here is typed by hand. "
         f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}; measured at "
         f"commit {' and '.join(sorted(set(document['commits'].values())))}. Every job ran in a "
-        "process of its own; resident memory is that of the whole process. Networks were warm.",
+        "process of its own; resident memory is that of the whole process.",
         "",
         "| | measured | bar | |",
         "|---|---|---|---|",
@@ -181,7 +181,7 @@ def page(document: dict, judged: list[Judged]) -> str:
         "",
         "## Where the time goes",
         "",
-        "SD 2.1 and ViT-L/14 with random weights in bfloat16, seconds.",
+        "SD 2.1 and ViT-L/14 with random weights in bfloat16, warm, seconds.",
         "",
     ]
     steps = {

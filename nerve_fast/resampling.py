@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from nerve_fast.blocked.tiles import spans
+
 STRIPE_BYTES = 1 << 20
 """What a stripe takes, all labels together: it stays in a core's cache, and ``(K, H, W)`` is never
 whole."""
@@ -46,8 +48,7 @@ def stripes(maps: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor
     height, width = size
     stripe_bytes = STRIPE_BYTES if maps.device.type == "cpu" else GPU_STRIPE_BYTES
     count = max(stripe_bytes // (len(maps) * width * maps.element_size()), 1)
-    for top in range(0, height, count):
-        rows = slice(top, min(top + count, height))
+    for rows in spans(height, count):
         source, weights = _row_weights(rows, maps.shape[1], height, maps)
         between = (weights @ maps[:, source].transpose(0, 1).flatten(1)).unflatten(
             1, (len(maps), -1)

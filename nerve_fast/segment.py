@@ -49,7 +49,7 @@ def segment(options, config: NerveConfig) -> int:
         config: of the graph stage.
 
     Returns:
-        The exit code: 2 where an image could not be read, else 0.
+        The exit code: 2 where an image could not be done, else 0.
 
     Raises:
         InputError: a mistake that concerns all images.
