@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch.profiler import ProfilerActivity, profile
 
 from nerve_fast import NerveConfig, NervePipeline, PriorConfig
 from nerve_fast.bench.full_size import WORDS, full_size_pipe
 from nerve_fast.bench.isolated import isolated
 from nerve_fast.bench.large_report import FOLDER, PICTURES, render
 from nerve_fast.bench.machine import Machine
+from nerve_fast.bench.measure import profiled, steps_of
 from nerve_fast.files import written_whole
 from nerve_fast.tiny.scenes import NAMES, generate
 from nerve_fast.visualize import overlay, save_picture
@@ -130,16 +130,11 @@ def noise(side: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
 
 
-def steps_of(run: Callable) -> dict[str, float]:
-    """Seconds of the pipeline's own steps."""
-    with profile(activities=[ProfilerActivity.CPU]) as trace:
-        _, seconds = timed(run)
-    steps = {"all": seconds}
-    for event in trace.events():
-        if event.name.startswith("nerve_fast: "):
-            name = event.name.removeprefix("nerve_fast: ")
-            steps[name] = steps.get(name, 0) + event.time_range.elapsed_us() / 1e6
-    return steps
+def parts_of(run: Callable) -> dict[str, float]:
+    """Seconds of it all, and of the pipeline's own steps."""
+    seconds = []
+    trace = profiled(lambda: seconds.append(timed(run)[1]))
+    return {"all": seconds[0], **steps_of(trace)}
 
 
 def full_size(side: int, normalization: str) -> dict:
@@ -153,7 +148,7 @@ def full_size(side: int, normalization: str) -> dict:
         return pipe(image[:side, :side], WORDS, config=config, processing_resolution=0)
 
     run(512)
-    steps = steps_of(lambda: run(side))
+    steps = parts_of(lambda: run(side))
     return {"steps": steps, "process": peak()}
 
 

@@ -10,6 +10,7 @@ import torch
 
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.diffusion import DiffusionBackbone
+from nerve_fast.blocked.tiles import GPU_TILE_BYTES
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan, plan, resolve
 from nerve_fast.dispatch.machine import free_memory
@@ -17,7 +18,7 @@ from nerve_fast.dispatch.planning import format_bytes, parse_bytes
 from nerve_fast.errors import InputError
 from nerve_fast.images import model_size
 from nerve_fast.priors import WINDOW_BATCH, PriorConfig, View, view_of
-from nerve_fast.resampling import GPU_STRIPE_BYTES, STRIPE_BYTES
+from nerve_fast.resampling import STRIPE_BYTES
 from nerve_fast.tiling import Tiling
 
 ENTROPY_ROWS = 1024
@@ -286,5 +287,5 @@ class Request:
         pixels = max(math.prod(self.image_size), math.prod(size))
         widest = max(self.image_size[0], size[0])
         on_cpu = self.diffusion.unet.device.type == "cpu"
-        stripe = STRIPE_BYTES if on_cpu else GPU_STRIPE_BYTES
+        stripe = STRIPE_BYTES if on_cpu else GPU_TILE_BYTES
         return 8 * self.images * pixels + 6 * max(stripe, 4 * self.labels * widest)

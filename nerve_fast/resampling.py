@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nerve_fast.blocked.tiles import spans
+from nerve_fast.blocked.tiles import GPU_TILE_BYTES, spans
 
 STRIPE_BYTES = 1 << 20
 """What a stripe takes, all labels together: it stays in a core's cache, and ``(K, H, W)`` is never
 whole."""
-
-GPU_STRIPE_BYTES = 256 << 20
-"""Launches cost more than memory there."""
 
 
 def to_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
@@ -46,7 +43,7 @@ def likeliest(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def stripes(maps: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
     """``(rows, (K, len(rows), W))`` from top to bottom."""
     height, width = size
-    stripe_bytes = STRIPE_BYTES if maps.device.type == "cpu" else GPU_STRIPE_BYTES
+    stripe_bytes = STRIPE_BYTES if maps.device.type == "cpu" else GPU_TILE_BYTES
     count = max(stripe_bytes // (len(maps) * width * maps.element_size()), 1)
     for rows in spans(height, count):
         source, weights = _row_weights(rows, maps.shape[1], height, maps)
