@@ -43,8 +43,10 @@ UNET_ACTIVATIONS = 55
 WINDOW_ACTIVATIONS = 40
 """Of CLIP's hidden states, those of its MLP and the pixels among them."""
 
-SLACK = 64 << 20
-"""What the allocator keeps of one part while the next one runs."""
+SLACK = 128 << 20
+"""What the allocator keeps of one part while the next one runs: glibc gives the end of a heap back
+only beyond 64 MiB, threads have heaps of their own, and up to 127 MB more than without them was
+measured."""
 
 PIXEL_BYTES = 40
 """A pixel of a tile, from 8 bits to the VAE's input."""

@@ -1,7 +1,6 @@
 """The command line: ``nerve-fast segment | plan | demo | tune | bench | doctor``."""
 
 import argparse
-import dataclasses
 import os
 import platform
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from nerve_fast.config import NORMALIZATIONS, TOKEN_BUDGET, NerveConfig
+from nerve_fast import flags
 from nerve_fast.dispatch import (
     BACKEND_NAMES,
     ROUTES,
@@ -24,19 +23,6 @@ from nerve_fast.dispatch import (
 )
 from nerve_fast.errors import InputError
 from nerve_fast.files import cache_folder, prepare_folder
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-CONFIG_HELP = {
-    "alpha": "probability that a walker moves on",
-    "beta": "share of the global part, the rest is local",
-    "steps": "length of the walk",
-    "radius": "of the local window, in tokens",
-    "self_affinity": "affinity of a token with itself in the local part",
-    "sharpness": "how much certain heads outweigh uncertain ones",
-    "normalization": "how affinities become probabilities",
-    "temperature": "of softmax",
-    "global_stride": "pool keys and values of the global part; 1 is exact",
-}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -71,13 +57,6 @@ def _is_out_of_memory(error: Exception) -> bool:
     # On a CPU torch raises a plain RuntimeError.
     known = isinstance(error, (MemoryError, torch.OutOfMemoryError))
     return known or "DefaultCPUAllocator" in str(error)
-
-
-def _seed(text: str) -> int:
-    seed = int(text)
-    if not 0 <= seed < 2**63:
-        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
-    return seed
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -125,93 +104,18 @@ def _add_segment(commands) -> None:
         "--verify", action="store_true", help="also run the reference, and say how far they differ"
     )
 
-    models = command.add_argument_group("models")
-    models.add_argument(
-        "--models", metavar="DIR|tiny", help="folder that holds clip/ and diffusion/"
-    )
-    models.add_argument("--clip", metavar="ID|DIR", help="CLIP checkpoint (default: ViT-L/14)")
-    models.add_argument(
-        "--diffusion", metavar="ID|DIR", help="Stable Diffusion (default: 2.1 base)"
-    )
-    models.add_argument(
-        "--layers",
-        nargs="+",
-        metavar="NAME",
-        help="self-attentions of the UNet (default: last up-block)",
-    )
-    models.add_argument(
-        "--timestep", type=int, default=100, help="noise that the UNet sees (default: 100)"
-    )
-    models.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    models.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else float16")
-    models.add_argument("--backend", choices=BACKEND_NAMES, default="auto", help="default: auto")
-    models.add_argument(
-        "--resolution",
-        type=int,
-        help="short side for the UNet, 0: the image's own (default: the model's)",
-    )
-    models.add_argument("--seed", type=_seed, default=0, help="of the noise (default: 0)")
-
-    models.add_argument(
-        "--compile", action="store_true", help="torch.compile the networks: for many images"
-    )
-
-    large = command.add_argument_group("large images")
-    large.add_argument(
-        "--max-memory", help='beyond the models, such as "6GB" (default: nine tenths of the free)'
-    )
-    large.add_argument(
-        "--token-budget",
-        type=int,
-        default=TOKEN_BUDGET,
-        help="tokens that the global part takes keys from; more are pooled, "
-        "0 computes everything exactly (default: %(default)s)",
-    )
-    large.add_argument(
-        "--tile", type=int, help="side in pixels (default: 1.5 times the model's own, 768 for 512)"
-    )
-    large.add_argument(
-        "--overlap", type=int, help="of tiles, in pixels (default: a sixth of a tile)"
-    )
-
-    prior = command.add_argument_group("prior")
-    prior.add_argument("--prior", default="naclip", help="naclip (default) or maskclip")
-    prior.add_argument(
-        "--prior-resolution", type=int, help="short side for CLIP (default: 1.5 times its own)"
-    )
-    prior.add_argument(
-        "--prior-window", type=int, help="side of CLIP's sliding window (default: none)"
-    )
-    prior.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
-    prior.add_argument("--logit-scale", type=float, default=40.0, help="default: 40")
-
-    _add_config(command)
-
-
-def _add_config(command) -> None:
-    graph = command.add_argument_group("graph stage")
-    for field in dataclasses.fields(NerveConfig):
-        graph.add_argument(
-            "--" + field.name.replace("_", "-"),
-            type=field.type,
-            default=field.default,
-            choices=NORMALIZATIONS if field.name == "normalization" else None,
-            help=f"{CONFIG_HELP[field.name]} (default: %(default)s)",
-        )
+    flags.add_models(command)
+    flags.add_large(command)
+    flags.add_prior(command)
+    flags.add_config(command)
 
 
 def _segment(options) -> int:
-    config = _config(options)
+    config = flags.config_of(options)
     # transformers and diffusers take seconds to import; mistakes above should not.
     from nerve_fast.segment import segment
 
     return segment(options, config)
-
-
-def _config(options) -> NerveConfig:
-    return NerveConfig(
-        **{field.name: getattr(options, field.name) for field in dataclasses.fields(NerveConfig)}
-    )
 
 
 def _add_plan(commands) -> None:
@@ -225,22 +129,24 @@ def _add_plan(commands) -> None:
     command.add_argument("--heads", type=int, default=5, help="H (default: 5)")
     command.add_argument("--head-dim", type=int, default=64, help="D (default: 64)")
     command.add_argument("--device", default="cpu", help="default: cpu")
-    command.add_argument("--dtype", choices=DTYPES, default="float32", help="default: float32")
+    command.add_argument(
+        "--dtype", choices=flags.DTYPES, default="float32", help="default: float32"
+    )
     command.add_argument("--backend", choices=BACKEND_NAMES, default="auto", help="default: auto")
     command.add_argument("--route", choices=ROUTES, default="auto", help="default: auto")
     command.add_argument(
         "--max-memory", help='such as "6GB" (default: four fifths of what is free)'
     )
-    _add_config(command)
+    flags.add_config(command)
 
 
 def _plan(options) -> int:
     chosen = plan(
         (options.heads, options.tokens, options.head_dim),
         options.labels,
-        config=_config(options),
+        config=flags.config_of(options),
         device=pick_device(options.device),
-        dtype=DTYPES[options.dtype],
+        dtype=flags.DTYPES[options.dtype],
         backend=options.backend,
         route=options.route,
         max_memory=options.max_memory,
@@ -264,11 +170,13 @@ def _add_tune(commands) -> None:
     command.add_argument("--heads", type=int, default=5, help="H (default: 5)")
     command.add_argument("--head-dim", type=int, default=64, help="D (default: 64)")
     command.add_argument("--device", help="cuda, cuda:1 (default: the best there is)")
-    command.add_argument("--dtype", choices=DTYPES, default="float16", help="default: float16")
+    command.add_argument(
+        "--dtype", choices=flags.DTYPES, default="float16", help="default: float16"
+    )
 
 
 def _tune(options) -> int:
-    device, dtype = pick_device(options.device), DTYPES[options.dtype]
+    device, dtype = pick_device(options.device), flags.DTYPES[options.dtype]
     if device.type != "cuda":
         raise InputError(f"device is {str(device)!r}; kernels are tuned on CUDA and ROCm GPUs")
     choose("triton", device, dtype)
@@ -338,7 +246,7 @@ def _add_demo(commands) -> None:
         "-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: demo"
     )
     command.add_argument(
-        "--first-seed", type=_seed, help="of the scenes (default: 1000000, the held-out ones)"
+        "--first-seed", type=flags.seed, help="of the scenes (default: 1000000, the held-out ones)"
     )
     command.add_argument("--scenes", type=int, default=50, help="held-out scenes (default: 50)")
 

@@ -1,0 +1,66 @@
+"""A command in one process or in several, and what it says there."""
+
+import contextlib
+import datetime
+import logging
+import os
+import sys
+from collections.abc import Iterator
+
+import torch
+from tqdm import tqdm
+
+from nerve_fast.errors import InputError
+
+LONGEST_WAIT = datetime.timedelta(days=30)
+"""Of a process that is done for those that are not."""
+
+
+@contextlib.contextmanager
+def process_group(device: str | None) -> Iterator[tuple[int, int, torch.device | str | None]]:
+    """This process's index, how many there are, and its device.
+
+    Args:
+        device: as the caller named it; of a group each process has one of its own of that kind.
+
+    Raises:
+        InputError: there should be a group, but not all that makes one is there.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield 0, 1, device
+        return
+    from accelerate import PartialState
+
+    if missing := {"RANK", "LOCAL_RANK", "MASTER_ADDR"} - set(os.environ):
+        raise InputError(
+            f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']} and not "
+            f"{', '.join(sorted(missing))}; start with accelerate launch or torchrun, or unset it"
+        )
+    on_cpu = device == "cpu" or not torch.cuda.is_available()
+    state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
+    try:
+        yield state.process_index, state.num_processes, state.device
+        # Who leaves with an error, a file that could not be read, takes the others along.
+        state.wait_for_everyone()
+    finally:
+        state.destroy_process_group()
+
+
+@contextlib.contextmanager
+def notes() -> Iterator[None]:
+    """Warnings of the package as notes that leave the bars whole, each of them once."""
+    said = set()
+
+    class Notes(logging.Handler):
+        def emit(self, record):
+            if record.getMessage() not in said:
+                said.add(record.getMessage())
+                tqdm.write(f"note: {record.getMessage()}", file=sys.stderr)
+
+    handler = Notes(logging.WARNING)
+    logger = logging.getLogger("nerve_fast")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
