@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 CPU_TILE_BYTES = 1 << 20
-"""A tile of affinities in float32: the passes over it stay in the cache of a core."""
+"""A tile of affinities: the passes over it stay in the cache of a core."""
 
 GPU_TILE_BYTES = 256 << 20
 """Launches cost more than memory there."""
@@ -16,10 +16,10 @@ MAX_COLUMNS = 1024
 """Wider rows are cut into column tiles, so that a tile keeps enough rows for a fast product."""
 
 
-def tile_rows(columns: int, device: torch.device) -> int:
-    """Rows of a tile that is ``columns`` wide, at least 16."""
+def tile_rows(columns: int, device: torch.device, itemsize: int = 4) -> int:
+    """Rows of a tile that is ``columns`` wide, of affinities of ``itemsize`` bytes; at least 16."""
     size = CPU_TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES
-    return max(size // (4 * min(columns, MAX_COLUMNS)), 16)
+    return max(size // (itemsize * min(columns, MAX_COLUMNS)), 16)
 
 
 def spans(length: int, step: int) -> Iterator[slice]:

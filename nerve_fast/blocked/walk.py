@@ -182,7 +182,7 @@ def _absolute_row_sums(
             total = total + (A + shift if shift else A).abs() @ n[columns]
         return total
 
-    size = tile_rows(len(packed_k), packed_q.device)
+    size = tile_rows(len(packed_k), packed_q.device, dtype.itemsize)
     q, k = packed_q.to(dtype), packed_k.to(dtype)
     out = counts.new_empty(len(q), 1)
     return filled(out, size, lambda rows: recomputed(of_rows, q[rows], k, counts))
@@ -210,11 +210,13 @@ class Rows:
         if self.normalization == "softmax":
             packed_q = packed_q / config.temperature
         self.q, self.k = packed_q.to(dtype), packed_k.to(dtype)
-        self.size = tile_rows(len(packed_k), packed_q.device)
+        self.size = tile_rows(len(packed_k), packed_q.device, dtype.itemsize)
         self.offsets = packed_q.new_full((len(packed_q), 1), -1 / config.temperature)
         if (most * (1 + ROUNDING) - 1) / config.temperature > MAX_EXPONENT:
             # A row with mass above exp(0) is not empty; relative to its largest it cannot overflow.
             self.offsets = torch.minimum(self.offsets, -self._row_maxima())
+        # Added in the tile's own dtype, a pass costs half as much; a row's rounding cancels out.
+        self.offsets = self.offsets.to(dtype)
         self.kept: list[Tensor] = []
         self.totals = None
         if _signed(self.normalization, most):

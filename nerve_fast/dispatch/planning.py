@@ -295,7 +295,8 @@ def _stored_rows(problem: Problem, budget: int, backend: str) -> int:
         # All members of a batch at once.
         size, row = 128, problem.batch * row_memory(problem, backend)
     else:
-        size, row = tile_rows(problem.columns, problem.device), row_memory(problem, backend)
+        row, itemsize = row_memory(problem, backend), problem.stored_itemsize(backend)
+        size = tile_rows(problem.columns, problem.device, itemsize)
     return min(max(room // row // size * size, size), problem.tokens)
 
 
