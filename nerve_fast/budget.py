@@ -212,6 +212,7 @@ class Request:
                 max_memory=memory,
                 # The entropies come first; only the reference's take more than its walk.
                 weights_given=config.sharpness == 0,
+                grid=grid,
             )
 
         at_once = CPU_PIXELS if device.type == "cpu" else GPU_PIXELS

@@ -25,6 +25,7 @@ class Problem:
     device: torch.device
     dtype: torch.dtype
     weights_given: bool
+    grid: tuple[int, int] | None = None
 
     @property
     def channels(self) -> int:
@@ -33,8 +34,11 @@ class Problem:
 
     @property
     def columns(self) -> int:
-        """Of the global part: about ``N / global_stride²``."""
-        return math.ceil(self.tokens / self.config.global_stride**2)
+        """Of the global part: cells of ``global_stride²`` tokens, without a grid about so many."""
+        stride = self.config.global_stride
+        if self.grid is None:
+            return math.ceil(self.tokens / stride**2)
+        return math.prod(math.ceil(side / stride) for side in self.grid)
 
     @property
     def window(self) -> int:

@@ -132,6 +132,7 @@ def plan(
     max_memory: int | str | None = None,
     weights_given: bool = False,
     requires_grad: bool = False,
+    grid: tuple[int, int] | None = None,
 ) -> Plan:
     """How :func:`nerve_fast.random_walk` would carry out a walk, without running it.
 
@@ -145,6 +146,8 @@ def plan(
             ``None`` is four fifths of what is free.
         weights_given: the head weights come from the caller, and no entropy is computed.
         requires_grad: an input requires a gradient.
+        grid: ``(h, w)``, which tells how many cells ``global_stride`` leaves; without it they are
+            counted as on a grid that it divides.
 
     Returns:
         The plan.
@@ -158,6 +161,8 @@ def plan(
     if num_labels < 1:
         raise InputError(f"num_labels is {num_labels}; expected 1 or more")
     *batch, heads, tokens, head_dim = shape
+    if grid is not None and math.prod(grid) != tokens:
+        raise InputError(f"grid is {tuple(grid)}; expected h · w = {tokens}, the tokens of shape")
     problem = Problem(
         batch=math.prod(batch),
         heads=heads,
@@ -168,6 +173,7 @@ def plan(
         device=torch.device(device),
         dtype=dtype,
         weights_given=weights_given,
+        grid=None if grid is None else tuple(grid),
     )
     request = (problem, resolve(backend), route, requires_grad)
     if max_memory is not None:

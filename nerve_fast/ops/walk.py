@@ -95,6 +95,7 @@ def random_walk(
         max_memory=max_memory,
         weights_given=head_weights is not None,
         requires_grad=wants_grad(q, k, prior, head_weights),
+        grid=grid,
     )
     way = {"route": chosen.route, "stored_rows": chosen.stored_rows}
     if chosen.backend == "reference":

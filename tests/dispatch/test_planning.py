@@ -171,3 +171,15 @@ def test_sizes_and_times_are_written_with_units():
         "2 min",
         "2.5 h",
     ]
+
+
+def test_cells_of_a_thin_grid_are_all_counted():
+    pooled = nf.NerveConfig(global_stride=8)
+    square, thin = (
+        plan((5, 4096, 64), 4, config=pooled, route="dense", backend="blocked", grid=grid)
+        for grid in ((64, 64), (1, 4096))
+    )
+    # Of 64 cells and of 512: S is eight times as wide.
+    assert thin.bytes == 8 * square.bytes
+    with pytest.raises(nf.errors.InputError, match="expected h · w = 4096"):
+        plan((5, 4096, 64), 4, grid=(64, 63))
