@@ -17,17 +17,21 @@ setup(
         "nerve_fast.backbones",
         "nerve_fast.bench",
         "nerve_fast.blocked",
+        "nerve_fast.datasets",
         "nerve_fast.dispatch",
         "nerve_fast.evaluation",
         "nerve_fast.kernels",
         "nerve_fast.ops",
         "nerve_fast.priors",
         "nerve_fast.reference",
+        "nerve_fast.refiners",
         "nerve_fast.tiny",
     ],
     package_dir={"nerve_fast.bench": "bench", "nerve_fast.kernels": "kernels"},
     package_data={
+        "nerve_fast.datasets": ["classes.json"],
         "nerve_fast.dispatch": ["rates.json"],
+        "nerve_fast.evaluation": ["presets.json", "published.json"],
         "nerve_fast.tiny": ["models/*", "models/*/*", "models/*/*/*"],
     },
     install_requires=[
@@ -45,16 +49,20 @@ setup(
     extras_require={
         "test": [
             "matplotlib",
+            "pycocotools",
             "pytest",
             "pytest-benchmark",
             "ruff",
             "scikit-image",
+            "scikit-learn",
             "scipy",
             "torch_geometric",
             # torch for a GPU brings the Triton it was built with; one for the CPU has none, and
             # the kernels are interpreted and compiled for testing.
             "triton>=3.6; platform_system == 'Linux'",
         ],
+        # COCO's instance annotations, of which `nerve-fast data coco-object` makes label maps.
+        "data": ["pycocotools"],
         # The suite, its report, and those of its opponents that PyTorch does not bring.
         "bench": [
             "matplotlib",

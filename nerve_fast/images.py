@@ -48,6 +48,17 @@ def load_image(image: Image.Image | np.ndarray | str | os.PathLike) -> Image.Ima
             "(H, W, 3) uint8"
         )
     path = Path(image)
+    with opened(path) as file:
+        return _to_rgb(file, str(path))
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Image.Image]:
+    """The image in a file as Pillow opens it, to be decoded within the block.
+
+    Raises:
+        InputError: the file is missing, unreadable, truncated or too large to be safe.
+    """
     try:
         if path.is_dir():
             raise InputError(f"{path}: is a folder; expected an image file")
@@ -60,8 +71,8 @@ def load_image(image: Image.Image | np.ndarray | str | os.PathLike) -> Image.Ima
     with warnings.catch_warnings(), _reading(str(path)):
         # Pillow warns from 89 megapixels on and refuses from twice that; large is our business.
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as opened:
-            return _to_rgb(opened, str(path))
+        with Image.open(path) as image:
+            yield image
 
 
 @contextlib.contextmanager

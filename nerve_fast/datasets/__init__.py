@@ -1,0 +1,7 @@
+"""Images with their ground truth, in the layouts that people have on disk."""
+
+from nerve_fast.datasets.dataset import Dataset, Sample
+from nerve_fast.datasets.loading import load
+from nerve_fast.datasets.vocabulary import NAMES, VOCABULARIES, words
+
+__all__ = ["NAMES", "VOCABULARIES", "Dataset", "Sample", "load", "words"]

@@ -1,0 +1,56 @@
+"""The classes of each data set, and the words that stand for them.
+
+``classes.json`` holds the plain names, and what the field's lists say instead: which sets have
+their names glued ("trafficlight"), and which names are replaced by which words.
+"""
+
+import json
+from pathlib import Path
+
+from nerve_fast.datasets.dataset import Dataset
+from nerve_fast.errors import InputError
+
+_FACTS = json.loads(Path(__file__).with_name("classes.json").read_text(encoding="utf-8"))
+
+NAMES = tuple(_FACTS["sets"])
+"""Of the data sets of the field."""
+
+VOCABULARIES = ("plain", *_FACTS["replaced"])
+
+
+def classes_of(name: str) -> tuple[str, ...]:
+    """The plain names of a data set of the field, in the order of its labels."""
+    return tuple(word for part in _FACTS["sets"][name] for word in _FACTS["names"][part])
+
+
+def words(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, ...], ...]:
+    """The words of each class; a text encoder sees them, and a class is its best word.
+
+    Args:
+        dataset: one of the field, or another, which has its plain words only.
+        vocabulary: ``"plain"``, names as people write them; ``"sclip"``, the lists of SCLIP and
+            NACLIP: names glued, 26 words of background in VOC21 and COCO-Object, a person in
+            several clothes; ``"clearclip"``, ClearCLIP's: the same without what stands for
+            background, person and TV monitor. A word may stand in two classes: ``"bed"`` is
+            background, and a bed, in SCLIP's COCO-Object.
+
+    Returns:
+        One tuple of words a class, in the order of the labels.
+
+    Raises:
+        InputError: there is no such vocabulary, or not of this data set.
+    """
+    if vocabulary not in VOCABULARIES:
+        raise InputError(f"vocabulary is {vocabulary!r}; expected one of {', '.join(VOCABULARIES)}")
+    if vocabulary == "plain":
+        return dataset.synonyms or tuple((name,) for name in dataset.classes)
+    if dataset.name not in NAMES:
+        raise InputError(
+            f"vocabulary is {vocabulary!r}; the data set {dataset.name} has only 'plain'"
+        )
+    replaced = {}
+    for entry in _FACTS["replaced"][vocabulary]:
+        if dataset.name in entry["sets"]:
+            replaced |= entry["words"]
+    space = "" if dataset.name in _FACTS["glued"] else " "
+    return tuple(tuple(replaced.get(name, [name.replace(" ", space)])) for name in dataset.classes)

@@ -1,0 +1,112 @@
+import pytest
+
+from nerve_fast import InputError
+from nerve_fast.datasets import NAMES, VOCABULARIES, Dataset, words
+from nerve_fast.datasets.vocabulary import classes_of
+
+SIZES = {
+    "voc21": 21,
+    "voc20": 20,
+    "pc60": 60,
+    "pc59": 59,
+    "coco-object": 81,
+    "coco-stuff": 171,
+    "ade20k": 150,
+    "cityscapes": 19,
+}
+
+
+def dataset(name):
+    return Dataset(name, classes_of(name), False, ())
+
+
+def of(name, vocabulary):
+    return words(dataset(name), vocabulary)
+
+
+def test_the_data_sets_of_the_field_and_their_classes():
+    assert {name: len(classes_of(name)) for name in NAMES} == SIZES
+    for name in NAMES:
+        assert len(set(classes_of(name))) == SIZES[name]
+        for vocabulary in VOCABULARIES:
+            assert len(of(name, vocabulary)) == SIZES[name]
+
+
+def test_sets_that_differ_in_the_background_alone():
+    for larger, smaller in (("voc21", "voc20"), ("pc60", "pc59")):
+        for vocabulary in VOCABULARIES:
+            assert of(larger, vocabulary)[1:] == of(smaller, vocabulary)
+    assert classes_of("coco-object")[1:] == classes_of("coco-stuff")[:80]
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "plain", "glued"),
+    [
+        ("voc20", 15, "potted plant", "pottedplant"),
+        ("pc60", 55, "tv monitor", "tvmonitor"),
+        ("coco-stuff", 9, "traffic light", "trafficlight"),
+        ("coco-stuff", 133, "playing field", "playingfield"),
+        ("coco-stuff", 84, "building-other", "building-other"),
+        ("ade20k", 44, "chest of drawers", "chestofdrawers"),
+        ("ade20k", 149, "flag", "flag"),
+        ("cityscapes", 6, "traffic light", "trafficlight"),
+    ],
+)
+def test_the_fields_lists_glue_names(name, label, plain, glued):
+    assert of(name, "plain")[label] == (plain,)
+    assert of(name, "sclip")[label] == of(name, "clearclip")[label] == (glued,)
+
+
+def test_coco_object_is_not_glued():
+    assert (
+        of("coco-object", "sclip")[10] == of("coco-object", "clearclip")[10] == ("traffic light",)
+    )
+
+
+def test_voc_has_ships_and_tables():
+    for vocabulary in ("sclip", "clearclip"):
+        assert of("voc20", vocabulary)[3] == ("ship",)
+        assert of("voc20", vocabulary)[10] == ("table",)
+    assert of("voc20", "plain")[3] == ("boat",)
+    assert of("pc59", "sclip")[7] == ("boat",)
+    assert of("coco-object", "sclip")[61] == ("dining table",)
+
+
+def test_background_is_26_words_in_two_sets_of_sclip():
+    voc, coco = of("voc21", "sclip")[0], of("coco-object", "sclip")[0]
+    assert voc == coco
+    assert len(set(voc)) == 26
+    assert (voc[0], voc[9], voc[25]) == ("sky", "sands", "fence")
+    assert of("pc60", "sclip")[0] == ("background",)
+    for name in ("voc21", "coco-object", "pc60"):
+        assert of(name, "clearclip")[0] == of(name, "plain")[0] == ("background",)
+
+
+def test_people_and_screens_have_more_words_in_sclip():
+    person = of("voc21", "sclip")[15]
+    assert len(person) == 7
+    assert person[:2] == ("person", "person in shirt")
+    assert of("coco-object", "sclip")[1] == (*person, "body")
+    assert of("voc20", "sclip")[19] == (
+        "television monitor",
+        "tv monitor",
+        "monitor",
+        "television",
+        "screen",
+    )
+    assert of("voc20", "clearclip")[14] == ("person",)
+    assert of("voc20", "clearclip")[19] == ("tvmonitor",)
+    for name, label in (("coco-stuff", 0), ("ade20k", 12), ("cityscapes", 11)):
+        assert of(name, "sclip")[label] == ("person",)
+
+
+def test_other_data_sets_have_their_own_words_only():
+    own = Dataset("folder", ("cat", "dog"), False, (), (("cat", "kitten"), ("dog",)))
+    assert words(own, "plain") == (("cat", "kitten"), ("dog",))
+    with pytest.raises(InputError, match="vocabulary is 'sclip'; the data set folder has only"):
+        words(own, "sclip")
+
+
+def test_an_unknown_vocabulary_is_refused():
+    with pytest.raises(InputError, match="is 'clip'; expected one of plain, sclip, clearclip"):
+        words(dataset("voc21"), "clip")

@@ -1,0 +1,204 @@
+import math
+import sys
+
+import pytest
+import torch
+
+from nerve_fast import InputError
+from nerve_fast.backbones.diffusion import DiffusionFeatures
+from nerve_fast.refiners import ISeg, features_of, iseg
+from nerve_fast.refiners.iseg import MAX_TOKENS, attention_map, reduce_entropy_
+from nerve_fast.tiny.scenes import generate
+
+GRID = (4, 5)
+TOKENS = 20
+
+
+@pytest.fixture
+def features(make_qk):
+    q, k = make_qk(1, 3, TOKENS, 4)
+    return DiffusionFeatures(q, k, GRID)
+
+
+@pytest.fixture
+def probabilities(make_prior):
+    return make_prior(*GRID, 3, dtype=torch.float32).permute(2, 0, 1)
+
+
+def by_loops(q, k):
+    """The mean over heads, an entry at a time."""
+    heads, tokens, head_dim = q.shape
+    attention = torch.zeros(tokens, tokens, dtype=torch.float64)
+    for head in range(heads):
+        for i in range(tokens):
+            numerators = [
+                math.exp(float(q[head, i] @ k[head, j]) / math.sqrt(head_dim))
+                for j in range(tokens)
+            ]
+            for j in range(tokens):
+                attention[i, j] += numerators[j] / sum(numerators) / heads
+    return attention
+
+
+def reduced_by_loops(attention, step_size):
+    """An entry at a time, with the entropy's gradient by finite differences."""
+
+    def entropy(a):
+        return -a * math.log(a)
+
+    tokens = len(attention)
+    reduced = torch.zeros_like(attention)
+    for j in range(tokens):
+        largest = max(attention[:, j].tolist())
+        for i in range(tokens):
+            a = attention[i, j].item() / largest
+            gradient = (entropy(a * 1.0001) - entropy(a * 0.9999)) / (0.0002 * a)
+            # The authors take the decimal logarithm.
+            reduced[i, j] = max(a - step_size / math.log(10) * gradient, 0)
+    for i in range(tokens):
+        reduced[i] /= sum(reduced[i].tolist())
+    return reduced
+
+
+def test_the_map_is_the_mean_of_the_heads_softmax(make_qk):
+    q, k = make_qk(3, TOKENS, 4)
+    attention = attention_map(q, k)
+    assert attention.dtype == torch.float32
+    torch.testing.assert_close(attention.double(), by_loops(q, k), rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("step_size", [0.002, 0.015, 0.2])
+def test_its_entropy_is_reduced_by_a_step_against_the_gradient(make_qk, step_size):
+    q, k = make_qk(2, TOKENS, 4)
+    attention = by_loops(3 * q, 3 * k)
+    expected = reduced_by_loops(attention, step_size)
+    torch.testing.assert_close(
+        reduce_entropy_(attention, step_size), expected, rtol=1e-5, atol=1e-8
+    )
+
+
+def entropies(attention):
+    return torch.special.entr(attention).sum(1).mean()
+
+
+def test_larger_steps_leave_less_entropy(make_qk):
+    q, k = make_qk(2, 64, 4)
+    attention = attention_map(2 * q, 2 * k)
+    reduced = [entropies(reduce_entropy_(attention.clone(), step)) for step in (0, 0.015, 0.2)]
+    assert reduced[0] > reduced[1] > reduced[2]
+
+
+def test_a_row_that_nothing_is_left_of_keeps_its_label(monkeypatch):
+    # A row at a time.
+    monkeypatch.setattr(sys.modules["nerve_fast.refiners.iseg"], "CPU_TILE_BYTES", 1)
+    # To each key another query pays a thousand times more attention than the last one does.
+    attention = torch.tensor([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0], [5e-4, 1e-3, 5e-4]])
+    reduced = reduce_entropy_(attention, 0.2)
+    assert torch.equal(reduced, torch.tensor([[0.5, 0, 0.5], [0, 1, 0], [0, 0, 1]]))
+
+
+def test_labels_move_along_the_map_as_often_as_asked(features, probabilities):
+    q, k = (projection[0].float() for projection in (features.q, features.k))
+    attention = reduce_entropy_(attention_map(q, k), 0.1)
+    G = probabilities.flatten(1).T
+    expected = (attention @ (attention @ (attention @ G))).T.unflatten(1, GRID)
+    refined = iseg(features, probabilities, iterations=3, step_size=0.1)
+    torch.testing.assert_close(refined, expected)
+    still = iseg(features, probabilities, iterations=0)
+    torch.testing.assert_close(still, probabilities)
+
+
+def test_its_maps_are_the_authors_up_to_a_factor_and_a_constant(features, probabilities):
+    def from_0(maps):
+        return maps - maps.amin(0)
+
+    q, k = (projection[0] for projection in (features.q, features.k))
+    attention = reduce_entropy_(attention_map(q, k).double(), 0.015)
+    M = from_0(probabilities.flatten(1).T.double())
+    for _ in range(2):
+        # The authors scale each label's map in each step.
+        M = from_0(attention @ (M / M.sum(0)))
+    theirs = M / M.amax(0)
+    ours = from_0(iseg(features, probabilities, iterations=2).flatten(1).T.double())
+    torch.testing.assert_close(ours / ours.amax(0), theirs, rtol=0, atol=1e-3)
+
+
+def test_only_the_chosen_heads_count(features, probabilities):
+    q, k = (projection[:, [2, 0]] for projection in (features.q, features.k))
+    torch.testing.assert_close(
+        iseg(features, probabilities, heads=(2, 0)),
+        iseg(DiffusionFeatures(q, k, GRID), probabilities),
+    )
+    assert not torch.allclose(
+        iseg(features, probabilities, heads=(1,)), iseg(features, probabilities)
+    )
+
+
+def test_rows_stay_distributions_and_constants_stay_as_they_are(features, probabilities):
+    refined = iseg(features, probabilities)
+    assert (refined >= 0).all()
+    torch.testing.assert_close(refined.sum(0), torch.ones(GRID))
+    constant = torch.tensor([0.2, 0.5, 0.3])[:, None, None].expand(3, *GRID)
+    torch.testing.assert_close(iseg(features, constant), constant)
+
+
+def test_permuting_labels_permutes_the_result(features, probabilities):
+    order = [2, 0, 1]
+    torch.testing.assert_close(
+        iseg(features, probabilities[order]), iseg(features, probabilities)[order]
+    )
+
+
+def test_an_objects_label_fills_it():
+    # Tokens of the left half look at one another, and so do those of the right; the prior is right
+    # at one token of each and knows nothing of the others.
+    side = torch.arange(36) % 6 >= 3
+    k = 8 * torch.stack([side, ~side], 1).float()[None, None]
+    probabilities = torch.full((2, 6, 6), 0.5)
+    probabilities[:, 2, 0] = torch.tensor([0.9, 0.1])
+    probabilities[:, 4, 5] = torch.tensor([0.1, 0.9])
+    label_map = iseg(DiffusionFeatures(k, k, (6, 6)), probabilities).argmax(0)
+    assert torch.equal(label_map.flatten(), side.long())
+
+
+def test_one_map_is_all_that_is_as_large(make_qk, recorder):
+    tokens = 1024
+    q, k = make_qk(4, tokens, 2, dtype=torch.float32)
+    with recorder:
+        reduce_entropy_(attention_map(q, k), 0.015)
+    assert sum(size > tokens**2 / 2 for size in recorder.sizes()) == 1
+
+
+def test_the_refiner_takes_the_features_that_others_share(pipe, probabilities):
+    image = generate(960_000, (96, 144))[0]
+    refiner = ISeg(pipe.diffusion, iterations=2, step_size=0.1, heads=(0,), seed=3)
+    refined = refiner(image, probabilities)
+    features = features_of(pipe.diffusion, image, seed=3)
+    assert refined.shape == (3, *features.grid)
+    expected = iseg(features, probabilities, iterations=2, step_size=0.1, heads=(0,))
+    assert torch.equal(refined, expected)
+
+
+def test_too_many_tokens_are_refused(probabilities):
+    few = torch.zeros(1, 1, MAX_TOKENS + 1, 1)
+    features = DiffusionFeatures(few, few, (1, MAX_TOKENS + 1))
+    with pytest.raises(InputError, match="has 16385 tokens, .* expected at most 16384: make the"):
+        iseg(features, probabilities)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"iterations": -1}, "iterations is -1; expected a whole number, 0 or more"),
+        ({"step_size": -0.1}, "step_size is -0.1; expected a finite number, 0 or more"),
+        ({"heads": ()}, r"heads is \(\); expected one or more of 0 to"),
+        # The tiny UNet has eight.
+        ({"heads": (0, 8)}, r"heads is \(0, 8\); expected one or more of 0 to"),
+        ({"heads": (1, 1)}, "none of them twice"),
+    ],
+)
+def test_bad_settings_are_refused(pipe, features, probabilities, settings, message):
+    with pytest.raises(ValueError, match=message):
+        ISeg(pipe.diffusion, **settings)
+    with pytest.raises(ValueError, match=message):
+        iseg(features, probabilities, **settings)
