@@ -398,8 +398,8 @@ def test_wrong_arguments_of_from_pretrained_are_refused(arguments, error, messag
 
 
 def test_unknown_priors_and_backends_are_refused():
-    with pytest.raises(ValueError, match="prior is 'clip'; expected one of"):
-        nf.NervePipeline.from_pretrained("tiny", device="cpu", prior="clip")
+    with pytest.raises(ValueError, match="prior is 'dino'; expected one of"):
+        nf.NervePipeline.from_pretrained("tiny", device="cpu", prior="dino")
     with pytest.raises(ValueError, match="backend 'triton' takes float16, .*not float64"):
         nf.NervePipeline.from_pretrained(
             "tiny", device="cpu", dtype=torch.float64, backend="triton"

@@ -15,6 +15,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from nerve_fast.backbones.loading import complete, load
+from nerve_fast.backbones.positions import resampled_positions
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.backbones.text_cache import TextCache, fingerprint
 from nerve_fast.errors import InputError
@@ -30,8 +31,15 @@ FILES = (
     ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
 )
 
-ReadOut = Callable[[CLIPEncoderLayer, Tensor, tuple[int, int]], Tensor]
-"""What replaces the last encoder layer: ``(layer, x (B, 1+N, C), grid) -> (B, 1+N, C)``."""
+ReadOut = Callable[[Sequence[CLIPEncoderLayer], Tensor, tuple[int, int], Tensor], Tensor]
+"""What stands in for CLIP's encoder: ``(layers, x, grid, pixels) -> (B, h', w', C)``.
+
+It is called with the encoder's layers; with what the first of them takes, ``(B, 1+h·w, C)``, the
+class token first; with the patches' grid ``(h, w)``; and with the pixels as CLIP had them,
+``(B, 3, H, W)``. The last layers it replaces; those before it runs as they are. It gives what goes
+into CLIP's last normalisation and projection, on the patches or on a grid of its own. With a
+dimension in front, ``(L, B, h', w', C)``, it gives several, whose similarities are averaged.
+"""
 
 
 class CLIPBackbone:
@@ -176,41 +184,30 @@ class CLIPBackbone:
         return pixels.to(self.device, self.model.dtype)
 
     @torch.no_grad()
-    def patch_features(self, pixels: Tensor, read_out: ReadOut) -> Tensor:
+    def patch_features(
+        self, pixels: Tensor, read_out: ReadOut, position_offset: float = 0.0
+    ) -> Tensor:
         """A feature in CLIP's joint space for each patch.
 
         Position embeddings are interpolated (bicubic) to the patches' grid.
 
         Args:
-            pixels: ``(B, 3, H, W)``, sides multiples of the patch size.
-            read_out: computes the last encoder layer's output from its input.
+            pixels: ``(B, 3, H, W)``; what is left of a side beyond whole patches is not seen.
+            read_out: stands in for the encoder.
+            position_offset: see :func:`~nerve_fast.backbones.positions.resampled_positions`.
 
         Returns:
-            ``(B, H/patch, W/patch, E)`` float32, of norm 1.
+            ``(B, H/patch, W/patch, E)`` float32, or on the grid that ``read_out`` gives; of norm 1,
+            or the mean of several such.
         """
         vision = self.model.vision_model
-        grid = (pixels.shape[-2] // self.patch, pixels.shape[-1] // self.patch)
-        x = read_out(vision.encoder.layers[-1], self._before_the_last_layer(pixels), grid)
-        x = self.model.visual_projection(vision.post_layernorm(x[:, 1:]))
-        return normalize(x.float(), dim=-1).unflatten(1, grid)
-
-    def _before_the_last_layer(self, pixels: Tensor) -> Tensor:
-        vision = self.model.vision_model
-        handle = vision.encoder.layers[-1].register_forward_pre_hook(_leave)
-        try:
-            vision(pixels, interpolate_pos_encoding=True)
-        except _LastLayerReachedError as reached:
-            return reached.states
-        finally:
-            handle.remove()
-
-
-class _LastLayerReachedError(Exception):
-    """Thrown from a hook: of the last layer only its input is wanted."""
-
-    def __init__(self, states: Tensor):
-        self.states = states
-
-
-def _leave(layer: CLIPEncoderLayer, inputs: tuple[Tensor, ...]) -> None:
-    raise _LastLayerReachedError(inputs[0])
+        embeddings = vision.embeddings
+        patches = embeddings.patch_embedding(pixels)
+        grid = tuple(patches.shape[-2:])
+        first = embeddings.class_embedding.expand(len(patches), 1, -1)
+        x = torch.cat([first, patches.flatten(2).mT], dim=1)
+        x = x + resampled_positions(embeddings.position_embedding.weight, grid, position_offset)
+        x = read_out(vision.encoder.layers, vision.pre_layrnorm(x), grid, pixels)
+        x = self.model.visual_projection(vision.post_layernorm(x))
+        features = normalize(x.float(), dim=-1)
+        return features if features.ndim == 4 else features.mean(0)

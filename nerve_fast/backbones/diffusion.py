@@ -1,6 +1,7 @@
 """Stable Diffusion through diffusers: queries and keys of the UNet's self-attention."""
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 import math
@@ -95,14 +96,8 @@ class DiffusionBackbone:
             layers = [layers]
         self.layers = tuple(layers) if layers is not None else default_layers(unet)
         self._check_layers()
-        if not isinstance(timestep, int) or not 0 <= timestep < len(alphas_cumprod):
-            raise InputError(
-                f"timestep is {timestep}; expected 0 to {len(alphas_cumprod) - 1}, a step of "
-                "the model's scheduler"
-            )
-        self.timestep = timestep
-        self.signal = math.sqrt(alphas_cumprod[timestep])
-        self.noise = math.sqrt(1 - alphas_cumprod[timestep])
+        self.alphas_cumprod = alphas_cumprod
+        self._set_timestep(timestep)
         self.scale = 2 ** (len(vae.config.block_out_channels) - 1)
         self.multiple = self.scale * 2 ** (len(unet.config.block_out_channels) - 1)
         self.native_size = unet.config.sample_size * self.scale
@@ -154,6 +149,16 @@ class DiffusionBackbone:
             layers=layers,
             timestep=timestep,
         )
+
+    def at_timestep(self, timestep: int) -> "DiffusionBackbone":
+        """The same networks, on images with another amount of noise.
+
+        Raises:
+            InputError: the scheduler has no such step.
+        """
+        other = copy.copy(self)
+        other._set_timestep(timestep)
+        return other
 
     @torch.no_grad()
     def queries_and_keys(
@@ -281,6 +286,16 @@ class DiffusionBackbone:
                 "of one grid"
             )
         return torch.cat(heads, dim=2)
+
+    def _set_timestep(self, timestep: int) -> None:
+        last = len(self.alphas_cumprod) - 1
+        if not isinstance(timestep, int) or not 0 <= timestep <= last:
+            raise InputError(
+                f"timestep is {timestep}; expected 0 to {last}, a step of the model's scheduler"
+            )
+        self.timestep = timestep
+        self.signal = math.sqrt(self.alphas_cumprod[timestep])
+        self.noise = math.sqrt(1 - self.alphas_cumprod[timestep])
 
     def _check_layers(self) -> None:
         known = self_attentions(self.unet)

@@ -1,22 +1,25 @@
 """MaskCLIP (Zhou, Loy, Dai: Extract Free Dense Labels from CLIP, ECCV 2022)."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from nerve_fast.priors.layers import on_grid, run
 
-def maskclip(layer: CLIPEncoderLayer, x: Tensor, grid: tuple[int, int]) -> Tensor:
+
+def maskclip(
+    layers: Sequence[CLIPEncoderLayer], x: Tensor, grid: tuple[int, int], pixels: Tensor
+) -> Tensor:
     """The last layer with each token attending to itself only: the value path.
 
-    As in the authors' ViT, the residual and the MLP stay.
+    As in the authors' ViT, the residual and the MLP stay. Their key smoothing and prompt denoising
+    come after the similarities and are off where they report plain MaskCLIP; they are not here.
 
-    Args:
-        layer: CLIP's last encoder layer.
-        x: its input, ``(B, 1+N, C)``.
-        grid: not used.
-
-    Returns:
-        ``(B, 1+N, C)``.
+    Arguments and result are those of :data:`~nerve_fast.backbones.clip.ReadOut`.
     """
-    attention = layer.self_attn
-    x = x + attention.out_proj(attention.v_proj(layer.layer_norm1(x)))
-    return x + layer.mlp(layer.layer_norm2(x))
+    *early, last = layers
+    x = run(early, x)
+    attention = last.self_attn
+    x = x + attention.out_proj(attention.v_proj(last.layer_norm1(x)))
+    return on_grid(x + last.mlp(last.layer_norm2(x)), grid)

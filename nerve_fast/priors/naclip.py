@@ -1,17 +1,22 @@
 """NACLIP (Hajimiri, Ben Ayed, Dolz: Pay Attention to Your Neighbours, WACV 2025)."""
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
+from nerve_fast.priors.layers import merged, on_grid, run, split_heads
+
 GAUSSIAN_STD = 5.0
 """Standard deviation of the neighbourhood, in patches, as in the paper."""
 
 
-def naclip(layer: CLIPEncoderLayer, x: Tensor, grid: tuple[int, int]) -> Tensor:
+def naclip(
+    layers: Sequence[CLIPEncoderLayer], x: Tensor, grid: tuple[int, int], pixels: Tensor
+) -> Tensor:
     r"""The last layer's attention by key–key similarity and distance, and nothing else of it.
 
     .. math:: \mathrm{softmax}(k k^\top / \sqrt{d} + \omega) \, v, \quad
@@ -20,23 +25,14 @@ def naclip(layer: CLIPEncoderLayer, x: Tensor, grid: tuple[int, int]) -> Tensor:
     with ``p`` the patches' places on the grid; ω is 0 for the class token. Residual and MLP are
     left out, as in the authors' "reduced" architecture.
 
-    Args:
-        layer: CLIP's last encoder layer.
-        x: its input, ``(B, 1+N, C)``.
-        grid: ``(h, w)`` with ``h · w = N``.
-
-    Returns:
-        ``(B, 1+N, C)``.
+    Arguments and result are those of :data:`~nerve_fast.backbones.clip.ReadOut`.
     """
-    attention = layer.self_attn
-    x = layer.layer_norm1(x)
-    k, v = (
-        projection(x).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)  # (B, heads, 1+N, d)
-        for projection in (attention.k_proj, attention.v_proj)
-    )
-    omega = gaussian_neighbourhood(grid, x.device, x.dtype)
-    x = scaled_dot_product_attention(k, k, v, attn_mask=omega)
-    return attention.out_proj(x.transpose(1, 2).flatten(2))
+    *early, last = layers
+    y = last.layer_norm1(run(early, x))
+    attention = last.self_attn
+    k, v = split_heads(attention, attention.k_proj(y), attention.v_proj(y))
+    omega = gaussian_neighbourhood(grid, y.device, y.dtype)
+    return on_grid(merged(attention, scaled_dot_product_attention(k, k, v, attn_mask=omega)), grid)
 
 
 @functools.lru_cache(maxsize=4)

@@ -254,7 +254,7 @@ def train_clip(images, masks, tokenizer, caption_steps, patch_steps):
         share = F.one_hot(mask, len(scenes.NAMES)).permute(0, 3, 1, 2).float()
         share = F.adaptive_avg_pool2d(share, grid).flatten(2).mT
         read_out = READ_OUTS[("maskclip", "naclip")[step % 2]]
-        patches = project(read_out(vision.encoder.layers[-1], x, grid)[:, 1:])
+        patches = project(read_out(vision.encoder.layers[-1:], x, grid, pixels).flatten(1, 2))
         logits = LOGIT_SCALE * patches @ words.mT
         return F.cross_entropy(logits.flatten(0, 1).float(), share.flatten(0, 1)) + 0.1 * contrast
 

@@ -108,13 +108,15 @@ def test_patch_features_come_on_any_grid(clip, generator, size):
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(features.shape[:-1]))
 
 
-def test_the_read_out_gets_the_input_of_the_last_layer(clip, generator):
+def test_the_read_out_stands_in_for_the_encoder(clip, generator):
     pixels = torch.randn(2, 3, 96, 64, generator=generator)
     seen = {}
 
-    def read_out(layer, x, grid):
-        seen.update(x=x, grid=grid)
-        return layer(x, None)
+    def read_out(layers, x, grid, pixels):
+        seen.update(grid=grid, pixels=pixels)
+        for layer in layers:
+            x = layer(x, None)
+        return x[:, 1:].unflatten(1, grid)
 
     features = clip.patch_features(pixels, read_out)
     with torch.inference_mode():
@@ -122,7 +124,27 @@ def test_the_read_out_gets_the_input_of_the_last_layer(clip, generator):
         x = clip.model.vision_model.post_layernorm(states.last_hidden_state[:, 1:])
         expected = normalize(clip.model.visual_projection(x), dim=-1)
     assert seen["grid"] == (12, 8)
+    assert seen["pixels"] is pixels
     torch.testing.assert_close(features.flatten(1, 2), expected)
+
+
+def test_several_features_of_a_patch_are_averaged_when_they_are_of_norm_1(clip, generator):
+    pixels = torch.randn(2, 3, 64, 96, generator=generator)
+
+    def scaled(factor):
+        return lambda *inputs: factor * maskclip(*inputs)
+
+    def both(*inputs):
+        return torch.stack([scaled(3.0)(*inputs), scaled(-0.5)(*inputs)])
+
+    first, second = (clip.patch_features(pixels, scaled(factor)) for factor in (3.0, -0.5))
+    torch.testing.assert_close(clip.patch_features(pixels, both), (first + second) / 2)
+
+
+def test_what_is_left_beyond_whole_patches_is_not_seen(clip, generator):
+    pixels = torch.randn(1, 3, 71, 100, generator=generator)
+    features = clip.patch_features(pixels, maskclip)
+    torch.testing.assert_close(features, clip.patch_features(pixels[..., :64, :96], maskclip))
 
 
 def test_pixels_are_those_of_clips_own_processor(clip):

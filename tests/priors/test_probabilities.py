@@ -4,8 +4,16 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
-from nerve_fast.priors import READ_OUTS, PriorConfig, label_probabilities, to_tokens
-from nerve_fast.priors.probabilities import window_starts
+from nerve_fast.priors import (
+    READ_OUTS,
+    PriorConfig,
+    label_probabilities,
+    similarities,
+    to_tokens,
+    view_of,
+)
+from nerve_fast.priors import probabilities_of as probabilities_of_similarities
+from nerve_fast.priors.resizing import opencv_bilinear
 from nerve_fast.tiny.scenes import generate
 
 
@@ -19,7 +27,10 @@ def scene():
     return generate(950_000, (96, 144))
 
 
-@pytest.mark.parametrize("name", ["naclip", "maskclip"])
+OWN = [name for name in READ_OUTS if name != "proxyclip"]
+
+
+@pytest.mark.parametrize("name", OWN)
 def test_label_probabilities_are_a_distribution_on_the_patches(pipe, scene, name):
     image, _, names = scene
     G = probabilities_of(pipe, image, [[name] for name in names], PriorConfig(name))
@@ -27,6 +38,26 @@ def test_label_probabilities_are_a_distribution_on_the_patches(pipe, scene, name
     assert G.shape == (len(names), short, round(short * 1.5))
     assert (G >= 0).all()
     torch.testing.assert_close(G.sum(0), torch.ones(G.shape[1:]))
+
+
+def test_those_of_proxyclip_lie_on_the_proxys_patches(pipe, scene, proxy):
+    image, _, names = scene
+    config = PriorConfig("proxyclip", proxy=str(proxy))
+    G = probabilities_of(pipe, image, [[name] for name in names], config)
+    short = pipe.clip.image_size * 3 // 2
+    assert G.shape == (len(names), short // 4, round(short * 1.5) // 4)
+    torch.testing.assert_close(G.sum(0), torch.ones(G.shape[1:]))
+    windowed = PriorConfig("proxyclip", resolution=64, window=64, proxy=str(proxy))
+    assert probabilities_of(pipe, image, [["grass"], ["ball"]], windowed).shape == (2, 64, 96)
+
+
+def test_windows_of_proxyclip_meet_on_clips_patches(pipe, scene, proxy):
+    clip, image = pipe.clip, scene[0]
+    config = PriorConfig("proxyclip", proxy=str(proxy))
+    view = view_of(clip, image.size, config, magnified=(288, 192))
+    assert len(view) > 1
+    similarity = similarities(clip, [image], ["grass", "ball"], config, view=view)
+    assert similarity.shape == (1, 2, 192 // clip.patch, 288 // clip.patch)
 
 
 @pytest.mark.parametrize("name", ["naclip", "maskclip"])
@@ -75,6 +106,24 @@ def test_a_label_is_its_likeliest_synonym(pipe, scene):
     torch.testing.assert_close(joined, best / best.sum(0))
 
 
+def test_probabilities_of_similarities_are_those_of_labels(pipe, scene, generator):
+    classes = [["grass", "water"], ["ball"], ["sky", "house", "tree"]]
+    words = [word for synonyms in classes for word in synonyms]
+    config = PriorConfig(logit_scale=5.0)
+    similarity = similarities(pipe.clip, [scene[0]], words, config)
+    assert similarity.dtype == torch.float32
+    assert similarity.abs().max() <= 1
+    expected = label_probabilities(pipe.clip, [scene[0]], classes, config)
+    assert torch.equal(probabilities_of_similarities(similarity, classes, 5.0), expected)
+
+    similarity = torch.randn(2, 6, 3, 4, generator=generator)
+    words = (7.0 * similarity).softmax(1)
+    best = torch.stack([words[:, :2].amax(1), words[:, 2], words[:, 3:].amax(1)], dim=1)
+    torch.testing.assert_close(
+        probabilities_of_similarities(similarity, classes, 7.0), best / best.sum(1, keepdim=True)
+    )
+
+
 def test_the_logit_scale_sharpens(pipe, scene):
     image = scene[0]
     low, high = (
@@ -111,20 +160,6 @@ def test_windows_average_what_each_of_them_sees(pipe):
     torch.testing.assert_close(odds[0], (odds[1] + odds[2]) / 2, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("length", "window", "stride", "expected"),
-    [
-        (336, 224, 112, [0, 112]),
-        (337, 224, 112, [0, 112, 113]),
-        (224, 224, 112, [0]),
-        (100, 224, 112, [0]),
-        (500, 224, 112, [0, 112, 224, 276]),
-    ],
-)
-def test_the_last_window_is_shifted_inward(length, window, stride, expected):
-    assert window_starts(length, window, stride) == expected
-
-
 @pytest.mark.parametrize("grid", [(4, 6), (9, 2), (32, 48), (1, 1)])
 def test_to_tokens_gives_distributions_in_row_major_order(make_prior, grid):
     probabilities = make_prior(8, 12, 3, dtype=torch.float32).permute(2, 0, 1)
@@ -147,24 +182,27 @@ def test_to_tokens_averages_what_a_token_covers():
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"name": "clip"}, "prior is 'clip'; expected one of maskclip, naclip"),
-        ({"resolution": 0}, "prior resolution is 0; expected a number of pixels"),
-        ({"window": -8}, "prior window is -8"),
-        ({"window": 64.0}, "prior window is 64.0"),
-        ({"stride": 8}, "prior stride is 8 and window is None"),
-        ({"window": 64, "stride": 65}, "prior stride is 65 and window is 64"),
-        ({"logit_scale": 0}, "logit scale is 0"),
-        ({"logit_scale": "40"}, "logit scale is '40'"),
-        ({"logit_scale": float("nan")}, "logit scale is nan"),
-    ],
+    ("window", "stride"), [(None, None), (40, 20), (37, 11)], ids=["whole", "patches", "anywhere"]
 )
-def test_settings_that_mean_nothing_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        PriorConfig(**settings)
-
-
-def test_a_window_that_cuts_patches_is_refused(pipe, scene):
-    with pytest.raises(ValueError, match="prior window is 60; expected a multiple of CLIP's patch"):
-        probabilities_of(pipe, scene[0], [["ball"]], PriorConfig(window=60))
+def test_the_protocol_of_the_field_step_by_step(pipe, window, stride):
+    clip, words = pipe.clip, ["grass", "ball", "sky"]
+    image = Image.effect_noise((150, 91), 80).convert("RGB")
+    config = PriorConfig("naclip", resolution=43, window=window, stride=stride, protocol="mmseg")
+    seen = opencv_bilinear(image, (71, 43))
+    text = clip.encode_words(words)
+    total, count = torch.zeros(3, 43, 71), torch.zeros(43, 71)
+    window, stride = window or 71, stride or 71
+    tops = range(max(43 - window + stride - 1, 0) // stride + 1)
+    lefts = range(max(71 - window + stride - 1, 0) // stride + 1)
+    for i in tops:
+        for j in lefts:
+            y, x = max(min(i * stride, 43 - window), 0), max(min(j * stride, 71 - window), 0)
+            crop = seen.crop((x, y, min(x + window, 71), min(y + window, 43)))
+            pixels = clip.pixels(crop)[None]
+            features = clip.patch_features(pixels, READ_OUTS["naclip"], position_offset=0.1)
+            maps = (features @ text.T).permute(0, 3, 1, 2)
+            maps = torch.nn.functional.interpolate(maps, crop.size[::-1], mode="bilinear")[0]
+            total[:, y : y + crop.height, x : x + crop.width] += maps
+            count[y : y + crop.height, x : x + crop.width] += 1
+    found = similarities(clip, [image], words, config)[0]
+    torch.testing.assert_close(found, total / count, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,114 @@
+"""Which prior, and how CLIP sees images for it."""
+
+import dataclasses
+import functools
+import math
+import numbers
+
+from nerve_fast.backbones.clip import CLIPBackbone, ReadOut
+from nerve_fast.backbones.dino import DEFAULT_PROXY, DINOBackbone
+from nerve_fast.errors import InputError
+from nerve_fast.priors.clearclip import clearclip
+from nerve_fast.priors.clip import clip
+from nerve_fast.priors.cliper import cliper
+from nerve_fast.priors.gem import gem
+from nerve_fast.priors.maskclip import maskclip
+from nerve_fast.priors.naclip import naclip
+from nerve_fast.priors.proxyclip import ProxyCLIP
+from nerve_fast.priors.sclip import sclip
+
+READ_OUTS = {
+    "clip": clip,
+    "maskclip": maskclip,
+    "sclip": sclip,
+    "naclip": naclip,
+    "clearclip": clearclip,
+    "gem": gem,
+    "cliper": cliper,
+    "proxyclip": ProxyCLIP,
+}
+"""The priors by name; that of ``proxyclip`` is first made of a proxy: :func:`read_out_of`."""
+
+PROTOCOLS = ("fit", "mmseg")
+"""How images are brought to CLIP, see :class:`PriorConfig`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PriorConfig:
+    """How the prior is computed.
+
+    Args:
+        name: one of ``READ_OUTS``.
+        resolution: short side of the image that CLIP sees, in pixels; ``None`` is 1.5 times the
+            size the checkpoint was trained at, which is the field's 336 for 224.
+        window: side of the sliding window, in pixels; ``None`` shows CLIP the whole image at once.
+            Where neither is set and the diffusion model sees the image in tiles, CLIP sees it as
+            much larger as that does, in windows.
+        stride: step of the window, in pixels; ``None`` is half the window.
+        logit_scale: cosine similarities are multiplied by this before the softmax over words.
+        protocol: ``fit``: sides are rounded to whole patches, and the checkpoint's own filter
+            resizes; windows are multiples of the patch. ``mmseg``: to the pixel as the field's
+            public code has it, for numbers that can be held against published ones: sides as mmseg
+            rounds them, OpenCV's bilinear filter, windows anywhere, what is left beyond whole
+            patches not seen, similarities brought to pixels, and position embeddings read a tenth
+            of a patch aside, as DINO's code does.
+        proxy: hub id or folder of the DINO or DINOv2 that ``proxyclip`` looks with; ``None`` is the
+            paper's, ``facebook/dino-vitb8``.
+
+    Raises:
+        InputError: a value is out of its range; a ``ValueError``.
+    """
+
+    name: str = "naclip"
+    resolution: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    logit_scale: float = 40.0
+    protocol: str = "fit"
+    proxy: str | None = None
+
+    def __post_init__(self):
+        if self.name not in READ_OUTS:
+            raise InputError(f"prior is {self.name!r}; expected one of {', '.join(READ_OUTS)}")
+        for field in ("resolution", "window", "stride"):
+            value = getattr(self, field)
+            if value is not None and (not isinstance(value, int) or value < 1):
+                raise InputError(f"prior {field} is {value!r}; expected a number of pixels above 0")
+        if self.stride is not None and (self.window is None or self.stride > self.window):
+            raise InputError(
+                f"prior stride is {self.stride} and window is {self.window}; expected a stride no "
+                "longer than the window"
+            )
+        if not isinstance(self.logit_scale, numbers.Real) or not 0 < self.logit_scale < math.inf:
+            raise InputError(f"logit scale is {self.logit_scale!r}; expected a number above 0")
+        if self.protocol not in PROTOCOLS:
+            raise InputError(
+                f"prior protocol is {self.protocol!r}; expected one of {', '.join(PROTOCOLS)}"
+            )
+        if self.proxy is not None and self.name != "proxyclip":
+            raise InputError(
+                f"prior proxy is {self.proxy!r} and prior is {self.name}; only proxyclip has one"
+            )
+
+    @property
+    def position_offset(self) -> float:
+        """See :func:`~nerve_fast.backbones.positions.resampled_positions`."""
+        return 0.1 if self.protocol == "mmseg" else 0.0
+
+
+def read_out_of(config: PriorConfig, backbone: CLIPBackbone) -> ReadOut:
+    """What stands in for CLIP's encoder; for ``proxyclip`` the proxy is loaded, once.
+
+    Raises:
+        InputError: the proxy cannot be had.
+    """
+    if config.name != "proxyclip":
+        return READ_OUTS[config.name]
+    proxy = _proxy(config.proxy or DEFAULT_PROXY, backbone.device, backbone.model.dtype)
+    return ProxyCLIP(proxy, backbone.image_mean, backbone.image_std)
+
+
+# Settings are values, so the model is kept here; one, as a second would hold memory for nothing.
+@functools.lru_cache(maxsize=1)
+def _proxy(source, device, dtype) -> DINOBackbone:
+    return DINOBackbone.from_pretrained(source, device=device, dtype=dtype)

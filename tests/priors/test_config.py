@@ -1,0 +1,57 @@
+import pytest
+import torch
+
+from nerve_fast import InputError
+from nerve_fast.priors import READ_OUTS, PriorConfig, ProxyCLIP, read_out_of
+from nerve_fast.priors import config as module
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "clipp"}, "prior is 'clipp'; expected one of clip, maskclip, sclip, naclip, cle"),
+        ({"resolution": 0}, "prior resolution is 0; expected a number of pixels"),
+        ({"window": -8}, "prior window is -8"),
+        ({"window": 64.0}, "prior window is 64.0"),
+        ({"stride": 8}, "prior stride is 8 and window is None"),
+        ({"window": 64, "stride": 65}, "prior stride is 65 and window is 64"),
+        ({"logit_scale": 0}, "logit scale is 0"),
+        ({"logit_scale": "40"}, "logit scale is '40'"),
+        ({"logit_scale": float("nan")}, "logit scale is nan"),
+        ({"protocol": "mmcv"}, "prior protocol is 'mmcv'; expected one of fit, mmseg"),
+        ({"proxy": "owner/name"}, "proxy is 'owner/name' and prior is naclip; only proxyclip"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        PriorConfig(**settings)
+
+
+def test_read_outs_are_those_of_their_names(pipe):
+    for name in READ_OUTS:
+        if name != "proxyclip":
+            assert read_out_of(PriorConfig(name), pipe.clip) is READ_OUTS[name]
+
+
+def test_the_proxy_is_loaded_once_as_the_clip_model_is(pipe, proxy):
+    config = PriorConfig("proxyclip", proxy=str(proxy))
+    first, second = read_out_of(config, pipe.clip), read_out_of(config, pipe.clip)
+    assert isinstance(first, ProxyCLIP)
+    assert first.proxy is second.proxy
+    assert first.proxy.model.dtype == torch.float32
+
+
+def test_without_a_name_the_proxy_is_that_of_the_paper(pipe, monkeypatch, proxy):
+    asked = []
+    load = module._proxy
+    monkeypatch.setattr(
+        module, "_proxy", lambda source, *rest: asked.append(source) or load(proxy, *rest)
+    )
+    read_out_of(PriorConfig("proxyclip"), pipe.clip)
+    assert asked == ["facebook/dino-vitb8"]
+
+
+def test_a_proxy_that_is_not_there_is_named(pipe, tmp_path):
+    config = PriorConfig("proxyclip", proxy=str(tmp_path / "none"))
+    with pytest.raises(InputError, match="proxy is .*none.*: no such folder"):
+        read_out_of(config, pipe.clip)
