@@ -17,7 +17,7 @@ from nerve_fast.dispatch.machine import free_memory
 from nerve_fast.dispatch.planning import format_bytes, parse_bytes
 from nerve_fast.errors import InputError
 from nerve_fast.images import model_size
-from nerve_fast.priors import WINDOW_BATCH, PriorConfig, View, view_of
+from nerve_fast.priors import WINDOW_BATCH, PriorConfig, View, read_out_of, view_of
 from nerve_fast.resampling import STRIPE_BYTES
 from nerve_fast.tiling import Tiling
 
@@ -280,10 +280,23 @@ class Request:
         windows = min(WINDOW_BATCH, self.images * len(view))
         hidden = windows * patches * vision.hidden_size * itemsize
         cells = math.prod(view.size) // view.unit**2
+        further = 0
+        if self.prior.name == "cliper":
+            # What every layer takes, and five maps of all heads at a time.
+            further += 2 * vision.num_hidden_layers * hidden
+            further += 20 * windows * vision.num_attention_heads * (1 + patches) ** 2
+        elif self.prior.name == "proxyclip":
+            proxy = read_out_of(self.prior, self.clip).proxy
+            finer = math.prod(view.window) // proxy.patch**2
+            width = proxy.model.config.hidden_size + vision.hidden_size
+            further += WINDOW_ACTIVATIONS * windows * finer * width * itemsize
+            # Similarities of an image seen whole lie on the proxy's grid.
+            cells = max(cells, finer)
         similarities = 4 * self.images * cells + windows * math.prod(view.window) // view.unit**2
         # NACLIP's neighbourhood, made in float32.
         neighbourhood = (1 + patches) ** 2 * (4 + 4 + itemsize)
-        return WINDOW_ACTIVATIONS * hidden + 4 * self.words * similarities + neighbourhood
+        likenesses = 4 * self.words * similarities
+        return WINDOW_ACTIVATIONS * hidden + further + likenesses + neighbourhood
 
     def _pixel_memory(self, size: tuple[int, int]) -> int:
         """The label map in int64, and what one stripe takes."""

@@ -1,4 +1,4 @@
-"""The command line: ``nerve-fast segment | plan | demo | tune | bench | doctor``."""
+"""The command line: ``nerve-fast COMMAND``, each command in a function or a module of its own."""
 
 import argparse
 import os
@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from nerve_fast import flags
+from nerve_fast.datasets.command import add_data
 from nerve_fast.dispatch import (
     BACKEND_NAMES,
     ROUTES,
@@ -22,6 +23,9 @@ from nerve_fast.dispatch import (
     without_triton,
 )
 from nerve_fast.errors import InputError
+from nerve_fast.evaluation.ablate_command import add_ablate
+from nerve_fast.evaluation.commands import add_evaluate
+from nerve_fast.evaluation.report_command import add_report
 from nerve_fast.files import cache_folder, prepare_folder
 
 
@@ -67,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=metadata.version("nerve-fast"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_segment(commands)
+    add_data(commands)
+    add_evaluate(commands)
+    add_ablate(commands)
+    add_report(commands)
     _add_plan(commands)
     _add_demo(commands)
     _add_tune(commands)

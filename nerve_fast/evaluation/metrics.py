@@ -1,13 +1,43 @@
-"""Segmentation metrics as mmseg defines them."""
+"""Segmentation metrics as mmseg defines them, and Boundary IoU.
+
+All are sums of integers over images, so that neither their order nor who counted them matters.
+"""
+
+import dataclasses
+import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 IGNORED = 255
 """Ground truth of this value counts nowhere."""
 
+BOUNDARY_WIDTH = 0.02
+"""Of the band of Boundary IoU, as a share of the image's diagonal."""
 
-def confusion_matrix(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """All in [0, 1]; ``nan`` where there is nothing to divide by.
+
+    Attributes:
+        miou: mean of :attr:`iou` over the classes that occur.
+        accuracy: share of pixels that were given their class (mmseg's aAcc).
+        mean_accuracy: mean of :attr:`accuracies` over the classes of the ground truth (mAcc).
+        iou, accuracies: a value a class.
+    """
+
+    miou: float
+    accuracy: float
+    mean_accuracy: float
+    iou: tuple[float, ...]
+    accuracies: tuple[float, ...]
+
+
+def confusion_matrix(
+    prediction: Tensor, truth: Tensor, classes: int, *, unlabelled: bool = False
+) -> Tensor:
     """How many pixels of each class were given each label.
 
     Matrices of several images add up; integers, so that the order does not matter.
@@ -16,21 +46,104 @@ def confusion_matrix(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
         prediction: integers below ``classes``, any shape.
         truth: integers below ``classes``, or 255 where pixels are not to count; the same shape.
         classes: number of classes.
+        unlabelled: predictions may also be ``classes``, which stands for no label at all.
 
     Returns:
-        ``(classes, classes)`` int64, rows are the truth.
+        ``(classes, classes)`` int64, rows are the truth; with ``unlabelled`` a last column more.
     """
+    columns = classes + unlabelled
     counted = truth != IGNORED
-    pairs = truth[counted].long() * classes + prediction[counted].long()
-    return torch.bincount(pairs.flatten(), minlength=classes**2).view(classes, classes)
+    pairs = truth[counted].long() * columns + prediction[counted].long()
+    return torch.bincount(pairs.flatten(), minlength=classes * columns).view(classes, columns)
+
+
+def scores(confusion: Tensor) -> Scores:
+    """What a confusion matrix says.
+
+    A class with neither ground truth nor prediction is left out of the mean IoU; one that was
+    predicted but does not occur in the ground truth counts 0. Pixels without a label count as wrong
+    and belong to no class.
+
+    Args:
+        confusion: ``(K, K)`` int64, rows are the truth, or ``(K, K+1)`` with unlabelled pixels.
+    """
+    intersection, area = confusion.diagonal(), confusion.sum(1)
+    predicted = confusion.sum(0)[: len(confusion)]
+    # Integers up to 2^53 are exact in float64.
+    iou = intersection.double() / (area + predicted - intersection)
+    accuracies = intersection.double() / area
+    return Scores(
+        miou=iou.nanmean().item(),
+        accuracy=(intersection.sum().double() / area.sum()).item(),
+        mean_accuracy=accuracies.nanmean().item(),
+        iou=tuple(iou.tolist()),
+        accuracies=tuple(accuracies.tolist()),
+    )
 
 
 def mean_iou(confusion: Tensor) -> float:
-    """Mean intersection over union, in [0, 1], over the classes that occur.
+    """Mean intersection over union, in [0, 1], over the classes that occur: :func:`scores`."""
+    return scores(confusion).miou
 
-    A class with neither ground truth nor prediction is left out; one that was predicted but does
-    not occur in the ground truth counts 0.
+
+def boundary_counts(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Intersection and union of each class's boundary in prediction and truth, in pixels.
+
+    The boundary of a class is the band inside its mask as wide as 2 % of the image's diagonal: what
+    an erosion by a square takes away, all beyond the image being outside (Cheng, Girshick, Dollár,
+    Berg, Kirillov: Boundary IoU, CVPR 2021). Ignored pixels are cut out of both label maps first;
+    so where the truth ends at them, the prediction does too.
+
+    Args:
+        prediction: ``(H, W)`` integers; those of ``classes`` or more are no label.
+        truth: ``(H, W)`` integers below ``classes``, or 255.
+        classes: number of classes ``K``.
+
+    Returns:
+        ``(K, 2)`` int64, that of several images add up: a class's Boundary IoU is the first column
+        over the second.
     """
-    intersection = confusion.diagonal()
-    union = confusion.sum(0) + confusion.sum(1) - intersection
-    return (intersection[union > 0] / union[union > 0]).double().mean().item()
+    width = max(round(BOUNDARY_WIDTH * math.hypot(*truth.shape)), 1)
+    ignored = truth == IGNORED
+    # One more than all classes: what is ignored, and what has no label.
+    prediction, truth = (
+        labels.long().clamp(max=classes).masked_fill(ignored, classes)
+        for labels in (prediction, truth)
+    )
+    of_prediction, of_truth = (band(labels, width) for labels in (prediction, truth))
+
+    def count(labels):
+        return torch.bincount(labels, minlength=classes + 1)[:classes]
+
+    intersection = count(truth[of_prediction & of_truth & (prediction == truth)])
+    total = count(prediction[of_prediction]) + count(truth[of_truth])
+    return torch.stack([intersection, total - intersection], dim=1)
+
+
+def band(labels: Tensor, width: int) -> Tensor:
+    """Where the square of ``2 · width + 1`` pixels around a pixel holds another label or leaves the
+    image: the boundaries of all classes at once, ``(H, W)`` bool.
+    """
+    side = 2 * width + 1
+    height, length = (size - side + 1 for size in labels.shape)
+    found = torch.ones_like(labels, dtype=torch.bool)
+    if min(height, length) > 0:
+        # A square holds one label where no two neighbours in it differ; sums of differences over
+        # rectangles are four look-ups in a table of sums.
+        below = _rectangle_sums(labels[1:] != labels[:-1], side - 1, side)
+        beside = _rectangle_sums(labels[:, 1:] != labels[:, :-1], side, side - 1)
+        found[width : width + height, width : width + length] = (below + beside) > 0
+    return found
+
+
+def _rectangle_sums(values: Tensor, height: int, width: int) -> Tensor:
+    """Sums of ``(H, W)`` bool over all rectangles within: ``(H - height + 1, W - width + 1)``."""
+    table = pad(values.to(torch.int32).cumsum(0).cumsum(1), (1, 0, 1, 0))
+    upper, lower = table[:-height], table[height:]
+    return lower[:, width:] - lower[:, :-width] - upper[:, width:] + upper[:, :-width]
+
+
+def boundary_iou(counts: Tensor) -> tuple[float, tuple[float, ...]]:
+    """Mean over the classes that occur, and a value a class, of :func:`boundary_counts`."""
+    iou = counts[:, 0].double() / counts[:, 1]
+    return iou.nanmean().item(), tuple(iou.tolist())

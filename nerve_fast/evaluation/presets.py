@@ -1,0 +1,111 @@
+"""What each method is evaluated with on each data set: the table is ``presets.json``."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from nerve_fast.errors import InputError
+
+_TABLE = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
+
+PRESETS = tuple(_TABLE)
+REFINERS = ("none", "pamr", "iseg", "walk")
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How images of one data set are segmented, apart from the models.
+
+    Attributes:
+        prior: name of the prior.
+        refiner: what improves it, one of :data:`REFINERS`.
+        vocabulary: which words stand for the classes, see :func:`nerve_fast.datasets.words`.
+        protocol: how images are brought to CLIP, see :class:`nerve_fast.PriorConfig`.
+        resolution: short side of what CLIP sees, in pixels; ``None`` is 1.5 times the size that the
+            checkpoint was trained at.
+        window, stride: of the sliding window, in pixels; ``None`` shows the whole image.
+        logit_scale: similarities are multiplied by it before the softmax over words.
+        threshold: where the largest probability is below it, there is background.
+        area_threshold: a class that covers no larger share of what is not background is left out.
+        score: CLIPer's rule in place of the two: see :func:`nerve_fast.evaluation.rules.cliper`.
+        background, stretched: of that rule.
+        proxy: hub id or folder of the model that the prior ``proxyclip`` looks with.
+    """
+
+    prior: str
+    refiner: str
+    vocabulary: str
+    protocol: str
+    resolution: int | None
+    window: int | None
+    stride: int | None
+    logit_scale: float
+    threshold: float = 0.0
+    area_threshold: float = 0.0
+    score: float | None = None
+    background: float | None = None
+    stretched: bool = False
+    proxy: str | None = None
+
+    def __post_init__(self):
+        if self.refiner not in REFINERS:
+            raise InputError(f"refiner is {self.refiner!r}; expected one of {', '.join(REFINERS)}")
+        if not 0 <= self.threshold <= 1:
+            raise InputError(f"threshold is {self.threshold!r}; expected a number from 0 to 1")
+
+
+def note_of(preset: str) -> str:
+    """Where the settings are from, and what is otherwise than there."""
+    return _of(preset)["note"]
+
+
+def clip_of(preset: str) -> str:
+    """Hub id of the CLIP that the settings were made for."""
+    return _of(preset)["clip"]
+
+
+def settings_of(preset: str, dataset: str, has_background: bool, **changes) -> Settings:
+    """The settings of a preset on a data set.
+
+    Args:
+        preset: one of :data:`PRESETS`.
+        dataset: the data set's name.
+        has_background: whether it has one; without, nothing is under a threshold.
+        changes: values to take in place of the preset's; those that are ``None`` change nothing.
+
+    Raises:
+        InputError: there is no such preset, or it says nothing of the data set; or a change makes
+            no sense.
+    """
+    entry = _of(preset)
+    row = entry.get("every") or entry["sets"].get(dataset)
+    if row is None:
+        every = [name for name, other in _TABLE.items() if "every" in other]
+        raise InputError(
+            f"the preset {preset} has no settings for the data set {dataset}, only for "
+            f"{', '.join(entry['sets'])}; take the preset {' or '.join(every)}"
+        )
+    common = {name: entry[name] for name in ("prior", "refiner", "vocabulary", "protocol")}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    if not has_background:
+        row = {**row, "threshold": 0.0, "area_threshold": 0.0}
+    if "threshold" in changes:
+        if not has_background:
+            raise InputError(
+                f"threshold is {changes['threshold']}; the data set {dataset} has no background "
+                "for what is below it"
+            )
+        if "score" in row:
+            raise InputError(
+                f"threshold is {changes['threshold']}; the preset {preset} has a rule of its own, "
+                f"with score {row['score']} and background {row['background']}"
+            )
+    if "window" in changes and "stride" not in changes:
+        changes["stride"] = changes["window"] // 2
+    return Settings(**{**common, **row, **changes})
+
+
+def _of(preset: str) -> dict:
+    if preset not in _TABLE:
+        raise InputError(f"preset is {preset!r}; expected one of {', '.join(PRESETS)}")
+    return _TABLE[preset]

@@ -1,0 +1,169 @@
+"""What a run over a data set leaves on disk as it goes, so that it can be killed at any moment.
+
+``run.json`` says what the run is of; it is there, whole, before anything else.
+``images-<process>.jsonl`` grows by a line an image.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nerve_fast.errors import InputError
+from nerve_fast.files import prepare_folder, written_whole
+
+Counts = tuple[Tensor, Tensor]
+"""Of an image: the confusion matrix ``(K, K+1)``, and boundaries ``(K, 2)``, both int64."""
+
+
+def differences(folder: Path, run: Mapping) -> list[str]:
+    """What the run in ``folder`` was begun with that ``run`` has otherwise, in words.
+
+    Of what ``run`` does not hold nothing is said. A folder without a run gives nothing.
+
+    Raises:
+        InputError: ``run.json`` cannot be read.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        return []
+    try:
+        begun = _flat(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}; start over with --fresh") from error
+    asked = _flat(json.loads(json.dumps(run)))
+    groups = {name.partition(".")[0] for name in asked}
+    names = [name for name in {**begun, **asked} if name.partition(".")[0] in groups]
+    return [
+        f"{name} was {_shortened(begun.get(name))} and is {_shortened(asked.get(name))}"
+        for name in names
+        if begun.get(name) != asked.get(name)
+    ]
+
+
+def refuse_another(folder: Path, run: Mapping) -> None:
+    """Raise an :class:`InputError` where ``folder`` holds a run with other settings."""
+    if different := differences(folder, run):
+        raise InputError(
+            f"{folder} holds a run with other settings: {'; '.join(different)}; write to another "
+            "folder with -o, or start over with --fresh"
+        )
+
+
+def begin(folder: Path, run: Mapping) -> None:
+    """Prepare the folder for a run, or for the rest of it; one process does it, before any adds.
+
+    Lines that were cut off when a process was killed are dropped.
+
+    Raises:
+        InputError: the folder cannot be written, or holds a run with other settings.
+    """
+    prepare_folder(folder)
+    refuse_another(folder, run)
+    if not (folder / "run.json").exists():
+        if left := next(_files(folder), None):
+            raise InputError(f"{left}: of a run without a run.json; start over with --fresh")
+        with written_whole(folder / "run.json") as path:
+            path.write_text(json.dumps(run, indent=2, ensure_ascii=False), encoding="utf-8")
+    for path in _files(folder):
+        lines = path.read_bytes()
+        if not lines.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(lines.rfind(b"\n") + 1)
+
+
+def forget(folder: Path) -> None:
+    """Remove a run, and what its file says it is last."""
+    for path in (folder / "results.json", *_files(folder), folder / "run.json"):
+        path.unlink(missing_ok=True)
+
+
+def done(folder: Path, classes: int) -> dict[str, Counts]:
+    """The images that are in the files of all processes, by name, each of them once.
+
+    Their counts are sparse, as there are many of them: see :func:`total`.
+
+    Raises:
+        InputError: a line cannot be read; the last one may be cut off.
+    """
+    found = {}
+    for path in _files(folder):
+        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                image = json.loads(line)
+                counts = (
+                    _entries(image["confusion"], (classes, classes + 1)),
+                    _entries(image["boundary"], (classes, 2)),
+                )
+                found.setdefault(image["name"], counts)
+            except (ValueError, KeyError, TypeError, RuntimeError) as error:
+                raise InputError(
+                    f"{path}: line {number} is damaged ({error}); remove it, and its image is done "
+                    "again, or start over with --fresh"
+                ) from error
+    return found
+
+
+def add(folder: Path, process: int, name: str, counts: Counts) -> None:
+    """One image, in one write to the process's own file."""
+    confusion, boundary = map(_sparse, counts)
+    line = json.dumps(
+        {"name": name, "confusion": confusion, "boundary": boundary}, separators=(",", ":")
+    )
+    path = folder / f"images-{process}.jsonl"
+    try:
+        with path.open("ab") as file:
+            file.write(line.encode() + b"\n")
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def total(images: Mapping[str, Counts], names: Sequence[str], classes: int) -> Counts:
+    """Sums over the images named, of those that :func:`done` gave."""
+    sums = (
+        torch.zeros(classes, classes + 1, dtype=torch.int64),
+        torch.zeros(classes, 2, dtype=torch.int64),
+    )
+    for name in names:
+        for whole, entries in zip(sums, images[name], strict=True):
+            row, column, count = entries.T
+            whole[row, column] += count
+    return sums
+
+
+def _files(folder: Path):
+    return iter(sorted(folder.glob("images-*.jsonl")))
+
+
+def _sparse(counts: Tensor) -> list[list[int]]:
+    places = counts.nonzero()
+    return torch.cat([places, counts[tuple(places.T)][:, None]], dim=1).tolist()
+
+
+def _entries(entries: list[list[int]], shape: tuple[int, int]) -> Tensor:
+    """``(n, 3)`` int64: row, column, count; each place at most once."""
+    entries = torch.tensor(entries, dtype=torch.int64).view(-1, 3)
+    places = entries[:, :2]
+    if (places < 0).any() or (places >= torch.tensor(shape)).any():
+        raise ValueError(f"a place outside of {shape}")
+    return entries
+
+
+def _flat(values: Mapping, prefix: str = "") -> dict:
+    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    flat = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def _shortened(value) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "…"

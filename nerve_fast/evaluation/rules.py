@@ -1,0 +1,136 @@
+"""From probabilities to a label for each pixel, as public code has it.
+
+Maps are on a grid; they are brought to pixels bilinearly (``align_corners=False``, and without
+averaging where an image is smaller than its maps) and ``(K, H, W)`` is never whole.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from nerve_fast.blocked.tiles import GPU_TILE_BYTES, spans
+from nerve_fast.resampling import STRIPE_BYTES
+
+EPSILON = 1e-5
+"""Of CLIPer's divisions."""
+
+
+def best_words(similarity: Tensor, classes: Sequence[Sequence[str]], logit_scale: float) -> Tensor:
+    """The probability of each class's likeliest word, which do not sum to 1.
+
+    Args:
+        similarity: ``(words, h, w)``, of the words of all classes one after another.
+        classes: the words of each of the ``K`` classes.
+        logit_scale: similarities are multiplied by this before the softmax over words.
+
+    Returns:
+        ``(K, h, w)``.
+    """
+    probabilities = torch.softmax(logit_scale * similarity, dim=0)
+    parts = probabilities.split([len(words) for words in classes])
+    return torch.stack([words.amax(0) for words in parts])
+
+
+def thresholded(
+    maps: Tensor,
+    size: tuple[int, int],
+    probabilities_of: Callable[[Tensor], Tensor],
+    *,
+    threshold: float,
+    area_threshold: float,
+) -> Tensor:
+    """The likeliest class of each pixel; where it is not likely enough, class 0: the SCLIP line's.
+
+    Args:
+        maps: ``(C, h, w)``, brought to ``size`` first.
+        size: ``(H, W)``.
+        probabilities_of: what makes ``(K, …)`` probabilities of ``(C, …)`` maps.
+        threshold: pixels whose largest probability is below it are of class 0.
+        area_threshold: classes but 0 that cover no larger share of the pixels of classes but 0 are
+            left out first.
+
+    Returns:
+        ``(H, W)`` int64.
+    """
+
+    def labels(left_out=None):
+        found = torch.empty(size, dtype=torch.int64, device=maps.device)
+        for rows, stripe in stripes(maps, size):
+            probabilities = probabilities_of(stripe)
+            if left_out is not None:
+                probabilities[left_out] = 0
+            largest, found[rows] = probabilities.max(0)
+            if left_out is not None or not area_threshold:
+                found[rows].masked_fill_(largest < threshold, 0)
+        return found
+
+    label_map = labels()
+    if not area_threshold:
+        return label_map
+    areas = torch.bincount(label_map.flatten())[1:]
+    small = areas <= area_threshold * areas.sum()
+    return labels(left_out=small.nonzero()[:, 0] + 1)
+
+
+def cliper(
+    prior: Tensor,
+    refined: Tensor,
+    size: tuple[int, int],
+    *,
+    has_background: bool,
+    score: float,
+    background: float,
+    stretched: bool,
+) -> Tensor:
+    r"""The strongest class of each pixel among those that the image seems to hold: CLIPer's.
+
+    A class's score ``s`` is the mean of the largest values of its map before and after refinement.
+    At the pixels its map is ``s · m / max m``, ``stretched`` brings it to 0 to 1, and what is below
+    ``background`` becomes 0. Classes of ``s`` not above ``score`` do not take part. Where nothing
+    is left there is background, or no label where the data set has no background. The authors' maps
+    are sums of two probabilities: those given are doubled.
+
+    Args:
+        prior, refined: ``(K, h, w)`` probabilities before and after refinement, on grids of their
+            own; with a background their class 0 does not take part.
+        size: ``(H, W)``.
+        has_background: whether class 0 is background.
+
+    Returns:
+        ``(H, W)`` int64, ``K`` for no label.
+    """
+    scores = prior.amax((1, 2)) + refined.amax((1, 2))
+    nothing = 0 if has_background else len(refined)
+    best = torch.zeros(size, device=refined.device)
+    label_map = torch.full(size, nothing, device=refined.device)
+    for label in range(int(has_background), len(refined)):
+        if scores[label] <= score:
+            continue
+        plane = interpolate(refined[None, None, label], size, mode="bilinear")[0, 0]
+        plane = plane / (plane.amax() + EPSILON / 2) * scores[label]
+        if stretched:
+            plane = plane - plane.amin()
+            plane = plane / (plane.amax() + EPSILON / 10)
+        better = (plane > best) & (plane >= background)
+        label_map.masked_fill_(better, label)
+        best = torch.where(better, plane, best)
+    return label_map
+
+
+def stripes(maps: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
+    """``(rows, (C, len(rows), W))`` from top to bottom, as ``interpolate(mode="bilinear")``."""
+    height, width = size
+    old = maps.shape[1]
+    stripe_bytes = STRIPE_BYTES if maps.device.type == "cpu" else GPU_TILE_BYTES
+    step = max(stripe_bytes // (len(maps) * width * maps.element_size()), 1)
+    for rows in spans(height, step):
+        place = torch.arange(rows.start, rows.stop, device=maps.device, dtype=torch.float64)
+        place = ((place + 0.5) * old / height - 0.5).clamp(min=0)
+        upper = place.long().clamp(max=old - 1)
+        lower = (upper + 1).clamp(max=old - 1)
+        share = (place - upper).to(maps.dtype)[:, None]
+        between = torch.lerp(maps[:, upper], maps[:, lower], share)
+        count = rows.stop - rows.start
+        yield rows, interpolate(between[None], (count, width), mode="bilinear")[0]

@@ -1,0 +1,95 @@
+"""An image of a data set to its label map, with the settings of a method."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nerve_fast.backbones.clip import CLIPBackbone
+from nerve_fast.errors import InputError
+from nerve_fast.evaluation.presets import Settings
+from nerve_fast.evaluation.rules import best_words, cliper, thresholded
+from nerve_fast.priors import PriorConfig, probabilities_of, similarities
+from nerve_fast.refiners import PAMR
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmenter:
+    """A method on a data set; called with an image it gives ``(H, W)`` int64 on the CPU.
+
+    Values are indices of classes, or ``K`` for no label, which CLIPer's rule alone can give.
+
+    Without a refiner, and with PAMR, what comes to the image's own pixels are similarities; softmax
+    over words, the best word of each class and the threshold follow there, in the order of the
+    SCLIP line's code. Other refiners take and give probabilities that sum to 1 over classes.
+
+    Args:
+        clip: says what each patch looks like.
+        settings: what to do.
+        classes: the words of each of the ``K`` classes.
+        has_background: whether class 0 is the background.
+        refiner: of :mod:`nerve_fast.refiners`, or ``None``.
+    """
+
+    clip: CLIPBackbone
+    settings: Settings
+    classes: Sequence[Sequence[str]]
+    has_background: bool
+    refiner: Callable[[Image.Image, Tensor], Tensor] | None
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self._labels(image).cpu()
+
+    @torch.no_grad()
+    def _labels(self, image: Image.Image) -> Tensor:
+        settings, size = self.settings, (image.height, image.width)
+        words = [word for words in self.classes for word in words]
+        similarity = similarities(self.clip, [image], words, prior_of(settings))[0]
+        if not torch.isfinite(similarity).all():
+            raise InputError(
+                f"CLIP gave values that are not finite in {self.clip.model.dtype}: take another "
+                "dtype (bfloat16 or float32), or check the model's weights"
+            )
+        if settings.score is not None:
+            prior = best_words(similarity, self.classes, settings.logit_scale)
+            return cliper(
+                prior,
+                self.refiner(image, prior / prior.sum(0)) if self.refiner else prior,
+                size,
+                has_background=self.has_background,
+                score=settings.score,
+                background=settings.background,
+                stretched=settings.stretched,
+            )
+        thresholds = {
+            "threshold": settings.threshold,
+            "area_threshold": settings.area_threshold,
+        }
+        if self.refiner is None or isinstance(self.refiner, PAMR):
+            return thresholded(
+                self.refiner(image, similarity) if self.refiner else similarity,
+                size,
+                lambda stripe: best_words(stripe, self.classes, settings.logit_scale),
+                **thresholds,
+            )
+        probabilities = probabilities_of(similarity[None], self.classes, settings.logit_scale)[0]
+        return thresholded(self.refiner(image, probabilities), size, lambda x: x, **thresholds)
+
+
+def prior_of(settings: Settings) -> PriorConfig:
+    """What the settings say of the prior.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+    return PriorConfig(
+        name=settings.prior,
+        resolution=settings.resolution,
+        window=settings.window,
+        stride=settings.stride,
+        logit_scale=settings.logit_scale,
+        protocol=settings.protocol,
+        proxy=settings.proxy,
+    )

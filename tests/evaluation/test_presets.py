@@ -1,0 +1,128 @@
+import pytest
+
+from nerve_fast import InputError
+from nerve_fast.evaluation.presets import PRESETS, REFINERS, clip_of, note_of, settings_of
+
+BACKGROUND = {"voc21", "pc60", "coco-object"}
+WHOLE = (None, None)
+FINE, WIDE = (224, 112), (336, 112)
+
+# Typed from the field's public code once more: short side, crop and stride, logit scale, threshold.
+SCLIP = {
+    "voc21": (336, FINE, 65, 0.1),
+    "voc20": (336, FINE, 40, 0),
+    "pc60": (336, FINE, 50, 0.1),
+    "pc59": (336, FINE, 40, 0),
+    "coco-object": (336, FINE, 50, 0.1),
+    "coco-stuff": (448, FINE, 40, 0),
+    "ade20k": (336, FINE, 40, 0),
+    "cityscapes": (560, FINE, 40, 0),
+}
+NACLIP = {
+    "voc21": (336, WHOLE, 40, 0.1),
+    "voc20": (336, WHOLE, 40, 0),
+    "pc60": (336, FINE, 40, 0.1),
+    "pc59": (336, FINE, 40, 0),
+    "coco-object": (336, FINE, 40, 0.1),
+    "coco-stuff": (336, FINE, 40, 0),
+    "ade20k": (336, FINE, 40, 0),
+    "cityscapes": (560, FINE, 40, 0),
+}
+PROXYCLIP = {
+    "voc21": (336, WIDE, 40, 0.2),
+    "voc20": (336, WIDE, 40, 0),
+    "pc60": (336, WIDE, 40, 0.15),
+    "pc59": (336, WIDE, 40, 0),
+    "coco-object": (336, WIDE, 40, 0.25),
+    "coco-stuff": (336, WIDE, 40, 0),
+    "ade20k": (448, WIDE, 40, 0),
+    "cityscapes": (448, FINE, 40, 0),
+}
+CLEARCLIP = {
+    "voc21": (448, (448, 224), 50, 0.5),
+    "voc20": (448, (448, 224), 50, 0),
+    "pc60": (448, (448, 224), 50, 0.15),
+    "pc59": (448, (448, 224), 50, 0),
+    "coco-object": (448, (448, 224), 50, 0.4),
+    "coco-stuff": (448, (448, 224), 50, 0),
+    "ade20k": (448, (448, 224), 50, 0),
+    "cityscapes": (448, (224, 224), 50, 0),
+}
+# The last two: CLIPer's score and background, and whether maps are stretched.
+CLIPER = {
+    "voc21": (336, WHOLE, 50, (0.5, 0.4, True)),
+    "voc20": (336, WHOLE, 70, (0.1, 1e-4, False)),
+    "pc60": (336, WHOLE, 50, (0.3, 0.3, False)),
+    "pc59": (336, WHOLE, 100, (0.45, 0.45, False)),
+    "coco-object": (336, WHOLE, 50, (0.5, 0.5, False)),
+    "coco-stuff": (336, WHOLE, 50, (0.2, 0.2, False)),
+    "ade20k": (336, WHOLE, 50, (0.2, 0.2, False)),
+    "cityscapes": (448, WHOLE, 100, (0, 1e-4, False)),
+}
+B16, L14 = "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14"
+# CLIP, prior, refiner, vocabulary, protocol.
+METHODS = {
+    "sclip": (SCLIP, B16, "sclip", "none", "sclip", "mmseg"),
+    "naclip": (NACLIP, B16, "naclip", "pamr", "sclip", "mmseg"),
+    "proxyclip": (PROXYCLIP, B16, "proxyclip", "none", "sclip", "mmseg"),
+    "clearclip": (CLEARCLIP, B16, "clearclip", "none", "clearclip", "mmseg"),
+    "cliper": (CLIPER, L14, "cliper", "none", "sclip", "fit"),
+    "nerve": (NACLIP, L14, "naclip", "walk", "sclip", "mmseg"),
+}
+
+
+@pytest.mark.parametrize("dataset", SCLIP)
+@pytest.mark.parametrize("preset", METHODS)
+def test_every_row_is_that_of_the_public_code(preset, dataset):
+    rows, clip, *names = METHODS[preset]
+    found = settings_of(preset, dataset, dataset in BACKGROUND)
+    resolution, windows, scale, thresholds = rows[dataset]
+    assert [found.prior, found.refiner, found.vocabulary, found.protocol] == names
+    assert (found.resolution, (found.window, found.stride)) == (resolution, windows)
+    assert found.logit_scale == scale
+    if preset == "cliper":
+        assert (found.score, found.background, found.stretched) == thresholds
+        assert found.threshold == 0
+    else:
+        assert found.threshold == thresholds
+        assert found.score is None
+    assert found.area_threshold == (0.1 if (preset, dataset) == ("sclip", "voc21") else 0)
+    assert clip_of(preset) == clip
+
+
+def test_fixed_is_one_setting_for_all():
+    rows = {settings_of("fixed", dataset, True) for dataset in (*SCLIP, "folder", "tiny")}
+    (row,) = rows
+    assert (row.resolution, row.window, row.logit_scale, row.threshold) == (None, None, 40, 0.1)
+    assert (row.prior, row.refiner, row.vocabulary) == ("naclip", "walk", "plain")
+    assert settings_of("fixed", "ade20k", False).threshold == 0
+    assert set(PRESETS) == {*METHODS, "fixed"}
+    assert "slides give no" in note_of("nerve")
+
+
+def test_changes_take_the_place_of_the_presets():
+    changed = settings_of(
+        "naclip", "voc21", True, prior="sclip", window=112, logit_scale=50.0, threshold=0.0
+    )
+    assert (changed.prior, changed.window, changed.stride) == ("sclip", 112, 56)
+    assert (changed.logit_scale, changed.threshold, changed.resolution) == (50, 0, 336)
+    unchanged = settings_of("naclip", "voc21", True, prior=None, threshold=None)
+    assert unchanged == settings_of("naclip", "voc21", True)
+
+
+def test_what_makes_no_sense_is_refused():
+    cases = [
+        ("preset is 'mask'; expected one of sclip, naclip", ("mask", "voc21", True), {}),
+        ("only for voc21, voc20.*take the preset fixed", ("naclip", "folder", True), {}),
+        ("voc20 has no background", ("naclip", "voc20", False), {"threshold": 0.1}),
+        ("rule of its own, with score 0.5", ("cliper", "voc21", True), {"threshold": 0.1}),
+        ("threshold is 1.5", ("naclip", "voc21", True), {"threshold": 1.5}),
+        (
+            f"refiner is 'crf'; expected one of {', '.join(REFINERS)}",
+            ("naclip", "voc21", True),
+            {"refiner": "crf"},
+        ),
+    ]
+    for message, arguments, changes in cases:
+        with pytest.raises(InputError, match=message):
+            settings_of(*arguments, **changes)

@@ -1,0 +1,60 @@
+import torch
+from torch.nn.functional import interpolate
+
+from nerve_fast.evaluation.presets import Settings
+from nerve_fast.evaluation.segmenter import Segmenter
+from nerve_fast.priors import PriorConfig, probabilities_of, similarities
+from nerve_fast.refiners import PAMR
+from nerve_fast.tiny.scenes import NAMES, generate
+
+CLASSES = tuple((name,) for name in NAMES)
+
+
+def segmenter(pipe, refiner=None, **changes):
+    settings = Settings(
+        prior="naclip",
+        refiner="none",
+        vocabulary="plain",
+        protocol="mmseg",
+        resolution=100,
+        window=64,
+        stride=32,
+        logit_scale=20.0,
+        **changes,
+    )
+    return Segmenter(pipe.clip, settings, CLASSES, False, refiner)
+
+
+def test_similarities_and_not_probabilities_are_brought_to_pixels(pipe):
+    """Also with PAMR, which NACLIP lets refine similarities."""
+    image = generate(990_100, (70, 90))[0]
+    config = PriorConfig("naclip", 100, 64, 32, 20.0, "mmseg")
+    similarity = similarities(pipe.clip, [image], NAMES, config)
+    at_pixels = interpolate(similarity, (70, 90), mode="bilinear")[0]
+    for refiner in (None, PAMR(3, (1, 2))):
+        refined = refiner(image, similarity[0]) if refiner else at_pixels
+        probabilities = torch.softmax(20.0 * refined, dim=0)
+        largest, expected = probabilities.max(0)
+        found = segmenter(pipe, refiner)(image)
+        assert (found == expected).double().mean() > 0.999
+        found = segmenter(pipe, refiner, threshold=0.4)(image)
+        expected = expected.masked_fill(largest < 0.4, 0)
+        assert (found == expected).double().mean() > 0.999
+        assert 0.05 < (largest < 0.4).double().mean() < 0.95
+
+
+def test_other_refiners_get_probabilities(pipe):
+    image = generate(990_100, (70, 90))[0]
+    seen = []
+
+    def refiner(image, probabilities):
+        seen.append(probabilities)
+        return probabilities.roll(1, 0)
+
+    config = PriorConfig("naclip", 100, 64, 32, 20.0, "mmseg")
+    similarity = similarities(pipe.clip, [image], NAMES, config)
+    expected = probabilities_of(similarity, CLASSES, 20.0)
+    found = segmenter(pipe, refiner)(image)
+    torch.testing.assert_close(seen[0], expected[0])
+    at_pixels = interpolate(expected, (70, 90), mode="bilinear")[0]
+    assert (found == (at_pixels.argmax(0) + 1) % len(NAMES)).double().mean() > 0.999
