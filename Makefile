@@ -9,7 +9,7 @@ demo: $(READY)
 	$(BIN)/nerve-fast demo --output demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
 test-full: lint
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -52,6 +52,7 @@ setup(
             "pycocotools",
             "pytest",
             "pytest-benchmark",
+            "pytest-xdist",
             "ruff",
             "scikit-image",
             "scikit-learn",

@@ -8,7 +8,7 @@ of head maps work on tokens, 8 pixels wide; the others on pixels.
 import math
 
 import torch
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import interpolate
 
 import nerve_fast as nf
 from nerve_fast.bench.bench_walk import fused_attention, stage_floors, true_walk
@@ -59,39 +59,19 @@ def true_stage(setting, q, k, prior, image):
 # PAMR (Araslanov and Roth, CVPR 2020): masks move to neighbours of a like colour, ten times.
 
 
-def around(maps, dilation):
-    """``(C, H, W)`` to its neighbours at a distance, ``(8, C, H, W)``, the border repeated."""
-    height, width = maps.shape[-2:]
-    padded = pad(maps[None], (dilation,) * 4, mode="replicate")[0]
-    offsets = [(y, x) for y in range(3) for x in range(3) if (y, x) != (1, 1)]
-    return torch.stack(
-        [
-            padded[:, y * dilation : y * dilation + height, x * dilation : x * dilation + width]
-            for y, x in offsets
-        ]
-    )
-
-
-def pamr(image, masks):
-    near = torch.cat([around(image, dilation) for dilation in DILATIONS])
-    window = torch.cat([near, image[None].expand(len(DILATIONS), -1, -1, -1)])
-    spread = window.std(0)
-    scores = -((near - image).abs() / (1e-8 + 0.1 * spread)).mean(1)  # (16, H, W)
-    weights = scores.softmax(0)
-    for _ in range(ITERATIONS):
-        moved = torch.cat([around(masks, dilation) for dilation in DILATIONS])
-        masks = (weights[:, None] * moved).sum(0)
-    return masks
-
-
 def run_pamr(setting, q, k, prior, image):
+    # diffusers, which comes along, takes seconds to import; the other rows do without.
+    from nerve_fast.refiners import pamr
+
     masks = masks_of(prior, setting.grid, image.shape[1:])
-    return lambda: pamr(image, masks)
+    return lambda: pamr(image, masks, ITERATIONS, DILATIONS)
 
 
 def true_pamr(setting, q, k, prior, image):
+    from nerve_fast.refiners import pamr
+
     masks = masks_of(prior.double(), setting.grid, image.shape[1:])
-    return pamr(image.double(), masks)
+    return pamr(image.double(), masks, ITERATIONS, DILATIONS)
 
 
 # scikit-image's random walker (Grady 2006), seeds where the prior is sure.

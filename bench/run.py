@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from nerve_fast.bench import bars, bench_startup, suite
 from nerve_fast.bench.case import Case
-from nerve_fast.bench.machine import Machine
+from nerve_fast.bench.machine import Machine, commit
 from nerve_fast.bench.measure import Row, Scratch, measure
 from nerve_fast.bench.results import (
     FOLDER,
@@ -19,6 +19,7 @@ from nerve_fast.bench.results import (
     own,
     problem_of,
     seconds_in_words,
+    update,
 )
 from nerve_fast.errors import InputError
 
@@ -29,6 +30,7 @@ def bench(
     operations: Sequence[str] | None,
     tokens: Sequence[int] | None,
     output: Path | None,
+    update_results: bool = False,
 ) -> int:
     """``nerve-fast bench``: measure, print, and keep what was found.
 
@@ -39,6 +41,8 @@ def bench(
         tokens: sizes instead of the tier's.
         output: file; ``None`` keeps the results of a whole run where the report looks for them, and
             those of a part nowhere.
+        update_results: let the rows take the place of those of the same cases in this machine's
+            results.
 
     Returns:
         1 where a result was wrong or could not be had, else 0.
@@ -83,6 +87,9 @@ def bench(
         for bar in bars.judge(results.document):
             print(bar)
     failed = sum(row.failed for row in results.rows)
+    if update_results and not failed:
+        output = results_folder() / f"{machine.slug}.json"
+        update(output, results.rows, commit())
     where = f"written to {output}" if output is not None else "--output FILE would keep them"
     print(f"{len(results.rows)} rows, {failed} failed; {where}")
     return int(failed > 0)

@@ -218,6 +218,11 @@ def _add_bench(commands) -> None:
         help="JSON (default, of a whole run: bench/results/MACHINE.json)",
     )
     command.add_argument(
+        "--update",
+        action="store_true",
+        help="with --op or --tokens: rows take the place of those in bench/results/MACHINE.json",
+    )
+    command.add_argument(
         "--compare",
         type=Path,
         nargs=2,
@@ -237,11 +242,15 @@ def _bench(options) -> int:
     for tokens in options.tokens or ():
         if tokens < 16:
             raise InputError(f"--tokens is {tokens}; expected 16 or more")
+    if options.update and (options.output or not (options.op or options.tokens)):
+        raise InputError("--update goes with --op or --tokens, and without --output")
     from nerve_fast.bench.run import bench
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     tier = "quick" if options.quick else "full" if options.full else "default"
-    return bench(pick_device(device), tier, options.op, options.tokens, options.output)
+    return bench(
+        pick_device(device), tier, options.op, options.tokens, options.output, options.update
+    )
 
 
 def _add_demo(commands) -> None:

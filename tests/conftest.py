@@ -1,6 +1,11 @@
 import os
 import random
 
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Workers that each take all cores wait for one another; read when torch is imported.
+    workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
+
 import pytest
 import torch
 

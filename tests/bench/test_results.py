@@ -21,6 +21,7 @@ from nerve_fast.bench.results import (
     own,
     problems,
     seconds_in_words,
+    update,
 )
 
 
@@ -104,6 +105,24 @@ def test_an_interruption_within_a_run(machine, tmp_path, monkeypatch, capsys):
     unfinished = tmp_path / "here.unfinished.json"
     assert len(load(unfinished)["rows"]) == 1
     assert f"what was measured is in {unfinished}" in capsys.readouterr().out
+
+
+def test_a_part_measured_again_takes_the_place_of_its_rows(machine, tmp_path):
+    path = tmp_path / "results.json"
+    results = Results(machine, path, tier="full")
+    for one in (row("ours", 1.0), row("theirs", 2.0), row("theirs", 3.0, tokens=1024)):
+        results.add(one)
+    results.finish()
+    update(path, [row("theirs", 0.5, note="faster"), row("others", 9.0)], "abc1234")
+    rows = [Row(**one) for one in load(path)["rows"]]
+    found = [(one.contender, one.seconds, one.note) for one in rows]
+    assert found == [
+        ("ours", 1.0, ""),
+        ("theirs", 0.5, "faster; commit abc1234"),
+        ("theirs", 3.0, ""),
+    ]
+    with pytest.raises(InputError, match="has none of the cases that were measured"):
+        update(path, [row("others", 9.0)], "abc1234")
 
 
 @pytest.mark.parametrize(
@@ -294,6 +313,8 @@ def test_mistakes_are_named(capsys):
     assert "--op is 'sorting'; expected one of walk, graph stage" in capsys.readouterr().err
     assert main(["bench", "--tokens", "3"]) == 2
     assert "--tokens is 3; expected 16 or more" in capsys.readouterr().err
+    assert main(["bench", "--update"]) == 2
+    assert "--update goes with --op or --tokens" in capsys.readouterr().err
     assert main(["bench", "--compare", "no.json", "no.json"]) == 2
     assert "no.json: not results that can be read" in capsys.readouterr().err
     assert main(["bench", "--quick", "-o", str(Path(__file__) / "x.json")]) == 2
