@@ -72,13 +72,11 @@ class Results:
                 path.write_text(json.dumps(self.document, indent=1) + "\n")
 
 
-def update(path: Path, rows: list[Row], commit: str) -> None:
-    """Rows take the place of those of the same cases in an earlier document, and name their commit.
+def updated(document: dict, rows: list[Row], commit: str) -> dict:
+    """A document in which rows take the place of those of the same cases, and name their commit.
 
-    Raises:
-        InputError: the document cannot be read, or has none of the cases.
+    Those of new cases are added.
     """
-    document = load(path)
 
     def case(row):
         return (*problem_of(row), row.contender)
@@ -87,12 +85,8 @@ def update(path: Path, rows: list[Row], commit: str) -> None:
         case(row): dataclasses.replace(row, note=f"{row.note}; commit {commit}".removeprefix("; "))
         for row in rows
     }
-    kept = rows_of(document)
-    if not fresh.keys() & {case(row) for row in kept}:
-        raise InputError(f"{path}: has none of the cases that were measured")
-    document["rows"] = [dataclasses.asdict(fresh.get(case(row), row)) for row in kept]
-    with written_whole(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n")
+    kept = [fresh.pop(case(row), row) for row in rows_of(document)]
+    return {**document, "rows": [dataclasses.asdict(row) for row in (*kept, *fresh.values())]}
 
 
 def load(path: Path) -> dict:

@@ -1,5 +1,6 @@
 """A run of many cases: rows on the screen and in the results as they come."""
 
+import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,12 +17,14 @@ from nerve_fast.bench.results import (
     Results,
     bytes_in_words,
     in_words,
+    load,
     own,
     problem_of,
     seconds_in_words,
-    update,
+    updated,
 )
 from nerve_fast.errors import InputError
+from nerve_fast.files import written_whole
 
 
 def bench(
@@ -64,6 +67,12 @@ def bench(
     whole = tier != "quick" and operations is None and tokens is None
     if output is None and whole:
         output = results_folder() / f"{machine.slug}.json"
+    if update_results:
+        earlier_path = results_folder() / f"{machine.slug}.json"
+        earlier = load(earlier_path)
+        there, here = (about["torch"] for about in (earlier["machine"], machine.describe()))
+        if there != here:
+            raise InputError(f"{earlier_path}: is of torch {there}, here is {here}; measure all")
     cases = suite.select(device.type, tier, operations, tokens)
     if not cases:
         raise InputError(f"tier {tier} has no cases of {', '.join(operations)}; leave out --quick")
@@ -88,8 +97,10 @@ def bench(
             print(bar)
     failed = sum(row.failed for row in results.rows)
     if update_results and not failed:
-        output = results_folder() / f"{machine.slug}.json"
-        update(output, results.rows, commit())
+        output = earlier_path
+        with written_whole(output) as path:
+            document = updated(earlier, results.rows, commit())
+            path.write_text(json.dumps(document, indent=1) + "\n")
     where = f"written to {output}" if output is not None else "--output FILE would keep them"
     print(f"{len(results.rows)} rows, {failed} failed; {where}")
     return int(failed > 0)

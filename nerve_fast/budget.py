@@ -292,7 +292,8 @@ class Request:
             further += WINDOW_ACTIVATIONS * windows * finer * width * itemsize
             # Similarities of an image seen whole lie on the proxy's grid.
             cells = max(cells, finer)
-        similarities = 4 * self.images * cells + windows * math.prod(view.window) // view.unit**2
+        similarities = 4 * self.images * cells + math.prod(view.window) // view.unit**2
+        similarities += windows * patches
         # NACLIP's neighbourhood, made in float32.
         neighbourhood = (1 + patches) ** 2 * (4 + 4 + itemsize)
         likenesses = 4 * self.words * similarities

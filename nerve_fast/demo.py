@@ -14,8 +14,8 @@ from nerve_fast.backbones.diffusion import DiffusionBackbone
 from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou
 from nerve_fast.images import to_tensor
 from nerve_fast.ops import random_walk
-from nerve_fast.pipeline import NervePipeline, as_distribution, as_maps
-from nerve_fast.resampling import likeliest
+from nerve_fast.pipeline import NervePipeline
+from nerve_fast.resampling import as_distribution, as_maps, likeliest
 from nerve_fast.tiny.scenes import HELD_OUT_SEED, NAMES, generate
 
 

@@ -29,7 +29,7 @@ from nerve_fast.images import load_image
 from nerve_fast.labels import parse_labels
 from nerve_fast.ops import entropy_weights, head_entropy, random_walk
 from nerve_fast.priors import PriorConfig, label_probabilities, read_out_of, to_tokens
-from nerve_fast.resampling import likeliest, to_pixels
+from nerve_fast.resampling import as_distribution, as_maps, likeliest, to_pixels
 from nerve_fast.tiny import MODELS as TINY_MODELS
 
 logger = logging.getLogger(__name__)
@@ -504,22 +504,6 @@ def device_and_dtype(
 
 def _is_count(value) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
-
-
-def as_distribution(walked: Tensor) -> Tensor:
-    """Rows clipped at 0 and made to sum to 1: ``l1`` walks can be negative. ``(N, K)``.
-
-    A row with nothing above 0 becomes uniform.
-    """
-    positive = walked.clamp(min=0)
-    total = positive.sum(-1, keepdim=True)
-    uniform = torch.full_like(positive, 1 / positive.shape[-1])
-    return torch.where(total > 0, positive / total.where(total > 0, 1), uniform)
-
-
-def as_maps(rows: Tensor, grid: tuple[int, int]) -> Tensor:
-    """``(N, K)`` as ``(K, h, w)``, in memory of its own."""
-    return rows.T.unflatten(1, grid).clone(memory_format=torch.contiguous_format)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""From the token grid to pixels, a stripe of rows at a time."""
+"""From the rows of a walk to maps on the token grid, and from there to pixels, in stripes."""
 
 import math
 from collections.abc import Iterator
@@ -12,6 +12,22 @@ from nerve_fast.blocked.tiles import GPU_TILE_BYTES, spans
 STRIPE_BYTES = 1 << 20
 """What a stripe takes, all labels together: it stays in a core's cache, and ``(K, H, W)`` is never
 whole."""
+
+
+def as_distribution(walked: Tensor) -> Tensor:
+    """Rows clipped at 0 and made to sum to 1: ``l1`` walks can be negative. ``(N, K)``.
+
+    A row with nothing above 0 becomes uniform.
+    """
+    positive = walked.clamp(min=0)
+    total = positive.sum(-1, keepdim=True)
+    uniform = torch.full_like(positive, 1 / positive.shape[-1])
+    return torch.where(total > 0, positive / total.where(total > 0, 1), uniform)
+
+
+def as_maps(rows: Tensor, grid: tuple[int, int]) -> Tensor:
+    """``(N, K)`` as ``(K, h, w)``, in memory of its own."""
+    return rows.T.unflatten(1, grid).clone(memory_format=torch.contiguous_format)
 
 
 def to_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,8 +12,8 @@ from torch.nn.functional import interpolate
 import nerve_fast as nf
 from nerve_fast import budget, pipeline
 from nerve_fast.images import model_size
-from nerve_fast.pipeline import as_distribution
 from nerve_fast.priors import label_probabilities, to_tokens
+from nerve_fast.resampling import as_distribution
 from nerve_fast.tiny.scenes import generate
 
 LABELS = ["grass", "water, sea", "ball", "köttbullar"]

@@ -21,7 +21,7 @@ from nerve_fast.bench.results import (
     own,
     problems,
     seconds_in_words,
-    update,
+    updated,
 )
 
 
@@ -107,22 +107,32 @@ def test_an_interruption_within_a_run(machine, tmp_path, monkeypatch, capsys):
     assert f"what was measured is in {unfinished}" in capsys.readouterr().out
 
 
-def test_a_part_measured_again_takes_the_place_of_its_rows(machine, tmp_path):
-    path = tmp_path / "results.json"
-    results = Results(machine, path, tier="full")
-    for one in (row("ours", 1.0), row("theirs", 2.0), row("theirs", 3.0, tokens=1024)):
-        results.add(one)
-    results.finish()
-    update(path, [row("theirs", 0.5, note="faster"), row("others", 9.0)], "abc1234")
-    rows = [Row(**one) for one in load(path)["rows"]]
-    found = [(one.contender, one.seconds, one.note) for one in rows]
-    assert found == [
+def test_a_part_measured_again_takes_the_place_of_its_rows(document):
+    rows = (row("ours", 1.0), row("theirs", 2.0), row("theirs", 3.0, tokens=1024))
+    earlier = {**document, "rows": [dataclasses.asdict(one) for one in rows]}
+    again = [row("theirs", 0.5, note="faster"), row("others", 9.0)]
+    rows = [Row(**one) for one in updated(earlier, again, "abc1234")["rows"]]
+    assert [(one.contender, one.seconds, one.note) for one in rows] == [
         ("ours", 1.0, ""),
         ("theirs", 0.5, "faster; commit abc1234"),
         ("theirs", 3.0, ""),
+        ("others", 9.0, "commit abc1234"),
     ]
-    with pytest.raises(InputError, match="has none of the cases that were measured"):
-        update(path, [row("others", 9.0)], "abc1234")
+
+
+def test_a_part_is_not_measured_where_it_could_not_be_kept(machine, tmp_path, monkeypatch, capsys):
+    from nerve_fast.cli import main
+
+    monkeypatch.setattr(run, "results_folder", lambda: tmp_path)
+    command = ["bench", "--op", "head entropy", "--tokens", "64", "--device", "cpu", "--update"]
+    assert main(command) == 2
+    assert "not results that can be read" in capsys.readouterr().err
+    results = Results(machine, tmp_path / f"{machine.slug}.json", tier="full")
+    results.document["machine"]["torch"] = "1.0"
+    results.add(row("ours", 1.0))
+    results.finish()
+    assert main(command) == 2
+    assert "is of torch 1.0, here is" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
