@@ -208,7 +208,7 @@ def page(document: dict, judged: list[Judged]) -> str:
         "",
         "## Seams",
         "",
-        f"Scenes of 1024 × 1024 in tiles and whole, CLIP seeing the same: {seams['near']:.2%} of "
+        f"{seams['scenes']} scenes of 1024 × 1024 in tiles and whole, CLIP seeing the same: {seams['near']:.2%} of "
         f"labels differ within 16 pixels of a tile's border, {seams['elsewhere']:.2%} elsewhere. "
         "Whole, in tiles, and where they differ (red; borders grey):",
         "",
