@@ -208,8 +208,9 @@ def page(document: dict, judged: list[Judged]) -> str:
         "",
         "## Seams",
         "",
-        f"{seams['scenes']} scenes of 1024 × 1024 in tiles and whole, CLIP seeing the same: {seams['near']:.2%} of "
-        f"labels differ within 16 pixels of a tile's border, {seams['elsewhere']:.2%} elsewhere. "
+        f"{seams['scenes']} scenes of 1024 × 1024 in tiles and whole, CLIP seeing the same: "
+        f"{seams['near']:.2%} of labels differ within 16 pixels of a tile's border, "
+        f"{seams['elsewhere']:.2%} elsewhere. "
         "Whole, in tiles, and where they differ (red; borders grey):",
         "",
         "![whole, in tiles, difference](plots/seams.png)",
