@@ -26,7 +26,7 @@ def process_group(device: str | None) -> Iterator[tuple[int, int, torch.device |
     Raises:
         InputError: there should be a group, but not all that makes one is there.
     """
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if os.environ.get("WORLD_SIZE", "") in ("", "1"):
         yield 0, 1, device
         return
     from accelerate import PartialState
@@ -44,6 +44,14 @@ def process_group(device: str | None) -> Iterator[tuple[int, int, torch.device |
         state.wait_for_everyone()
     finally:
         state.destroy_process_group()
+
+
+def wait(processes: int) -> None:
+    """For the other processes of the group, to be where this one is."""
+    if processes > 1:
+        from accelerate import PartialState
+
+        PartialState().wait_for_everyone()
 
 
 @contextlib.contextmanager

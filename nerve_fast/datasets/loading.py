@@ -22,7 +22,8 @@ def load(name: str, root: Path | None) -> Dataset:
         root: the folder that mmsegmentation calls ``data_root``; ``None`` for ``"tiny"``.
 
     Raises:
-        InputError: there is no such data set, or a folder, list, image or mask is missing.
+        InputError: there is no such data set, or a folder, list, image or mask is missing; or a
+            root is given that none reads.
     """
     dataset = find(name, root)
     if name != "tiny":
@@ -38,12 +39,16 @@ def find(name: str, root: Path | None) -> Dataset:
     if name == "tiny":
         from nerve_fast.datasets.tiny import held_out_scenes
 
+        if root is not None:
+            raise InputError(f"--root is {root}; leave it out, the data set tiny has no files")
         return held_out_scenes()
     if name not in (*NAMES, "folder"):
         raise InputError(
             f"the data set is {name!r}; expected one of {', '.join(NAMES)}, folder, tiny"
         )
-    if root is None or not Path(root).is_dir():
+    if root is None:
+        raise InputError(f"--root is missing; expected the root of the data set {name}")
+    if not Path(root).is_dir():
         raise InputError(f"{root}: no such folder; expected the root of the data set {name}")
     return _folder(Path(root)) if name == "folder" else _of_the_field(name, Path(root))
 

@@ -1,12 +1,13 @@
 """The command ``ablate``: features of each image once, then each setting only walks.
 
 The folder holds ``features/``, what was computed of each image, and ``counts.jsonl``, what each
-setting made of it; what is there of earlier runs, of other ablations too, is not done again.
+setting made of it; what is there of earlier runs, of other ablations too, is not done again as long
+as the files of the image, the models and the packages are what they were.
 """
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,11 +21,17 @@ from nerve_fast.config import NerveConfig
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.dispatch.planning import parse_bytes
 from nerve_fast.errors import InputError
+from nerve_fast.evaluation import record
 from nerve_fast.evaluation.ablation_page import table, write_page
 from nerve_fast.evaluation.ablations import ABLATIONS, Setting
-from nerve_fast.evaluation.evaluate import description, load_segmenter, settings_asked_for
 from nerve_fast.evaluation.features import FeatureCache, Features, Source, digest
-from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou
+from nerve_fast.evaluation.method import (
+    description,
+    load_segmenter,
+    name_of,
+    settings_asked_for,
+)
+from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou, without_nan
 from nerve_fast.evaluation.presets import Settings
 from nerve_fast.evaluation.rules import thresholded
 from nerve_fast.evaluation.segmenter import prior_of
@@ -45,56 +52,44 @@ class Counts:
     Args:
         path: of the file; it need not be there.
         classes: ``K``.
+        keys: of the settings that are asked for; of others in the file nothing is known.
 
     Raises:
         InputError: the file cannot be read or written.
     """
 
-    def __init__(self, path: Path, classes: int):
+    def __init__(self, path: Path, classes: int, keys: Collection[str]):
         self.path = path
         self.classes = classes
+        self.keys = keys
         self.known: dict[tuple[str, str], Tensor] = {}
-        try:
-            with open(path, "ab+") as file:
-                file.seek(0)
-                whole = 0
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    whole += len(line)
-                    self._take(json.loads(line))
-                file.truncate(whole)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path}: cannot be gone on from ({error}); remove it") from error
+        if path.exists():
+            record.drop_cut_off(path)
+            record.read_lines(path, self._take)
 
     def _take(self, line: dict) -> None:
-        for key, counts in line["counts"].items():
-            entries = torch.tensor(counts, dtype=torch.int32).view(-1, 3)
-            self.known[line["image"], key] = entries
+        image, counts = line["image"], line["counts"]
+        for key in self.keys:
+            if key in counts:
+                self.known[image, key] = record.decoded(
+                    counts[key], (self.classes, self.classes + 1)
+                )
 
     def __contains__(self, of: tuple[str, str]) -> bool:
         return of in self.known
 
     def matrix(self, image: str, key: str) -> Tensor:
         """``(K, K+1)`` int64 of an image and the key of a setting, rows are the truth."""
-        truth, prediction, count = self.known[image, key].long().T
+        truth, prediction, count = self.known[image, key].T
         matrix = torch.zeros(self.classes, self.classes + 1, dtype=torch.int64)
         matrix[truth, prediction] = count
         return matrix
 
     def add(self, image: str, matrices: dict[str, Tensor]) -> None:
         """Keep the matrices of an image, by the keys of settings."""
-        counts = {}
-        for key, matrix in matrices.items():
-            places = matrix.nonzero()
-            entries = torch.cat([places, matrix[tuple(places.T)][:, None]], 1)
-            counts[key] = entries.flatten().tolist()
+        counts = {key: record.encoded(matrix) for key, matrix in matrices.items()}
         line = {"image": image, "counts": counts}
-        try:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps(line, separators=(",", ":")) + "\n")
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written: {error.strerror}") from error
+        record.add_line(self.path, line)
         self._take(line)
 
 
@@ -134,6 +129,7 @@ def ablate(options, config: NerveConfig) -> int:
             classes,
             prior_of(settings),
             digest(weights),
+            run["versions"],
             options.backend,
             options.seed,
         )
@@ -147,7 +143,8 @@ def ablate(options, config: NerveConfig) -> int:
         "run": {**run, "weights": weights, "commit": commit()},
     }
     with written_whole(folder / "results.json") as path:
-        path.write_text(json.dumps(document, indent=2, ensure_ascii=False), encoding="utf-8")
+        text = json.dumps(without_nan(document), indent=2, ensure_ascii=False)
+        path.write_text(text, encoding="utf-8")
     for name, rows in ablations.items():
         print(f"{ABLATIONS[name].title}\n\n{table(ABLATIONS[name], rows)}")
     write_page(document, folder / "table.md", folder)
@@ -195,11 +192,13 @@ def measured(
     def label_map(maps, size):
         return thresholded(maps, size, lambda stripe: stripe, **rule).cpu()
 
-    counts = Counts(cache.folder.parent / "counts.jsonl", len(dataset.classes))
-    tally(dataset, samples, keys, sources, label_map, cache, counts)
+    path = cache.folder.parent / "counts.jsonl"
+    counts = Counts(path, len(dataset.classes), set(keys.values()))
+    images = {name_of(dataset, sample): sample for sample in samples}
+    tally(dataset, images, keys, sources, label_map, cache, counts)
 
     def matrices(setting):
-        return (counts.matrix(name_of(dataset, sample), keys[setting]) for sample in samples)
+        return (counts.matrix(image, keys[setting]) for image in images)
 
     return {name: rows(settings, base, matrices) for name, settings in tried.items()}
 
@@ -216,7 +215,7 @@ def walked(features: Features, setting: Setting, backend: str) -> Tensor:
 
 def tally(
     dataset: Dataset,
-    samples: Sequence[Sample],
+    images: Mapping[str, Sample],
     keys: dict[Setting, str],
     sources: dict[int, Source],
     label_map: Callable[[Tensor, tuple[int, int]], Tensor],
@@ -226,12 +225,12 @@ def tally(
     """Every setting on every image, but for what ``counts`` has already.
 
     Args:
+        images: by how ``counts`` calls them.
         keys: the settings, and how ``counts`` calls them.
         sources: of features, by timestep.
         label_map: from ``(K, h, w)`` and ``(H, W)`` to labels ``(H, W)``, ``K`` for none.
     """
-    for sample in tqdm(samples, "images", unit="image", disable=None):
-        called = name_of(dataset, sample)
+    for called, sample in tqdm(images.items(), "images", unit="image", disable=None):
         missing = {setting: key for setting, key in keys.items() if (called, key) not in counts}
         if not missing:
             continue
@@ -250,17 +249,12 @@ def tally(
         counts.add(called, matrices)
 
 
-def name_of(dataset: Dataset, sample: Sample) -> str:
-    """What tells an image from those of other data sets."""
-    return f"{dataset.name}: {sample.mask or sample.name}"
-
-
 def rows(
     settings: dict[str, Setting],
     base: Setting,
     matrices: Callable[[Setting], Iterable[Tensor]],
 ) -> list[dict]:
-    """What came of each setting of an ablation, fit for JSON; mIoU in [0, 1].
+    """What came of each setting of an ablation; mIoU in [0, 1], ``nan`` where no pixel counts.
 
     Args:
         settings: by label.
@@ -301,6 +295,8 @@ def unions(matrix: Tensor) -> Tensor:
 def difference_interval(own: Tensor, other: Tensor) -> list[float]:
     """The middle 95 % of the difference in mIoU over bootstrap samples of the images.
 
+    Samples in which no pixel counts are left out; ``nan`` where that is all of them.
+
     Args:
         own, other: ``(images, 2, K)``, :func:`unions` of two settings.
     """
@@ -314,4 +310,4 @@ def difference_interval(own: Tensor, other: Tensor) -> list[float]:
         return (intersection / union).nanmean(1)
 
     edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    return (scores(own) - scores(other)).quantile(edges).tolist()
+    return (scores(own) - scores(other)).nanquantile(edges).tolist()

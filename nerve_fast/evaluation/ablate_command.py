@@ -2,6 +2,7 @@
 
 import argparse
 import importlib.util
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from nerve_fast import flags
 from nerve_fast.dispatch.planning import parse_bytes
 from nerve_fast.errors import InputError
-from nerve_fast.evaluation.ablations import ABLATIONS
+from nerve_fast.evaluation.ablations import ABLATIONS, Setting, refuse_doubles
 from nerve_fast.evaluation.commands import add_changes, add_dataset
 
 
@@ -51,8 +52,14 @@ def _ablate(options) -> int:
     for name in options.names:
         if name not in ABLATIONS:
             raise InputError(f"ablation is {name!r}; expected some of {', '.join(ABLATIONS)}")
+        refuse_doubles(name, Setting(config, options.timestep))
     if options.limit is not None and options.limit < 1:
         raise InputError(f"--limit is {options.limit}; expected 1 or more")
+    if os.environ.get("WORLD_SIZE", "") not in ("", "1"):
+        raise InputError(
+            f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']}; expected 1, as ablate "
+            "runs in one process: start it without accelerate launch or torchrun"
+        )
     parse_bytes(options.cache_size)
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("plots are drawn with matplotlib: pip install 'nerve-fast[bench]'")

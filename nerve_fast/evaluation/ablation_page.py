@@ -1,5 +1,6 @@
 """Ablations as a page: a table and a plot each, the slides' figures beside what was measured."""
 
+import math
 from pathlib import Path
 
 import matplotlib
@@ -29,7 +30,7 @@ def write_page(document: dict, page: Path, pictures: Path, prefix: str = "") -> 
     """The page of a run, and its plots.
 
     Args:
-        document: as ``results.json`` holds it.
+        document: as ``results.json`` holds it, but for ``nan`` where that has ``null``.
         page: the Markdown file.
         pictures: the folder of the plots, beside the page or below it.
         prefix: of the plots' names.
@@ -87,18 +88,22 @@ def table(ablation: Ablation, rows: list[dict]) -> str:
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     base = next(row for row in rows if row["base"])
     for row in rows:
-        cells = [row["label"], f"{100 * row['miou']:.1f}", ""]
+        cells = [row["label"], _percent(row["miou"]), ""]
         if row["base"]:
             cells = [f"**{cells[0]}**", f"**{cells[1]}**", "default"]
         else:
-            low, high = row["interval"]
-            difference = row["miou"] - base["miou"]
-            cells[2] = f"{100 * difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+            low, high = (_percent(edge, "+") for edge in row["interval"])
+            cells[2] = f"{_percent(row['miou'] - base['miou'], '+')} ({low} to {high})"
         for figures in published.values():
-            figure, default = figures[row["label"]], figures[base["label"]]
-            cells.append(f"{figure:.1f}" + f" ({figure - default:+.1f})" * (not row["base"]))
+            figure, default = figures[row["label"]], figures[rows[-1]["label"]]
+            cells.append(f"{figure:.1f}" + f" ({figure - default:+.1f})" * (row is not rows[-1]))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def _percent(value: float, sign: str = "") -> str:
+    """A dash for ``nan``: no image has a pixel that counts."""
+    return "–" if math.isnan(value) else f"{100 * value:{sign}.1f}"
 
 
 def plot(ablation: Ablation, rows: list[dict], document: dict):
@@ -142,7 +147,7 @@ def _points(ablation: Ablation, rows: list[dict]):
     axis.plot(differences, places, "ko", label="measured")
     for step, (dataset, figures) in enumerate(ablation.published.items(), start=1):
         axis.plot(
-            [figures[row["label"]] - figures[base["label"]] for row in rows],
+            [figures[row["label"]] - figures[rows[-1]["label"]] for row in rows],
             [place + 0.17 * step for place in places],
             MARKERS[dataset],
             color=COLOURS[dataset],
@@ -150,7 +155,7 @@ def _points(ablation: Ablation, rows: list[dict]):
             label=f"slides, {NAMES[dataset]}",
         )
     axis.axvline(0, color="grey", linewidth=1, linestyle="--")
-    labels = [f"{row['label']} ({100 * row['miou']:.1f} %)" for row in rows]
+    labels = [f"{row['label']} ({_percent(row['miou'])} %)" for row in rows]
     axis.set_yticks(list(places), labels)
     axis.set_ylim(len(rows) - 0.2, -0.5)
     axis.set_xlabel("mIoU less that of the default, points")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from nerve_fast.config import NORMALIZATIONS, NerveConfig
+from nerve_fast.errors import InputError
 
 PUBLISHED = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 """The slides' tables, mIoU in %."""
@@ -41,7 +42,7 @@ class Ablation:
             where they are names.
         note: what there is to know of how the slides were read.
         settings: from the setting that all others are compared with to what is tried, by label;
-            that setting is among them.
+            that setting is among them, the last one where there are published figures.
     """
 
     name: str
@@ -81,7 +82,7 @@ def head_fusions(base: Setting) -> dict[str, Setting]:
 def normalizations(base: Setting) -> dict[str, Setting]:
     temperatures = sorted({0.02, 0.05, 0.1, 0.2, base.config.temperature})
     settings = {
-        f"softmax, τ = {temperature:g}": base.with_config(
+        f"softmax, τ = {temperature:.15g}": base.with_config(
             normalization="softmax", temperature=temperature
         )
         for temperature in temperatures
@@ -97,7 +98,7 @@ def of_values(field: str, *values: float) -> Callable[[Setting], dict[str, Setti
 
     def settings(base):
         tried = sorted({*values, getattr(base.config, field)})
-        return {f"{value:g}": base.with_config(**{field: value}) for value in tried}
+        return {f"{value:.15g}": base.with_config(**{field: value}) for value in tried}
 
     return settings
 
@@ -166,3 +167,13 @@ ABLATIONS = {
     )
 }
 """By name."""
+
+
+def refuse_doubles(name: str, base: Setting) -> None:
+    """Raise an :class:`InputError` where ``base`` is another row of the ablation as well."""
+    labels = [label for label, of in ABLATIONS[name].settings(base).items() if of == base]
+    if len(labels) > 1:
+        raise InputError(
+            f"{name} compares {labels[0]} with {labels[-1]}, which are the same with these flags; "
+            f"change those of the walk, or leave {name} out"
+        )

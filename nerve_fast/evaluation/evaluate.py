@@ -1,54 +1,43 @@
 """The command ``evaluate``: a data set in, a table and ``results.json`` out."""
 
-import dataclasses
+import datetime
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
-from PIL import Image
 from tqdm import tqdm
 
-from nerve_fast import datasets, visualize
-from nerve_fast.backbones.clip import CLIPBackbone
-from nerve_fast.backbones.diffusion import DiffusionBackbone
-from nerve_fast.backbones.loading import hide_loading_bars
-from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
-from nerve_fast.backbones.text_cache import fingerprint
+from nerve_fast import datasets
 from nerve_fast.bench.machine import commit
 from nerve_fast.config import NerveConfig
 from nerve_fast.datasets import Dataset
-from nerve_fast.dispatch import choose
 from nerve_fast.errors import InputError
-from nerve_fast.evaluation import record
+from nerve_fast.evaluation import pictures, record
+from nerve_fast.evaluation.method import (
+    description,
+    load_segmenter,
+    name_of,
+    settings_asked_for,
+)
 from nerve_fast.evaluation.metrics import (
-    IGNORED,
     boundary_counts,
     boundary_iou,
     confusion_matrix,
     mean_iou,
     scores,
+    without_nan,
 )
-from nerve_fast.evaluation.presets import Settings, clip_of, note_of, settings_of
-from nerve_fast.evaluation.segmenter import Segmenter, prior_of
 from nerve_fast.files import written_whole
-from nerve_fast.flags import DTYPES
-from nerve_fast.pipeline import device_and_dtype, model_sources
-from nerve_fast.priors import read_out_of
-from nerve_fast.processes import notes, process_group
-from nerve_fast.refiners import PAMR, ISeg, Walk
-
-REFINERS = {"none": None, "pamr": PAMR, "iseg": ISeg, "walk": Walk}
+from nerve_fast.processes import notes, process_group, wait
 
 
 def evaluate(options, config: NerveConfig) -> int:
     """Segment a data set's images and say how right that is.
 
     Under ``accelerate launch`` each process takes its share of the images. What earlier processes
-    of the same run have done is not done again.
+    of the same run have done is not done again as long as the image's files are what they were.
 
     Args:
         options: the flags of the command line.
@@ -70,12 +59,13 @@ def evaluate(options, config: NerveConfig) -> int:
     folder = options.output or Path(
         "evaluation", f"{dataset.name}-{options.preset}-{settings.refiner}"
     )
-    samples = {sample.name: sample for sample in dataset.samples[: options.limit]}
+    samples = {name_of(dataset, sample): sample for sample in dataset.samples[: options.limit]}
     count = len(classes)
     with process_group(options.device) as (index, processes, device), notes():
         run = description(options, config, dataset, settings, classes, device)
         if index == 0 and options.fresh:
             record.forget(folder)
+            pictures.forget(folder)
         wait(processes)
         record.refuse_another(folder, run)
         known = record.done(folder, count)
@@ -84,9 +74,11 @@ def evaluate(options, config: NerveConfig) -> int:
         wait(processes)
         if missing or options.draw:
             segmenter, weights = load_segmenter(options, config, dataset, settings, device)
-            if index == 0:
-                record.begin(folder, {**run, "weights": weights, "commit": commit()})
-            wait(processes)
+            run |= {"weights": weights, "commit": commit()}
+        if index == 0:
+            record.begin(folder, run)
+        wait(processes)
+        if missing:
             done = [name for name in samples if name in known]
             confusion, _ = record.total(known, done, count)
             mine = missing[index::processes]
@@ -107,167 +99,26 @@ def evaluate(options, config: NerveConfig) -> int:
                     bar.update()
             wait(processes)
         if index == 0:
+            if not (missing or options.draw):
+                print(f"note: {nothing_done(folder)}", file=sys.stderr)
             known = record.done(folder, count)
             results = summary(folder, dataset, known, list(samples))
             print("\n".join(table(results)))
             print(f"written to {folder / 'results.json'}")
             if options.draw:
-                draw(folder, dataset, segmenter, known, samples, options.draw)
+                pictures.draw(folder, dataset, segmenter, known, samples, options.draw)
     return 0
 
 
-def wait(processes: int) -> None:
-    """For the other processes, to be where this one is."""
-    if processes > 1:
-        PartialState().wait_for_everyone()
-
-
-def settings_asked_for(options, dataset: Dataset) -> Settings:
-    """The preset's settings with those of the flags in their place.
-
-    Raises:
-        InputError: a name is unknown, or a value out of its range.
-    """
-    settings = settings_of(
-        options.preset,
-        dataset.name,
-        dataset.has_background,
-        prior=options.prior,
-        refiner=options.refiner,
-        vocabulary=options.vocabulary,
-        resolution=options.prior_resolution,
-        window=options.prior_window,
-        stride=options.prior_stride,
-        logit_scale=options.logit_scale,
-        threshold=options.threshold,
-        proxy=options.prior_proxy,
+def nothing_done(folder: Path) -> str:
+    """Whose the figures are where all images were there, and no model was loaded."""
+    path = folder / "run.json"
+    run = json.loads(path.read_text(encoding="utf-8"))
+    begun = datetime.date.fromtimestamp(path.stat().st_mtime)
+    return (
+        f"no image was missing, so the models were not looked at again: these are the figures of a "
+        f"run begun on {begun} at commit {run['commit']}"
     )
-    prior_of(settings)
-    return settings
-
-
-def refiner_arguments(options, config: NerveConfig, refiner: str) -> dict:
-    """What a refiner is made with, besides the diffusion model."""
-    return {
-        "walk": {"config": config, "backend": options.backend, "seed": options.seed},
-        "iseg": {"seed": options.seed},
-    }.get(refiner, {})
-
-
-def needs_diffusion(refiner: str) -> bool:
-    return refiner in ("iseg", "walk")
-
-
-def sources(options) -> tuple[str, str]:
-    """Of CLIP and of the diffusion model: those of the flags, else CLIP as the preset has it."""
-    clip = options.clip
-    if clip is None and options.models is None:
-        clip = clip_of(options.preset)
-    return tuple(map(str, model_sources(options.models, clip, options.diffusion)))
-
-
-def description(
-    options,
-    config: NerveConfig,
-    dataset: Dataset,
-    settings: Settings,
-    classes: Sequence[Sequence[str]],
-    device: torch.device | str | None,
-) -> dict:
-    """All that the figures depend on, as far as it is known before the models are loaded."""
-    device, dtype = device_and_dtype(device, DTYPES.get(options.dtype))
-    clip, diffusion = sources(options)
-    refiner = {"name": settings.refiner}
-    if settings.refiner != "none":
-        arguments = refiner_arguments(options, config, settings.refiner)
-        for field in dataclasses.fields(REFINERS[settings.refiner]):
-            if field.name != "diffusion":
-                refiner[field.name] = arguments.get(field.name, field.default)
-    if "config" in refiner:
-        refiner["config"] = refiner["config"].to_dict()
-    models = {
-        "clip": clip,
-        "templates": len(IMAGENET_TEMPLATES),
-        "device": device.type,
-        "dtype": str(dtype).removeprefix("torch."),
-        "compile": options.compile,
-    }
-    if needs_diffusion(settings.refiner):
-        models |= {
-            "diffusion": diffusion,
-            "layers": options.layers or "of the last up-block",
-            "timestep": options.timestep,
-        }
-    return {
-        "dataset": {
-            "name": dataset.name,
-            "root": str(options.root.resolve()) if options.root else None,
-            "images": len(dataset),
-            "classes": list(dataset.classes),
-            "words": [list(words) for words in classes],
-        },
-        "preset": {"name": options.preset, "note": note_of(options.preset)},
-        "settings": dataclasses.asdict(settings),
-        "refiner": refiner,
-        "seed": options.seed,
-        "models": models,
-        "versions": {
-            name: metadata.version(name)
-            for name in ("nerve-fast", "torch", "transformers", "diffusers", "pillow")
-        },
-    }
-
-
-def load_segmenter(
-    options,
-    config: NerveConfig,
-    dataset: Dataset,
-    settings: Settings,
-    device: torch.device | str | None,
-) -> tuple[Segmenter, dict]:
-    """The method, with its networks, and what tells their weights from others.
-
-    Raises:
-        InputError: a model cannot be had, or does not fit the settings.
-    """
-    hide_loading_bars()
-    device, dtype = device_and_dtype(device, DTYPES.get(options.dtype))
-    clip_source, diffusion_source = sources(options)
-    if settings.refiner == "walk":
-        choose(options.backend, device, dtype)
-    clip = CLIPBackbone.from_pretrained(clip_source, device=device, dtype=dtype)
-    weights = {"clip": identity(clip.model.config, clip.model)}
-    read_out = read_out_of(prior_of(settings), clip)
-    if proxy := getattr(read_out, "proxy", None):
-        weights["proxy"] = identity(proxy.model.config, proxy.model)
-    networks = [clip]
-    refiner = None
-    arguments = refiner_arguments(options, config, settings.refiner)
-    if needs_diffusion(settings.refiner):
-        diffusion = DiffusionBackbone.from_pretrained(
-            diffusion_source,
-            device=device,
-            dtype=dtype,
-            layers=options.layers,
-            timestep=options.timestep,
-        )
-        weights["diffusion"] = identity(diffusion.unet.config, diffusion.vae, diffusion.unet)
-        weights["diffusion"]["layers"] = list(diffusion.layers)
-        networks.append(diffusion)
-        arguments["diffusion"] = diffusion
-    if settings.refiner != "none":
-        refiner = REFINERS[settings.refiner](**arguments)
-    if options.compile:
-        for network in networks:
-            network.compile()
-    classes = datasets.words(dataset, settings.vocabulary)
-    clip.encode_words([word for words in classes for word in words], progress=True)
-    return Segmenter(clip, settings, classes, dataset.has_background, refiner), weights
-
-
-def identity(config, *modules: torch.nn.Module) -> dict:
-    """The hub's revision, where the model is from there, and a digest of its weights."""
-    return {"revision": getattr(config, "_commit_hash", None), "sha256": fingerprint(*modules)}
 
 
 def compared(prediction: torch.Tensor, truth: torch.Tensor, classes: int) -> record.Counts:
@@ -306,15 +157,6 @@ def summary(
     return results
 
 
-def without_nan(value):
-    """``nan``, which JSON does not know, as ``None``."""
-    if isinstance(value, dict):
-        return {key: without_nan(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [without_nan(one) for one in value]
-    return None if value != value else value
-
-
 def table(results: Mapping) -> list[str]:
     """The figures in %, a line a class, the means last."""
 
@@ -341,45 +183,3 @@ def table(results: Mapping) -> list[str]:
 
 def percent(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.2f}"
-
-
-def draw(
-    folder: Path,
-    dataset: Dataset,
-    segmenter: Segmenter,
-    known: Mapping[str, record.Counts],
-    samples: Mapping[str, datasets.Sample],
-    count: int,
-) -> None:
-    """The images with the least and the largest mean IoU of their own, segmented once more."""
-    classes = len(dataset.classes)
-    own = {name: mean_iou(record.total(known, [name], classes)[0]) for name in samples}
-    order = sorted((name for name in own if own[name] == own[name]), key=own.__getitem__)
-    for kind, names in (("worst", order[:count]), ("best", order[::-1][:count])):
-        for place, name in enumerate(tqdm(names, kind, unit="image", disable=None), start=1):
-            image, truth = dataset.read(samples[name])
-            picture = side_by_side(image, truth, segmenter(image), dataset.classes)
-            visualize.save_picture(picture, folder / f"{kind}-{place:02}-{name}.png")
-    print(f"pictures: {folder}/worst-*.png, best-*.png", file=sys.stderr)
-
-
-def side_by_side(
-    image: Image.Image, truth: torch.Tensor, prediction: torch.Tensor, classes: Sequence[str]
-) -> Image.Image:
-    """The image, its truth and the prediction, each with its own legend."""
-    names = [*classes, "none"]
-    truth = truth.long().masked_fill(truth == IGNORED, len(classes))
-    panels = [
-        image,
-        *(visualize.overlay(image, labels.numpy(), names) for labels in (truth, prediction)),
-    ]
-    sheet = Image.new(
-        "RGB",
-        (sum(panel.width for panel in panels), max(panel.height for panel in panels)),
-        "white",
-    )
-    left = 0
-    for panel in panels:
-        sheet.paste(panel, (left, 0))
-        left += panel.width
-    return sheet

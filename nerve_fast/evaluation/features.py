@@ -1,10 +1,11 @@
 """What the walk needs of an image, kept on disk so that another setting only walks again."""
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from nerve_fast.backbones.diffusion import DiffusionBackbone, DiffusionFeatures
 from nerve_fast.errors import InputError
 from nerve_fast.files import written_whole
 from nerve_fast.ops import head_entropy
-from nerve_fast.priors import PriorConfig, label_probabilities, to_tokens
+from nerve_fast.priors import PriorConfig, check_finite, label_probabilities, to_tokens
 from nerve_fast.refiners import features_of
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Source:
         classes: the words of each of the ``K`` classes.
         prior: how CLIP's patches become the prior.
         weights: what tells the networks' weights from others; given, as it takes seconds to find.
+        versions: of the packages that compute, by name.
         backend: who computes the entropies.
         seed: of the noise.
     """
@@ -70,6 +72,7 @@ class Source:
     classes: Sequence[Sequence[str]]
     prior: PriorConfig
     weights: str
+    versions: Mapping[str, str]
     backend: str = "auto"
     seed: int = 0
 
@@ -80,11 +83,7 @@ class Source:
             InputError: a network gave values that are not finite.
         """
         probabilities = label_probabilities(self.clip, [image], self.classes, self.prior)
-        if not torch.isfinite(probabilities).all():
-            raise InputError(
-                f"CLIP gave values that are not finite in {self.clip.model.dtype}: take another "
-                "dtype (bfloat16 or float32), or check the model's weights"
-            )
+        check_finite(probabilities, self.clip)
         features = features_of(self.diffusion, image, seed=self.seed)
         prior = to_tokens(probabilities, features.grid)[0].mT.unflatten(1, features.grid)
         entropy = head_entropy(features.q, features.k, backend=self.backend)
@@ -96,6 +95,7 @@ class Source:
         prompt = diffusion.empty_prompt.cpu().contiguous().view(torch.uint8).numpy()
         made_with = {
             "weights": self.weights,
+            "versions": dict(self.versions),
             "prompt": hashlib.sha256(prompt).hexdigest(),
             "layers": diffusion.layers,
             "noise": [diffusion.timestep, diffusion.signal, diffusion.noise],
@@ -111,7 +111,8 @@ class FeatureCache:
     """One file an image and source, up to a number of bytes for all of them.
 
     What does not fit any more is not kept; a file that is damaged, or was made of another image,
-    counts as absent. A folder that cannot be written costs a warning, not the run.
+    counts as absent. A folder that cannot be written costs a warning, not the run. What a killed
+    run left half written is removed.
 
     Args:
         folder: where the files lie, in one folder a source.
@@ -121,7 +122,10 @@ class FeatureCache:
     def __init__(self, folder: Path, bound: int):
         self.folder = folder
         self.bound = bound
-        self.used = sum(path.stat().st_size for path in folder.rglob("*.safetensors"))
+        for left in folder.rglob(".*.safetensors"):
+            with contextlib.suppress(OSError):
+                left.unlink()
+        self.used = sum(map(_size, folder.rglob("*.safetensors")))
         self.full = False
 
     def features(self, source: Source, name: str, image: Image.Image) -> Features:
@@ -155,7 +159,7 @@ class FeatureCache:
 
     def _write(self, path: Path, made_of: str, features: Features) -> None:
         tensors = {name: part.contiguous() for name, part in vars(features).items()}
-        replaced = path.stat().st_size if path.exists() else 0
+        replaced = _size(path)
         size = sum(part.nbytes for part in tensors.values()) + HEADER
         if self.full or self.used - replaced + size > self.bound:
             self._give_up(f"files there may take {self.bound:,} bytes")
@@ -182,6 +186,14 @@ class FeatureCache:
 def digest(values) -> str:
     """SHA-256 of what JSON can say."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def _size(path: Path) -> int:
+    """In bytes; 0 of a file that is not there, or not any more."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _checksum(features: Features) -> str:

@@ -147,3 +147,12 @@ def boundary_iou(counts: Tensor) -> tuple[float, tuple[float, ...]]:
     """Mean over the classes that occur, and a value a class, of :func:`boundary_counts`."""
     iou = counts[:, 0].double() / counts[:, 1]
     return iou.nanmean().item(), tuple(iou.tolist())
+
+
+def without_nan(value):
+    """``nan``, which JSON does not know, as ``None``; lists and dictionaries are gone through."""
+    if isinstance(value, dict):
+        return {key: without_nan(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [without_nan(one) for one in value]
+    return None if value != value else value

@@ -1,4 +1,7 @@
-"""What each method is evaluated with on each data set: the table is ``presets.json``."""
+"""What each method is evaluated with on each data set: the table is ``presets.json``.
+
+What the refiner ``iseg`` is run with goes with the data set, whatever the preset, and is here.
+"""
 
 import dataclasses
 import json
@@ -10,6 +13,16 @@ _TABLE = json.loads(Path(__file__).with_name("presets.json").read_text(encoding=
 
 PRESETS = tuple(_TABLE)
 REFINERS = ("none", "pamr", "iseg", "walk")
+
+_VOC, _CONTEXT, _COCO = (8, 0.015), (5, 0.002), (10, 0.2)
+_ISEG = {
+    "voc21": _VOC,
+    "voc20": _VOC,
+    "pc60": _CONTEXT,
+    "pc59": _CONTEXT,
+    "coco-object": _COCO,
+}
+"""Iterations and step size of the authors' runs of iSeg with open vocabularies."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +75,12 @@ def note_of(preset: str) -> str:
 def clip_of(preset: str) -> str:
     """Hub id of the CLIP that the settings were made for."""
     return _of(preset)["clip"]
+
+
+def iseg_of(dataset: str) -> dict:
+    """What the refiner ``iseg`` is run with on a data set; VOC's where its authors say nothing."""
+    iterations, step_size = _ISEG.get(dataset, _VOC)
+    return {"iterations": iterations, "step_size": step_size}
 
 
 def settings_of(preset: str, dataset: str, has_background: bool, **changes) -> Settings:

@@ -5,7 +5,7 @@
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -61,17 +61,15 @@ def begin(folder: Path, run: Mapping) -> None:
         InputError: the folder cannot be written, or holds a run with other settings.
     """
     prepare_folder(folder)
-    refuse_another(folder, run)
+    # Another commit is said with the figures; versions are what a run may not mix.
+    refuse_another(folder, {name: value for name, value in run.items() if name != "commit"})
     if not (folder / "run.json").exists():
         if left := next(_files(folder), None):
             raise InputError(f"{left}: of a run without a run.json; start over with --fresh")
         with written_whole(folder / "run.json") as path:
             path.write_text(json.dumps(run, indent=2, ensure_ascii=False), encoding="utf-8")
     for path in _files(folder):
-        lines = path.read_bytes()
-        if not lines.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(lines.rfind(b"\n") + 1)
+        drop_cut_off(path)
 
 
 def forget(folder: Path) -> None:
@@ -86,40 +84,27 @@ def done(folder: Path, classes: int) -> dict[str, Counts]:
     Their counts are sparse, as there are many of them: see :func:`total`.
 
     Raises:
-        InputError: a line cannot be read; the last one may be cut off.
+        InputError: a file or a line cannot be read; the last one may be cut off.
     """
     found = {}
+
+    def take(image):
+        counts = (
+            decoded(image["confusion"], (classes, classes + 1)),
+            decoded(image["boundary"], (classes, 2)),
+        )
+        found.setdefault(image["name"], counts)
+
     for path in _files(folder):
-        for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
-            if not line.endswith(b"\n"):
-                break
-            try:
-                image = json.loads(line)
-                counts = (
-                    _entries(image["confusion"], (classes, classes + 1)),
-                    _entries(image["boundary"], (classes, 2)),
-                )
-                found.setdefault(image["name"], counts)
-            except (ValueError, KeyError, TypeError, RuntimeError) as error:
-                raise InputError(
-                    f"{path}: line {number} is damaged ({error}); remove it, and its image is done "
-                    "again, or start over with --fresh"
-                ) from error
+        read_lines(path, take)
     return found
 
 
 def add(folder: Path, process: int, name: str, counts: Counts) -> None:
     """One image, in one write to the process's own file."""
-    confusion, boundary = map(_sparse, counts)
-    line = json.dumps(
-        {"name": name, "confusion": confusion, "boundary": boundary}, separators=(",", ":")
-    )
-    path = folder / f"images-{process}.jsonl"
-    try:
-        with path.open("ab") as file:
-            file.write(line.encode() + b"\n")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+    confusion, boundary = map(encoded, counts)
+    line = {"name": name, "confusion": confusion, "boundary": boundary}
+    add_line(folder / f"images-{process}.jsonl", line)
 
 
 def total(images: Mapping[str, Counts], names: Sequence[str], classes: int) -> Counts:
@@ -139,13 +124,69 @@ def _files(folder: Path):
     return iter(sorted(folder.glob("images-*.jsonl")))
 
 
-def _sparse(counts: Tensor) -> list[list[int]]:
+def add_line(path: Path, line: Mapping) -> None:
+    """Append a line of JSON to a file, in one write.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    text = json.dumps(line, separators=(",", ":")) + "\n"
+    try:
+        with path.open("ab") as file:
+            file.write(text.encode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
+
+
+def read_lines(path: Path, take: Callable[[dict], None]) -> None:
+    """Give each line of a file to ``take``, but for a last one that was cut off.
+
+    Raises:
+        InputError: the file cannot be read, a line is no JSON, or ``take`` cannot make sense of it.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    take(json.loads(line))
+                except (ValueError, KeyError, TypeError, RuntimeError) as error:
+                    raise InputError(
+                        f"{path}: line {number} is damaged ({error}); remove it, and its image is "
+                        "done again"
+                    ) from error
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def drop_cut_off(path: Path) -> None:
+    """Drop what is there of a last line whose writer was killed.
+
+    Raises:
+        InputError: the file cannot be read or written.
+    """
+    try:
+        lines = path.read_bytes()
+        if not lines.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(lines.rfind(b"\n") + 1)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be gone on from: {error.strerror or error}") from error
+
+
+def encoded(counts: Tensor) -> list[list[int]]:
+    """Row, column and count of each place of a matrix that is not 0, for JSON."""
     places = counts.nonzero()
     return torch.cat([places, counts[tuple(places.T)][:, None]], dim=1).tolist()
 
 
-def _entries(entries: list[list[int]], shape: tuple[int, int]) -> Tensor:
-    """``(n, 3)`` int64: row, column, count; each place at most once."""
+def decoded(entries: list[list[int]], shape: tuple[int, int]) -> Tensor:
+    """What :func:`encoded` gave of a matrix of that shape, as ``(n, 3)`` int64.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: it gave no such thing.
+    """
     entries = torch.tensor(entries, dtype=torch.int64).view(-1, 3)
     places = entries[:, :2]
     if (places < 0).any() or (places >= torch.tensor(shape)).any():

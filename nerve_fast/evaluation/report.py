@@ -1,14 +1,14 @@
 """Table 1 of the slides with what ``evaluate`` measured beside it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
 from nerve_fast.config import NerveConfig
 from nerve_fast.errors import InputError
 from nerve_fast.evaluation.ablations import PUBLISHED
-from nerve_fast.evaluation.presets import clip_of, settings_of
+from nerve_fast.evaluation.presets import clip_of, iseg_of, settings_of
 from nerve_fast.files import written_whole
 
 TABLE = PUBLISHED["table1"]
@@ -21,6 +21,15 @@ USUAL = {
     "timestep": 100,
 }
 """What a run has that names nothing else."""
+
+PARTS = {
+    "dataset": {"name", "images", "classes"},
+    "preset": {"name", "note"},
+    "settings": {"prior"},
+    "refiner": {"name"},
+    "models": {"clip"},
+}
+"""What is looked for in each part of a run."""
 
 MARK = "\\*"
 """Of what was measured on a part of a data set; a bare star would end bold text."""
@@ -56,9 +65,22 @@ def load(path: Path) -> dict:
         results = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(results, dict) or not {"miou", "images", "complete", "run"} <= set(results):
+    if not is_result(results):
         raise InputError(f"{path}: expected a results.json of nerve-fast evaluate")
     return results
+
+
+def is_result(results) -> bool:
+    """Whether all that the page needs is there."""
+    if not isinstance(results, dict) or not {"miou", "images", "complete", "run"} <= set(results):
+        return False
+    run = results["run"]
+    return (
+        isinstance(run, dict)
+        and "seed" in run
+        and all(isinstance(run.get(part), dict) for part in PARTS)
+        and all(names <= set(run[part]) for part, names in PARTS.items())
+    )
 
 
 def method_of(run: dict) -> str:
@@ -78,23 +100,48 @@ def name_of(run: dict) -> str:
 def grouped(results: Sequence[dict], paths: Sequence[Path]) -> list[dict[str, dict]]:
     """Results by data set, those of one row of the table together: one method, one set of models.
 
+    Where that gives two of one data set, what was changed of the preset tells the rows apart.
+
     Raises:
         InputError: two are of the same row and data set.
     """
-    rows: dict[str, dict[str, dict]] = {}
-    files = {}
-    for one, path in zip(results, paths, strict=True):
-        run, dataset = one["run"], one["run"]["dataset"]["name"]
-        models = {name: run["models"].get(name) for name in ("clip", *USUAL)}
-        key = json.dumps([name_of(run), run["refiner"], models, run["seed"]], sort_keys=True)
-        if (key, dataset) in files:
-            raise InputError(
-                f"{files[key, dataset]} and {path} are both of {dataset}, {name_of(run)}, with the "
-                "same models; name one of them"
-            )
-        files[key, dataset] = path
-        rows.setdefault(key, {})[dataset] = one
-    return list(rows.values())
+    rows = []
+    for alike in together(zip(results, paths, strict=True), method_key):
+        once = len({one["run"]["dataset"]["name"] for one, _ in alike}) == len(alike)
+        for group in [alike] if once else together(alike, changed):
+            row, files = {}, {}
+            for one, path in group:
+                run, dataset = one["run"], one["run"]["dataset"]["name"]
+                if dataset in row:
+                    raise InputError(
+                        f"{files[dataset]} and {path} are both of {dataset}, {name_of(run)}, with "
+                        "the same models and settings; name one of them"
+                    )
+                row[dataset], files[dataset] = one, path
+            rows.append(row)
+    return rows
+
+
+def together(
+    results: Iterable[tuple[dict, Path]], key: Callable[[dict], object]
+) -> list[list[tuple[dict, Path]]]:
+    """Those together whose runs have the same ``key``."""
+    groups = {}
+    for one, path in results:
+        called = json.dumps(key(one["run"]), sort_keys=True)
+        groups.setdefault(called, []).append((one, path))
+    return list(groups.values())
+
+
+def method_key(run: dict) -> list:
+    """What a method has on all data sets."""
+    models = {name: run["models"].get(name) for name in ("clip", *USUAL)}
+    refiner = dict(run["refiner"])
+    if refiner["name"] == "iseg":
+        # Other settings on other data sets are no other method.
+        for name in iseg_of(run["dataset"]["name"]):
+            refiner.pop(name, None)
+    return [name_of(run), refiner, models, run["seed"]]
 
 
 def page(rows: Sequence[dict[str, dict]]) -> str:
@@ -235,15 +282,30 @@ def model_differences(run: dict) -> list[str]:
 
 def setting_differences(run: dict) -> list[str]:
     """What a run has otherwise than the preset on its data set."""
+    usual = expected_of(run)
+    return [
+        f"{name.replace('_', ' ')} {value} for {usual[name]}"
+        for name, value in changed(run).items()
+    ]
+
+
+def changed(run: dict) -> dict:
+    """The settings that a run has otherwise than the preset on its data set."""
+    found = {**run["settings"], **run["refiner"]}
+    return {name: found[name] for name, value in expected_of(run).items() if found[name] != value}
+
+
+def expected_of(run: dict) -> dict:
+    """Of those settings of a run that go with its data set, the preset's and iSeg's authors'."""
     dataset = run["dataset"]
     preset = settings_of(
         run["preset"]["name"], dataset["name"], dataset["classes"][0] == "background"
     )
-    return [
-        f"{name.replace('_', ' ')} {value} for {getattr(preset, name)}"
-        for name, value in run["settings"].items()
-        if value != getattr(preset, name)
-    ]
+    expected = {name: getattr(preset, name) for name in run["settings"]}
+    if run["refiner"]["name"] == "iseg":
+        authors = iseg_of(dataset["name"])
+        expected |= {name: authors[name] for name in authors if name in run["refiner"]}
+    return expected
 
 
 def averages() -> str:

@@ -8,10 +8,9 @@ from PIL import Image
 from torch import Tensor
 
 from nerve_fast.backbones.clip import CLIPBackbone
-from nerve_fast.errors import InputError
 from nerve_fast.evaluation.presets import Settings
 from nerve_fast.evaluation.rules import best_words, cliper, thresholded
-from nerve_fast.priors import PriorConfig, probabilities_of, similarities
+from nerve_fast.priors import PriorConfig, check_finite, probabilities_of, similarities
 from nerve_fast.refiners import PAMR
 
 
@@ -47,11 +46,7 @@ class Segmenter:
         settings, size = self.settings, (image.height, image.width)
         words = [word for words in self.classes for word in words]
         similarity = similarities(self.clip, [image], words, prior_of(settings))[0]
-        if not torch.isfinite(similarity).all():
-            raise InputError(
-                f"CLIP gave values that are not finite in {self.clip.model.dtype}: take another "
-                "dtype (bfloat16 or float32), or check the model's weights"
-            )
+        check_finite(similarity, self.clip)
         if settings.score is not None:
             prior = best_words(similarity, self.classes, settings.logit_scale)
             return cliper(

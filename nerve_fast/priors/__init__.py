@@ -9,6 +9,7 @@ from nerve_fast.priors.maskclip import maskclip
 from nerve_fast.priors.naclip import naclip
 from nerve_fast.priors.probabilities import (
     WINDOW_BATCH,
+    check_finite,
     label_probabilities,
     probabilities_of,
     similarities,
@@ -24,6 +25,7 @@ __all__ = [
     "PriorConfig",
     "ProxyCLIP",
     "View",
+    "check_finite",
     "clearclip",
     "clip",
     "cliper",

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nerve_fast.backbones.clip import CLIPBackbone
+from nerve_fast.errors import InputError
 from nerve_fast.priors.config import PriorConfig, read_out_of
 from nerve_fast.priors.views import View, resized, view_of
 
@@ -63,20 +64,33 @@ def similarities(
         cells = (tall // unit, wide // unit)
         if unit > 1 and len(view) == 1:
             cells = tuple(similarity.shape[-2:])
-        if cells != tuple(similarity.shape[-2:]):
-            similarity = interpolate(similarity, cells, mode="bilinear", align_corners=False)
         if total is None:
             whole = cells if len(view) == 1 else (view.size[1] // unit, view.size[0] // unit)
             total = text.new_zeros(len(images), len(words), *whole)
             count = text.new_zeros(whole)
         for (image, y, x), one in zip(batch, similarity, strict=True):
+            if cells != tuple(one.shape[-2:]):
+                one = interpolate(one[None], cells, mode="bilinear", align_corners=False)[0]
             rows = slice(y // unit, y // unit + cells[0])
             columns = slice(x // unit, x // unit + cells[1])
             total[image, :, rows, columns] += one
             if image == 0:
                 count[rows, columns] += 1
         advance(len(batch))
-    return total / count
+    return total.div_(count)
+
+
+def check_finite(values: Tensor, clip: CLIPBackbone) -> None:
+    """Raise an :class:`InputError` where CLIP's values overflowed.
+
+    Not a part of :func:`similarities`, as it waits for the GPU, where the pipeline goes on to the
+    UNet.
+    """
+    if not torch.isfinite(values).all():
+        raise InputError(
+            f"CLIP gave values that are not finite in {clip.model.dtype}: take another dtype "
+            "(bfloat16 or float32), or check the model's weights"
+        )
 
 
 def probabilities_of(

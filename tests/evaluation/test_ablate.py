@@ -1,4 +1,6 @@
 import json
+import shutil
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 
 from nerve_fast import NerveConfig, cli
 from nerve_fast.datasets import Dataset
+from nerve_fast.errors import InputError
 from nerve_fast.evaluation import ablate as module
 from nerve_fast.evaluation.ablate import Counts, difference_interval, walked
 from nerve_fast.evaluation.ablations import ABLATIONS, Setting
@@ -183,7 +186,9 @@ def test_another_ablation_only_walks_and_a_cut_off_run_goes_on(root, tmp_path, w
     assert again["ablations"] == second["ablations"]
     assert made == [100]
     assert len(walks) == 2
-    assert len(Counts(out / "counts.jsonl", len(NAMES)).known) == 2 * 5
+    lines = (out / "counts.jsonl").read_bytes().splitlines()
+    counted = [(line["image"], key) for line in map(json.loads, lines) for key in line["counts"]]
+    assert len(counted) == len(set(counted)) == 2 * 5
 
 
 def test_features_are_of_each_timestep(root, tmp_path, walks, made):
@@ -208,20 +213,72 @@ def test_what_was_counted_is_of_its_method_and_words(root, tmp_path, walks):
     assert (results["images"], results["complete"]) == (1, False)
 
 
+def test_what_was_counted_is_of_the_files_of_the_images(root, tmp_path, walks, made):
+    files = tmp_path / "set"
+    shutil.copytree(root, files)
+    mask, image = files / "masks" / "980000.png", files / "images" / "980000.png"
+    first = run("ablate table2", files, tmp_path / "out")[1]
+    with Image.open(mask) as opened:
+        turned = opened.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    turned.save(mask)
+    walks.clear(), made.clear()
+    second = run("ablate table2", files, tmp_path / "out")[1]
+    assert (len(walks), made) == (3, [])
+    assert scores(second, "table2") != scores(first, "table2")
+    # As without anything of before.
+    alone = run("ablate table2", files, tmp_path / "alone")[1]
+    assert scores(second, "table2") == scores(alone, "table2")
+    with Image.open(image) as opened:
+        turned = opened.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    turned.save(image)
+    walks.clear(), made.clear()
+    run("ablate table2", files, tmp_path / "out")
+    assert (len(walks), made) == (3, [100])
+
+
+def test_what_was_counted_is_of_the_packages(root, tmp_path, walks, made, monkeypatch):
+    run("ablate table2 --limit 1", root, tmp_path)
+    version = metadata.version
+    for package in ("nerve-fast", "torch", "transformers", "diffusers"):
+        monkeypatch.setattr(
+            metadata, "version", lambda name, new=package: "9.9" if name == new else version(name)
+        )
+        walks.clear(), made.clear()
+        run("ablate table2 --limit 1", root, tmp_path)
+        assert (len(walks), made) == (3, [100]), package
+
+
 def test_counts_are_exact(tmp_path, generator):
     path = tmp_path / "counts.jsonl"
-    counts = Counts(path, 4)
+    counts = Counts(path, 4, {"a", "b"})
     matrices = {key: torch.randint(0, 3, (4, 5), generator=generator) * 10**6 for key in ("a", "b")}
     counts.add("image", matrices)
     counts.add("none", {"a": torch.zeros(4, 5, dtype=torch.int64)})
-    for again in (counts, Counts(path, 4)):
+    for again in (counts, Counts(path, 4, {"a", "b"})):
         for key, matrix in matrices.items():
             assert torch.equal(again.matrix("image", key), matrix)
         assert not again.matrix("none", "a").any()
         assert ("none", "b") not in again
-    path.write_text("no JSON\n")
-    with pytest.raises(ValueError, match="counts.jsonl: cannot be gone on from"):
-        Counts(path, 4)
+    assert set(Counts(path, 4, {"b"}).known) == {("image", "b")}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "no JSON",
+        "[1]",
+        '{"counts":{}}',
+        *(f'{{"image":"x","counts":{{"a":{counts}}}}}' for counts in ("[1,2]", "[[4,0,1]]", '"b"')),
+    ],
+)
+def test_damaged_counts_are_named(tmp_path, line):
+    path = tmp_path / "counts.jsonl"
+    counts = Counts(path, 4, {"a"})
+    counts.add("image", {"a": torch.ones(4, 5, dtype=torch.int64)})
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(InputError, match="counts.jsonl: line 2 is damaged"):
+        Counts(path, 4, {"a"})
 
 
 def test_an_interval_is_of_the_difference():
@@ -236,6 +293,31 @@ def test_an_interval_is_of_the_difference():
     # A mean of 50 draws of ±0.1 has a standard deviation of 0.1/√50.
     assert low == pytest.approx(-1.96 * 0.1 / 50**0.5, rel=0.25)
     assert high == pytest.approx(1.96 * 0.1 / 50**0.5, rel=0.25)
+
+
+def test_images_without_a_pixel_that_counts_say_nothing():
+    union = torch.full((1, 1, 1), 100)
+    own, other = (torch.cat([union // 2 + more, union], 1) for more in (1, 0))
+    nothing = torch.zeros(1, 2, 1, dtype=torch.int64)
+    own, other = (torch.cat([parts, nothing]) for parts in (own, other))
+    assert difference_interval(own, other) == pytest.approx([0.01, 0.01])
+
+
+def test_a_run_without_a_pixel_that_counts_has_no_figures(root, tmp_path, capsys):
+    files = tmp_path / "set"
+    shutil.copytree(root, files)
+    for mask in (files / "masks").iterdir():
+        Image.new("L", (64, 64), 255).save(mask)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is no JSON")
+
+    code, _ = run("ablate table2 steps", files, tmp_path / "out")
+    assert code == 0
+    text = (tmp_path / "out" / "results.json").read_text(encoding="utf-8")
+    rows = json.loads(text, parse_constant=refuse)["ablations"]["table2"]
+    assert [(row["miou"], row["interval"]) for row in rows] == [(None, [None, None])] * 3
+    assert "| Local | – | – (– to –) | 58.7 (-11.0)" in capsys.readouterr().out
 
 
 def test_the_page_has_every_table_and_plot(root, tmp_path, capsys):
@@ -267,11 +349,21 @@ def test_the_page_has_every_table_and_plot(root, tmp_path, capsys):
         ("ablate steps --limit 0", "--limit is 0"),
         ("ablate steps --cache-size plenty", "plenty"),
         ("ablate steps --preset nothing", "preset is 'nothing'"),
+        ("ablate steps table2 --beta 1", "table2 compares Global with Global + Local + RW, which"),
+        ("ablate table2 --beta 0", "table2 compares Local with Global + Local + RW, which"),
+        ("ablate table3 --sharpness 0", "table3 compares Mean with Weighted Mean, which"),
     ],
 )
 def test_mistakes_are_said_before_anything_runs(root, tmp_path, words, said, capsys):
     assert run(words, root, tmp_path / "out")[0] == 2
     assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_processes_are_refused(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run("ablate steps", root, tmp_path / "out")[0] == 2
+    assert "WORLD_SIZE=2; expected 1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -4,7 +4,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -14,7 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from nerve_fast import cli
 from nerve_fast.evaluation import evaluate as command
+from nerve_fast.evaluation import method
 from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou
+from nerve_fast.refiners import ISeg
 from nerve_fast.tiny.scenes import NAMES, generate
 
 IMAGES = 6
@@ -92,25 +93,37 @@ def test_results_name_what_they_depend_on(root, whole):
     assert [row["name"] for row in figures(whole)["classes"]] == list(NAMES)
 
 
+KILLED = """
+import os, signal, sys
+from nerve_fast import cli
+from nerve_fast.evaluation import record
+
+add, added = record.add, []
+
+def add_and_die(*given):
+    add(*given)
+    added.append(given)
+    if len(added) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+record.add = add_and_die
+cli.main(sys.argv[1:])
+"""
+
+
 def test_a_killed_run_goes_on_to_the_same_figures(root, whole, tmp_path):
-    """Killed as an image is written, with a line that is cut off."""
-    started = subprocess.Popen(
-        [sys.executable, "-m", "nerve_fast", *arguments(root, tmp_path)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    """Killed after two images, with a line that is cut off."""
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments(root, tmp_path)],
+        capture_output=True,
+        timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
-    lines = tmp_path / "images-0.jsonl"
-    try:
-        while not (lines.exists() and lines.read_bytes().count(b"\n") >= 2):
-            assert started.poll() is None
-            time.sleep(0.005)
-    finally:
-        started.send_signal(signal.SIGKILL)
-        started.wait()
+    assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "results.json").exists()
+    lines = tmp_path / "images-0.jsonl"
     kept = lines.read_bytes()
-    kept = kept[: kept.rfind(b"\n") + 1]
+    assert kept.count(b"\n") == 2
     lines.write_bytes(kept + b'{"name":"scene5","confusion":[[1,2')
     assert evaluate(root, tmp_path) == 0
     assert lines.read_bytes().startswith(kept)
@@ -133,8 +146,38 @@ def test_what_is_done_is_not_done_again(root, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(command, "load_segmenter", None)
     capsys.readouterr()
     assert evaluate(root, out, "--limit", 3) == 0
-    assert "mIoU " in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "mIoU " in said.out
+    assert "no image was missing, so the models were not looked at again" in said.err
     assert figures(out)["images"] == 3
+
+
+def test_an_image_with_other_files_is_done_again(root, tmp_path):
+    changed, out = shutil.copytree(root, tmp_path / "changed"), tmp_path / "out"
+    assert evaluate(changed, out, "--limit", 3) == 0
+    before = figures(out)
+    mask = changed / "masks" / "scene1.png"
+    with Image.open(mask) as image:
+        labels = np.array(image)
+    Image.fromarray(np.full_like(labels, labels.max())).save(mask)
+    assert evaluate(changed, out, "--limit", 3) == 0
+    assert (out / "images-0.jsonl").read_bytes().count(b"\n") == 4
+    after = figures(out)
+    assert after["miou"] != before["miou"]
+    assert evaluate(changed, out, "--limit", 3, "--fresh") == 0
+    assert figures(out) == after
+
+
+def test_an_empty_world_size_is_one_process(root, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "")
+    assert evaluate(root, tmp_path, "--limit", 1) == 0
+
+
+def test_images_without_a_run_are_named(root, whole, tmp_path, capsys):
+    out = shutil.copytree(whole, tmp_path / "out")
+    (out / "run.json").unlink()
+    assert evaluate(root, out) == 2
+    assert "images-0.jsonl: of a run without a run.json" in capsys.readouterr().err
 
 
 def test_a_folder_of_another_run_is_refused(root, tmp_path, capsys):
@@ -170,12 +213,13 @@ def test_two_processes_give_the_same_figures(root, whole, tmp_path):
         [sys.executable, *launch.split(), *arguments(root, tmp_path)],
         capture_output=True,
         text=True,
+        timeout=120,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert started.returncode == 0, started.stderr
     assert started.stdout.count("mIoU ") == 1
     names = {
-        path.name: [json.loads(line)["name"] for line in path.read_text().splitlines()]
+        path.name: [json.loads(line)["name"].split()[1] for line in path.read_text().splitlines()]
         for path in tmp_path.glob("images-*.jsonl")
     }
     assert names == {
@@ -224,10 +268,48 @@ def test_the_worst_and_best_images_are_drawn(root, whole, tmp_path):
         confusion = torch.zeros(len(NAMES), len(NAMES), dtype=torch.int64)
         for truth, predicted, count in image["confusion"]:
             confusion[truth, predicted] = count
-        own[image["name"]] = mean_iou(confusion)
+        own[image["name"].split()[1]] = mean_iou(confusion)
     ranked = sorted(own, key=own.get)
     assert drawn[2] == f"worst-01-{ranked[0]}.png"
     assert drawn[0] == f"best-01-{ranked[-1]}.png"
+    # Of what was drawn before nothing is left.
+    assert evaluate(root, out, "--draw", 1) == 0
+    assert len(list(out.glob("*.png"))) == 2
+    assert evaluate(root, out, "--limit", 1, "--fresh") == 0
+    assert not list(out.glob("*.png"))
+
+
+@pytest.mark.parametrize(
+    ("refiner", "value", "message"),
+    [
+        ("none", ("--steps", 33), "the refiner none does not read --steps;"),
+        ("none", ("--timestep", 5, "--seed", 1), "none does not read --timestep, --seed;"),
+        ("none", ("--layers", "x"), "none does not read --layers; leave out what it does not"),
+        ("pamr", ("--alpha", 0.1), "or take --refiner walk\n"),
+        ("pamr", ("--seed", 2), "or take --refiner walk or --refiner iseg\n"),
+        ("iseg", ("--alpha", 0.1, "--backend", "blocked"), "iseg does not read --backend, --alpha"),
+    ],
+)
+def test_flags_that_a_refiner_does_not_read_are_refused(
+    root, tmp_path, capsys, refiner, value, message
+):
+    assert evaluate(root, tmp_path / "out", "--refiner", refiner, *value) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_iseg_has_the_settings_of_the_data_set(root, tmp_path, monkeypatch):
+    monkeypatch.setattr(method, "iseg_of", lambda dataset: {"iterations": 2, "step_size": 0.25})
+    seen = []
+    refine = ISeg.__call__
+    monkeypatch.setattr(ISeg, "__call__", lambda self, *of: seen.append(self) or refine(self, *of))
+    flags = ("--refiner", "iseg", "--limit", 1, "--timestep", 50)
+    assert evaluate(root, tmp_path, *flags) == 0
+    assert (seen[0].iterations, seen[0].step_size) == (2, 0.25)
+    refiner = figures(tmp_path)["run"]["refiner"]
+    assert (refiner["iterations"], refiner["step_size"]) == (2, 0.25)
 
 
 def test_mistakes_are_one_line(root, tmp_path, capsys):
@@ -241,6 +323,7 @@ def test_mistakes_are_one_line(root, tmp_path, capsys):
         ("logit scale is -1", "--logit-scale", "-1"),
         ("--limit is 0; expected 1 or more", "--limit", "0"),
         ("the data set is 'x'; expected one of voc21", "--dataset", "x"),
+        ("leave it out, the data set tiny has no files", "--dataset", "tiny"),
         ("no such folder", "--root", tmp_path / "nowhere"),
         ("proxy is 'x' and prior is naclip", "--prior-proxy", "x"),
         ("alpha is 2.0", "--alpha", "2"),

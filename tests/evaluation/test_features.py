@@ -22,7 +22,7 @@ def image():
 
 @pytest.fixture
 def source(pipe):
-    return Source(pipe.clip, pipe.diffusion, CLASSES, PriorConfig(), "weights")
+    return Source(pipe.clip, pipe.diffusion, CLASSES, PriorConfig(), "weights", {"torch": "2"})
 
 
 @pytest.fixture
@@ -110,6 +110,18 @@ def test_a_file_made_anew_takes_its_own_place(source, image, tmp_path):
     assert path.stat().st_size == size == cache.used
 
 
+def test_what_a_killed_run_left_takes_no_place(source, image, tmp_path, monkeypatch):
+    FeatureCache(tmp_path, PLENTY).features(source, "scene", image)
+    (path,) = tmp_path.rglob("*.safetensors")
+    left = path.with_name(".other-x1y2.safetensors")
+    left.write_bytes(bytes(1000))
+    assert FeatureCache(tmp_path, PLENTY).used == path.stat().st_size
+    assert not left.exists()
+    # As what another process renames between the listing and the look at its size.
+    path.with_name("gone.safetensors").symlink_to("nothing")
+    assert FeatureCache(tmp_path, PLENTY).used == path.stat().st_size
+
+
 def test_a_folder_that_cannot_be_written_costs_a_warning(source, image, tmp_path, caplog):
     (tmp_path / source.key()[:16]).touch()
     cache = FeatureCache(tmp_path, PLENTY)
@@ -123,6 +135,7 @@ def test_the_key_is_of_all_that_features_depend_on(pipe, source):
         {"prior": PriorConfig("maskclip")},
         {"prior": PriorConfig(resolution=64)},
         {"weights": "others"},
+        {"versions": {"torch": "3"}},
         {"seed": 1},
         {"diffusion": pipe.diffusion.at_timestep(101)},
     ]

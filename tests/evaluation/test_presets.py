@@ -1,7 +1,14 @@
 import pytest
 
 from nerve_fast import InputError
-from nerve_fast.evaluation.presets import PRESETS, REFINERS, clip_of, note_of, settings_of
+from nerve_fast.evaluation.presets import (
+    PRESETS,
+    REFINERS,
+    clip_of,
+    iseg_of,
+    note_of,
+    settings_of,
+)
 
 BACKGROUND = {"voc21", "pc60", "coco-object"}
 WHOLE = (None, None)
@@ -126,3 +133,17 @@ def test_what_makes_no_sense_is_refused():
     for message, arguments, changes in cases:
         with pytest.raises(InputError, match=message):
             settings_of(*arguments, **changes)
+
+
+def test_iseg_runs_as_its_authors_ran_it():
+    authors = {
+        "voc21": (8, 0.015),
+        "voc20": (8, 0.015),
+        "pc60": (5, 0.002),
+        "pc59": (5, 0.002),
+        "coco-object": (10, 0.2),
+        "ade20k": (8, 0.015),
+        "folder": (8, 0.015),
+    }
+    for dataset, expected in authors.items():
+        assert tuple(iseg_of(dataset)[name] for name in ("iterations", "step_size")) == expected

@@ -4,7 +4,7 @@ import pytest
 
 from nerve_fast import InputError, NerveConfig, cli
 from nerve_fast.evaluation.ablations import PUBLISHED
-from nerve_fast.evaluation.presets import clip_of, note_of, settings_of
+from nerve_fast.evaluation.presets import clip_of, iseg_of, note_of, settings_of
 from nerve_fast.evaluation.report import COLUMNS, USUAL, report
 
 FIGURES = dict(zip(COLUMNS, [69.7, 37.7, 43.3, 90.1, 24.0, 43.4, 28.8], strict=True))
@@ -140,9 +140,48 @@ def test_tiny_models_are_no_evidence(result):
 
 def test_two_of_the_same_are_refused(result):
     one, other = result("voc21", 0.5), result("voc21", 0.6)
-    with pytest.raises(InputError, match=r"0\.json and .*1\.json are both of voc21, preset nerve"):
+    message = r"0\.json and .*1\.json are both of voc21, preset nerve"
+    with pytest.raises(InputError, match=message):
         report([one, other], None)
     report([one, result("voc21", 0.6, models__layers=["a"])], None)
+    with pytest.raises(InputError, match=message):
+        report([one, other, result("voc21", 0.6, settings__threshold=0.2)], None)
+
+
+def test_settings_of_one_method_stand_below_each_other(result):
+    """Those of all data sets together that were changed alike, whatever the presets have."""
+    changed = {"settings__logit_scale": 45}
+    paths = [
+        result("voc21", 0.5, preset="sclip"),
+        result("voc20", 0.6, preset="sclip", **changed),
+        result("voc21", 0.7, preset="sclip", **changed),
+        result("voc20", 0.8, preset="sclip"),
+    ]
+    text = report(paths, None)
+    rows = [line.split("|") for line in lines_of(text, "| **SCLIP**")]
+    assert [(row[4].strip()[2:6], row[7].strip()[2:6]) for row in rows] == [
+        ("50.0", "80.0"),
+        ("70.0", "60.0"),
+    ]
+    first, second = text.split("\n(1) ")[1].split("\n(2) ")
+    assert "- As the preset has it." in first
+    assert "- V21: logit scale 45 for 65" in second
+    assert "- V20: logit scale 45 for 40" in second
+
+
+def test_iseg_is_one_method_with_settings_of_each_data_set(result):
+    paths = []
+    for dataset in ("voc21", "pc60"):
+        own = {f"refiner__{name}": value for name, value in iseg_of(dataset).items()}
+        paths.append(result(dataset, 0.5, preset="naclip", refiner__name="iseg", **own))
+    text = report(paths, None)
+    (row,) = lines_of(text, "| **iSeg**")
+    assert row.count("**50.0 (") == 2
+    assert "step size" not in text
+    other = {"refiner__name": "iseg", "refiner__iterations": 8, "refiner__step_size": 0.015}
+    text = report([result("pc60", 0.5, preset="naclip", **other)], None)
+    assert "- PC60: iterations 8 for 5" in text
+    assert "- PC60: step size 0.015 for 0.002" in text
 
 
 def test_the_command_prints_and_writes_the_page(result, tmp_path, capsys):
@@ -150,7 +189,10 @@ def test_the_command_prints_and_writes_the_page(result, tmp_path, capsys):
     output = tmp_path / "table.md"
     assert cli.main(["report", str(path), "-o", str(output)]) == 0
     assert capsys.readouterr().out == output.read_text(encoding="utf-8") == report([path], None)
-    for text in ("no JSON", "{}", "[]"):
+    whole = json.loads(path.read_text())
+    parts = ({}, [], {**whole["run"], "models": {}}, {**whole["run"], "dataset": None})
+    damaged = [json.dumps({**whole, "run": run}) for run in parts]
+    for text in ("no JSON", "{}", "[]", *damaged):
         path.write_text(text)
         assert cli.main(["report", str(path)]) == 2
         assert f"nerve-fast: {path}: " in capsys.readouterr().err

@@ -1,6 +1,8 @@
+import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from nerve_fast import InputError
 from nerve_fast.evaluation.presets import Settings
 from nerve_fast.evaluation.segmenter import Segmenter
 from nerve_fast.priors import PriorConfig, probabilities_of, similarities
@@ -58,3 +60,12 @@ def test_other_refiners_get_probabilities(pipe):
     torch.testing.assert_close(seen[0], expected[0])
     at_pixels = interpolate(expected, (70, 90), mode="bilinear")[0]
     assert (found == (at_pixels.argmax(0) + 1) % len(NAMES)).double().mean() > 0.999
+
+
+def test_values_that_are_not_finite_are_no_labels(pipe, monkeypatch):
+    features = pipe.clip.patch_features
+    monkeypatch.setattr(
+        type(pipe.clip), "patch_features", lambda self, *given: features(*given) * float("nan")
+    )
+    with pytest.raises(InputError, match="CLIP gave values that are not finite in torch.float32"):
+        segmenter(pipe)(generate(990_100, (70, 90))[0])

@@ -1,0 +1,74 @@
+"""The worst and the best images of a run, drawn beside their truth."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from nerve_fast import visualize
+from nerve_fast.datasets import Dataset, Sample
+from nerve_fast.evaluation import record
+from nerve_fast.evaluation.metrics import IGNORED, mean_iou
+
+KINDS = ("worst", "best")
+
+
+def forget(folder: Path) -> None:
+    """Remove what was drawn."""
+    for kind in KINDS:
+        for path in folder.glob(f"{kind}-*.png"):
+            path.unlink()
+
+
+def draw(
+    folder: Path,
+    dataset: Dataset,
+    segmenter: Callable[[Image.Image], torch.Tensor],
+    known: Mapping[str, record.Counts],
+    samples: Mapping[str, Sample],
+    count: int,
+) -> None:
+    """The images with the least and the largest mean IoU of their own, segmented once more.
+
+    They take the place of those that were drawn before.
+
+    Args:
+        known: of each image, by the names that ``samples`` have.
+        count: of the worst, and of the best.
+    """
+    forget(folder)
+    classes = len(dataset.classes)
+    own = {name: mean_iou(record.total(known, [name], classes)[0]) for name in samples}
+    order = sorted((name for name in own if own[name] == own[name]), key=own.__getitem__)
+    for kind, names in zip(KINDS, (order[:count], order[::-1][:count]), strict=True):
+        for place, name in enumerate(tqdm(names, kind, unit="image", disable=None), start=1):
+            sample = samples[name]
+            image, truth = dataset.read(sample)
+            picture = side_by_side(image, truth, segmenter(image), dataset.classes)
+            visualize.save_picture(picture, folder / f"{kind}-{place:02}-{sample.name}.png")
+    print(f"pictures: {folder}/worst-*.png, best-*.png", file=sys.stderr)
+
+
+def side_by_side(
+    image: Image.Image, truth: torch.Tensor, prediction: torch.Tensor, classes: Sequence[str]
+) -> Image.Image:
+    """The image, its truth and the prediction, each with its own legend."""
+    names = [*classes, "none"]
+    truth = truth.long().masked_fill(truth == IGNORED, len(classes))
+    panels = [
+        image,
+        *(visualize.overlay(image, labels.numpy(), names) for labels in (truth, prediction)),
+    ]
+    sheet = Image.new(
+        "RGB",
+        (sum(panel.width for panel in panels), max(panel.height for panel in panels)),
+        "white",
+    )
+    left = 0
+    for panel in panels:
+        sheet.paste(panel, (left, 0))
+        left += panel.width
+    return sheet
