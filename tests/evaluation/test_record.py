@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nerve_fast.errors import InputError
-from nerve_fast.evaluation.record import add_line, decoded, drop_cut_off, encoded, read_lines
+from nerve_fast.evaluation.record import add_line, begin, decoded, drop_cut_off, encoded, read_lines
 
 
 def test_a_line_that_was_cut_off_is_skipped_and_dropped(tmp_path):
@@ -48,7 +48,7 @@ def test_counts_are_kept_sparse(generator):
 
 def test_another_commit_goes_on_and_another_setting_does_not(tmp_path):
     run = {"settings": {"window": 224}, "commit": "abc1234"}
-    record.begin(tmp_path, run)
-    record.begin(tmp_path, {**run, "commit": "def5678"})
+    begin(tmp_path, run)
+    begin(tmp_path, {**run, "commit": "def5678"})
     with pytest.raises(InputError, match=r"settings.window was 224 and is 336"):
-        record.begin(tmp_path, {**run, "settings": {"window": 336}})
+        begin(tmp_path, {**run, "settings": {"window": 336}})
