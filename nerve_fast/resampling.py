@@ -56,13 +56,21 @@ def likeliest(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return label_map
 
 
-def stripes(maps: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
-    """``(rows, (K, len(rows), W))`` from top to bottom."""
+def stripes(
+    maps: Tensor, size: tuple[int, int], *, antialias: bool = True
+) -> Iterator[tuple[slice, Tensor]]:
+    """``(rows, (K, len(rows), W))`` from top to bottom, as ``interpolate(mode="bilinear")``.
+
+    Args:
+        maps: ``(K, h, w)``.
+        size: ``(H, W)``.
+        antialias: average where the result is smaller than the maps.
+    """
     height, width = size
     stripe_bytes = STRIPE_BYTES if maps.device.type == "cpu" else GPU_TILE_BYTES
     count = max(stripe_bytes // (len(maps) * width * maps.element_size()), 1)
     for rows in spans(height, count):
-        source, weights = _row_weights(rows, maps.shape[1], height, maps)
+        source, weights = _row_weights(rows, maps.shape[1], height, maps, antialias)
         between = (weights @ maps[:, source].transpose(0, 1).flatten(1)).unflatten(
             1, (len(maps), -1)
         )
@@ -72,18 +80,20 @@ def stripes(maps: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor
             mode="bilinear",
             align_corners=False,
             # Without effect, and slower, where nothing is made smaller.
-            antialias=width < maps.shape[2],
+            antialias=antialias and width < maps.shape[2],
         )
         yield rows, across[0]
 
 
-def _row_weights(rows: slice, old: int, new: int, like: Tensor) -> tuple[slice, Tensor]:
+def _row_weights(
+    rows: slice, old: int, new: int, like: Tensor, antialias: bool
+) -> tuple[slice, Tensor]:
     """Which of ``old`` rows the ``rows`` of ``new`` are made of, and their weights.
 
-    A triangle as wide as two rows of the coarser of the two sides.
+    A triangle as wide as two rows of the old side, with ``antialias`` of the coarser of the two.
     """
     scale = old / new
-    support = max(scale, 1.0)
+    support = max(scale, 1.0) if antialias else 1.0
     centre = (torch.arange(rows.start, rows.stop, dtype=torch.float64) + 0.5) * scale
     first = max(math.floor(centre[0].item() - support), 0)
     last = min(math.ceil(centre[-1].item() + support), old)

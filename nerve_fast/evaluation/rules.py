@@ -4,14 +4,13 @@ Maps are on a grid; they are brought to pixels bilinearly (``align_corners=False
 averaging where an image is smaller than its maps) and ``(K, H, W)`` is never whole.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nerve_fast.blocked.tiles import GPU_TILE_BYTES, spans
-from nerve_fast.resampling import STRIPE_BYTES
+from nerve_fast.resampling import stripes
 
 EPSILON = 1e-5
 """Of CLIPer's divisions."""
@@ -57,7 +56,7 @@ def thresholded(
 
     def labels(left_out=None):
         found = torch.empty(size, dtype=torch.int64, device=maps.device)
-        for rows, stripe in stripes(maps, size):
+        for rows, stripe in stripes(maps, size, antialias=False):
             probabilities = probabilities_of(stripe)
             if left_out is not None:
                 probabilities[left_out] = 0
@@ -117,20 +116,3 @@ def cliper(
         label_map.masked_fill_(better, label)
         best = torch.where(better, plane, best)
     return label_map
-
-
-def stripes(maps: Tensor, size: tuple[int, int]) -> Iterator[tuple[slice, Tensor]]:
-    """``(rows, (C, len(rows), W))`` from top to bottom, as ``interpolate(mode="bilinear")``."""
-    height, width = size
-    old = maps.shape[1]
-    stripe_bytes = STRIPE_BYTES if maps.device.type == "cpu" else GPU_TILE_BYTES
-    step = max(stripe_bytes // (len(maps) * width * maps.element_size()), 1)
-    for rows in spans(height, step):
-        place = torch.arange(rows.start, rows.stop, device=maps.device, dtype=torch.float64)
-        place = ((place + 0.5) * old / height - 0.5).clamp(min=0)
-        upper = place.long().clamp(max=old - 1)
-        lower = (upper + 1).clamp(max=old - 1)
-        share = (place - upper).to(maps.dtype)[:, None]
-        between = torch.lerp(maps[:, upper], maps[:, lower], share)
-        count = rows.stop - rows.start
-        yield rows, interpolate(between[None], (count, width), mode="bilinear")[0]
