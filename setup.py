@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="nerve-fast",
@@ -10,23 +10,9 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.10",
-    # By name, not found: the folder `kernels` must not become a top-level package, because
-    # transformers and diffusers import Hugging Face's package of that name.
-    packages=[
-        "nerve_fast",
-        "nerve_fast.backbones",
-        "nerve_fast.bench",
-        "nerve_fast.blocked",
-        "nerve_fast.datasets",
-        "nerve_fast.dispatch",
-        "nerve_fast.evaluation",
-        "nerve_fast.kernels",
-        "nerve_fast.ops",
-        "nerve_fast.priors",
-        "nerve_fast.reference",
-        "nerve_fast.refiners",
-        "nerve_fast.tiny",
-    ],
+    # The folder `kernels` must not become a top-level package, because transformers and diffusers
+    # import Hugging Face's package of that name; it and `bench` are mapped.
+    packages=[*find_packages(include=["nerve_fast*"]), "nerve_fast.bench", "nerve_fast.kernels"],
     package_dir={"nerve_fast.bench": "bench", "nerve_fast.kernels": "kernels"},
     package_data={
         "nerve_fast.datasets": ["classes.json"],
@@ -73,5 +59,5 @@ setup(
             "torch_geometric",
         ],
     },
-    entry_points={"console_scripts": ["nerve-fast = nerve_fast.cli:main"]},
+    entry_points={"console_scripts": ["nerve-fast = nerve_fast.cli.main:main"]},
 )

@@ -7,7 +7,7 @@ from nerve_fast.bench import floors
 from nerve_fast.bench.case import Setting
 from nerve_fast.bench.measure import Row
 from nerve_fast.bench.results import in_words, problems, rows_of
-from nerve_fast.config import NORMALIZATIONS
+from nerve_fast.normalization import NORMALIZATIONS
 
 BF16 = "bfloat16"
 N = 16_384

@@ -20,7 +20,7 @@ from nerve_fast.bench.measure import Row
 from nerve_fast.bench.results import in_words, load, rows_of
 from nerve_fast.dispatch.costs import Problem, Work, work
 from nerve_fast.errors import InputError
-from nerve_fast.files import written_whole
+from nerve_fast.utils.files import written_whole
 
 RATES = Path(__file__).parents[1] / "nerve_fast" / "dispatch" / "rates.json"
 BACKENDS = ("blocked", "reference")

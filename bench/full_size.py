@@ -15,8 +15,8 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from nerve_fast import NervePipeline
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.diffusion import DiffusionBackbone
-from nerve_fast.files import cache_folder
 from nerve_fast.tiny import MODELS
+from nerve_fast.utils.files import cache_folder
 
 # fmt: off
 WORDS = [

@@ -30,9 +30,9 @@ from nerve_fast.bench.machine import Machine, interpreted, poisoned, quantiles
 from nerve_fast.bench.measure import relative_error
 from nerve_fast.bench.results import Results
 from nerve_fast.bench.run import ceilings, results_folder, run_cases
-from nerve_fast.config import NORMALIZATIONS
 from nerve_fast.dispatch import tuning
 from nerve_fast.kernels import affinity, entropy, walk
+from nerve_fast.normalization import NORMALIZATIONS
 
 CHECK_SECONDS = 200
 """After so long the checks that have not answered have failed."""

@@ -25,9 +25,9 @@ from nerve_fast.bench.isolated import isolated
 from nerve_fast.bench.large_report import FOLDER, PICTURES, render
 from nerve_fast.bench.machine import Machine
 from nerve_fast.bench.measure import profiled, steps_of
-from nerve_fast.files import written_whole
+from nerve_fast.imaging.visualize import overlay, save_picture
 from nerve_fast.tiny.scenes import NAMES, generate
-from nerve_fast.visualize import overlay, save_picture
+from nerve_fast.utils.files import written_whole
 
 SEED = 1_200_000
 """Of the scenes: none of them was trained or tuned on."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from nerve_fast.bench.bars import Judged
 from nerve_fast.bench.results import bytes_in_words, seconds_in_words
 from nerve_fast.config import TOKEN_BUDGET
-from nerve_fast.files import written_whole
+from nerve_fast.utils.files import written_whole
 
 ROOT = Path(__file__).parent.parent
 FOLDER = Path(__file__).parent / "results" / "large"

@@ -2,16 +2,13 @@
 
 import contextlib
 import datetime
-import functools
 import math
 import os
 import platform
 import re
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib import metadata
 from pathlib import Path
 
 import psutil
@@ -19,6 +16,7 @@ import torch
 
 from nerve_fast.bench.floors import Floor
 from nerve_fast.blocked.precision import cpu_has_bfloat16
+from nerve_fast.utils.provenance import commit, version
 
 Run = Callable[[], object]
 
@@ -219,30 +217,9 @@ def cpu_cache() -> int:
     return max(sizes, default=32 << 20)
 
 
-def version(package: str) -> str | None:
-    """Of an installed package, or ``None``."""
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
-
-
 def interpreted() -> bool:
     """Whether kernels run in Triton's interpreter, which says nothing about speed."""
     return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def commit() -> str:
-    """Of the checkout, with a mark where it was changed; empty where there is no git."""
-    try:
-        run = functools.partial(
-            subprocess.run, capture_output=True, text=True, cwd=Path(__file__).parent, check=True
-        )
-        head = run(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
-        changed = run(["git", "status", "--porcelain", "--", "..", ":!results"]).stdout.strip()
-        return head + "+" * bool(changed)
-    except (OSError, subprocess.CalledProcessError):
-        return ""
 
 
 @contextlib.contextmanager

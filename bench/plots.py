@@ -11,7 +11,7 @@ from matplotlib import pyplot as plt
 
 from nerve_fast.bench.measure import Row
 from nerve_fast.bench.results import in_words, own, problems, rows_of
-from nerve_fast.files import written_whole
+from nerve_fast.utils.files import written_whole
 
 NORMALIZATIONS = ("softmax", "shift")
 COLOURS = {

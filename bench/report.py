@@ -22,7 +22,7 @@ from nerve_fast.bench.results import (
     seconds_in_words,
 )
 from nerve_fast.errors import InputError
-from nerve_fast.files import written_whole
+from nerve_fast.utils.files import written_whole
 
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- written by `python -m bench.report` -->", "<!-- as far as here -->"

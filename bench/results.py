@@ -10,7 +10,7 @@ from pathlib import Path
 from nerve_fast.bench.machine import Machine
 from nerve_fast.bench.measure import Row
 from nerve_fast.errors import InputError
-from nerve_fast.files import written_whole
+from nerve_fast.utils.files import written_whole
 
 SCHEMA = 2
 FOLDER = Path(__file__).parent / "results"

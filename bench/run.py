@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from nerve_fast.bench import bars, bench_startup, suite
 from nerve_fast.bench.case import Case
-from nerve_fast.bench.machine import Machine, commit
+from nerve_fast.bench.machine import Machine
 from nerve_fast.bench.measure import Row, Scratch, measure
 from nerve_fast.bench.results import (
     FOLDER,
@@ -24,7 +24,8 @@ from nerve_fast.bench.results import (
     updated,
 )
 from nerve_fast.errors import InputError
-from nerve_fast.files import written_whole
+from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.provenance import commit
 
 
 def bench(

@@ -40,7 +40,7 @@ def __dir__():
 def __getattr__(name):
     # The operations need torch alone; transformers and diffusers take seconds to import.
     if name in ("NervePipeline", "SegmentationOutput"):
-        from nerve_fast import pipeline
+        from nerve_fast.pipeline import pipeline
 
         return getattr(pipeline, name)
     if name == "PriorConfig":

@@ -2,7 +2,7 @@
 
 import sys
 
-from nerve_fast.cli import main
+from nerve_fast.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -6,13 +6,11 @@ import numbers
 from typing import Any
 
 from nerve_fast.errors import InputError
+from nerve_fast.normalization import NORMALIZATIONS
+from nerve_fast.numerics import LARGEST
 
-NORMALIZATIONS = ("softmax", "relu", "l1", "shift")
 TOKEN_BUDGET = 16_384
 """Tokens that the pipeline takes keys and values of the global part from, if not told otherwise."""
-
-LARGEST = 1e30
-"""Larger values, and the inverses of smaller ones, leave the range of float32 sums."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,8 +19,8 @@ from nerve_fast.backbones.positions import resampled_positions
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.backbones.text_cache import TextCache, fingerprint
 from nerve_fast.errors import InputError
-from nerve_fast.files import cache_folder
-from nerve_fast.images import to_tensor
+from nerve_fast.imaging.images import to_tensor
+from nerve_fast.utils.files import cache_folder
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 

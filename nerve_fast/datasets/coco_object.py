@@ -16,7 +16,7 @@ from nerve_fast.datasets.dataset import read_mask
 from nerve_fast.datasets.layouts import LAYOUTS
 from nerve_fast.datasets.vocabulary import classes_of
 from nerve_fast.errors import InputError
-from nerve_fast.files import prepare_folder, written_whole
+from nerve_fast.utils.files import prepare_folder, written_whole
 
 
 def convert(root: Path, source: str = "instances") -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nerve_fast.errors import InputError
 from nerve_fast.evaluation.metrics import IGNORED
-from nerve_fast.images import load_image, opened
+from nerve_fast.imaging.images import load_image, opened
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from nerve_fast.datasets.dataset import Dataset, Sample
 from nerve_fast.datasets.layouts import LAYOUTS, check_unique, lines_of, samples_of
 from nerve_fast.datasets.vocabulary import NAMES, classes_of
 from nerve_fast.errors import InputError
-from nerve_fast.labels import parse_labels
+from nerve_fast.utils.labels import parse_labels
 
 
 def load(name: str, root: Path | None) -> Dataset:

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from nerve_fast.config import NerveConfig
-from nerve_fast.files import cache_folder, written_whole
+from nerve_fast.utils.files import cache_folder, written_whole
 
 logger = logging.getLogger(__name__)
 

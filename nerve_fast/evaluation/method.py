@@ -7,23 +7,24 @@ from importlib import metadata
 
 import torch
 
-from nerve_fast import datasets, flags
+from nerve_fast import datasets
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.diffusion import DiffusionBackbone
 from nerve_fast.backbones.loading import hide_loading_bars
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.backbones.text_cache import fingerprint
+from nerve_fast.cli import flags
+from nerve_fast.cli.flags import DTYPES
 from nerve_fast.config import NerveConfig
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.dispatch import choose
 from nerve_fast.errors import InputError
-from nerve_fast.evaluation.features import digest
 from nerve_fast.evaluation.presets import Settings, clip_of, iseg_of, note_of, settings_of
 from nerve_fast.evaluation.segmenter import Segmenter, prior_of
-from nerve_fast.flags import DTYPES
-from nerve_fast.pipeline import device_and_dtype, model_sources
+from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.priors import read_out_of
 from nerve_fast.refiners import PAMR, ISeg, Walk
+from nerve_fast.utils.provenance import digest
 
 REFINERS = {"none": None, "pamr": PAMR, "iseg": ISeg, "walk": Walk}
 

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from nerve_fast import visualize
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.evaluation import record
 from nerve_fast.evaluation.metrics import IGNORED, mean_iou
+from nerve_fast.imaging import visualize
 
 KINDS = ("worst", "best")
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from nerve_fast.errors import InputError
-from nerve_fast.files import prepare_folder, written_whole
+from nerve_fast.utils.files import prepare_folder, written_whole
 
 Counts = tuple[Tensor, Tensor]
 """Of an image: the confusion matrix ``(K, K+1)``, and boundaries ``(K, 2)``, both int64."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nerve_fast.resampling import stripes
+from nerve_fast.imaging.resampling import stripes
 
 EPSILON = 1e-5
 """Of CLIPer's divisions."""

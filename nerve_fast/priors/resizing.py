@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from nerve_fast.images import MAX_LONG_SIDE
+from nerve_fast.imaging.images import MAX_LONG_SIDE
 
 
 def mmseg_size(size: tuple[int, int], short_side: int) -> tuple[int, int]:

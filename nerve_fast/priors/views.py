@@ -6,7 +6,7 @@ from PIL import Image
 
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.errors import InputError
-from nerve_fast.images import model_size
+from nerve_fast.imaging.images import model_size
 from nerve_fast.priors.config import PriorConfig
 from nerve_fast.priors.resizing import mmseg_size, opencv_bilinear
 

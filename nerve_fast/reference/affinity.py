@@ -4,10 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from nerve_fast.numerics import NORM_FLOOR
 from nerve_fast.reference.precision import upcast
-
-NORM_FLOOR = 1e-12
-"""Shorter vectors are divided by this instead of their norm, as ``normalize`` of torch does."""
 
 
 def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None = None) -> Tensor:

@@ -5,12 +5,10 @@ import math
 import torch
 from torch import Tensor
 
+from nerve_fast.numerics import EMPTY_ROW
 from nerve_fast.reference.affinity import cosine_affinity, neighbours
 from nerve_fast.reference.entropy import entropy_weights, head_entropy
 from nerve_fast.reference.precision import upcast
-
-EMPTY_ROW = 1e-12
-"""A row whose absolute sum is not above this moves nowhere: it becomes the identity's row."""
 
 
 def numerator(A: Tensor, normalization: str) -> Tensor:

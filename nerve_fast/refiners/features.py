@@ -5,8 +5,8 @@ from PIL import Image
 
 from nerve_fast.backbones.diffusion import DiffusionBackbone, DiffusionFeatures
 from nerve_fast.errors import InputError
-from nerve_fast.images import model_size
-from nerve_fast.tiling import Tiling
+from nerve_fast.imaging.images import model_size
+from nerve_fast.imaging.tiling import Tiling
 
 
 def features_of(

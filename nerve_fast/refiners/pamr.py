@@ -10,7 +10,7 @@ from torch.nn.functional import interpolate, pad
 
 from nerve_fast.blocked.tiles import GPU_TILE_BYTES, spans
 from nerve_fast.errors import InputError
-from nerve_fast.images import to_tensor
+from nerve_fast.imaging.images import to_tensor
 from nerve_fast.refiners.checks import check_count, check_maps
 
 CHUNK_BYTES = 8 << 20

@@ -8,11 +8,11 @@ from torch import Tensor
 
 from nerve_fast.backbones.diffusion import DiffusionBackbone, DiffusionFeatures
 from nerve_fast.config import NerveConfig
+from nerve_fast.imaging.resampling import as_distribution, as_maps
 from nerve_fast.ops import entropy_weights, random_walk
 from nerve_fast.priors import to_tokens
 from nerve_fast.refiners.checks import check_maps
 from nerve_fast.refiners.features import features_of
-from nerve_fast.resampling import as_distribution, as_maps
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

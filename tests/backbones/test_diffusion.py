@@ -6,8 +6,8 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from nerve_fast import InputError
 from nerve_fast.backbones.diffusion import DiffusionBackbone, self_attentions
-from nerve_fast.images import to_tensor
-from nerve_fast.tiling import Tiling
+from nerve_fast.imaging.images import to_tensor
+from nerve_fast.imaging.tiling import Tiling
 from nerve_fast.tiny import MODELS
 
 FOLDER = MODELS / "diffusion"

@@ -121,7 +121,7 @@ def test_a_part_measured_again_takes_the_place_of_its_rows(document):
 
 
 def test_a_part_is_not_measured_where_it_could_not_be_kept(machine, tmp_path, monkeypatch, capsys):
-    from nerve_fast.cli import main
+    from nerve_fast.cli.main import main
 
     monkeypatch.setattr(run, "results_folder", lambda: tmp_path)
     command = ["bench", "--op", "head entropy", "--tokens", "64", "--device", "cpu", "--update"]
@@ -317,7 +317,7 @@ def test_the_command_measures_in_processes_of_their_own(tmp_path):
 
 
 def test_mistakes_are_named(capsys):
-    from nerve_fast.cli import main
+    from nerve_fast.cli.main import main
 
     assert main(["bench", "--op", "sorting"]) == 2
     assert "--op is 'sorting'; expected one of walk, graph stage" in capsys.readouterr().err

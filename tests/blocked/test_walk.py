@@ -6,7 +6,7 @@ import torch
 import nerve_fast as nf
 from nerve_fast import blocked, reference
 from nerve_fast.blocked import tiles
-from nerve_fast.config import NORMALIZATIONS
+from nerve_fast.normalization import NORMALIZATIONS
 
 BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 ROUTES = {

@@ -6,7 +6,7 @@ import torch
 
 import nerve_fast as nf
 from nerve_fast.dispatch import machine, planning
-from nerve_fast.dispatch.planning import format_bytes, format_seconds, parse_bytes
+from nerve_fast.utils.units import format_bytes, format_seconds, parse_bytes
 
 SHAPE = (5, 16384, 64)
 

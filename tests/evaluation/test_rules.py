@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from nerve_fast import resampling
 from nerve_fast.evaluation.rules import best_words, cliper, thresholded
-from nerve_fast.resampling import stripes
+from nerve_fast.imaging import resampling
+from nerve_fast.imaging.resampling import stripes
 
 CLASSES = [["sky", "wall"], ["cat"], ["dog", "puppy", "hound"]]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import nerve_fast as nf
-from nerve_fast.config import NORMALIZATIONS
 from nerve_fast.kernels import backend, graphs
+from nerve_fast.normalization import NORMALIZATIONS
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

@@ -6,9 +6,9 @@ import torch
 import nerve_fast as nf
 from nerve_fast import reference
 from nerve_fast.bench.case import BOUNDS
-from nerve_fast.config import NORMALIZATIONS
 from nerve_fast.kernels import configs, walk
 from nerve_fast.kernels.launch import Config, fp8_of
+from nerve_fast.normalization import NORMALIZATIONS
 
 ROUTES = {
     "factorized": {"route": "factorized"},

@@ -3,7 +3,7 @@ import torch
 
 import nerve_fast as nf
 from nerve_fast import reference
-from nerve_fast.config import NORMALIZATIONS
+from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.reference.affinity import keep_local
 from nerve_fast.reference.walk import transition
 

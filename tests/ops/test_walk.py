@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import nerve_fast as nf
-from nerve_fast.config import NORMALIZATIONS
+from nerve_fast.normalization import NORMALIZATIONS
 
 BOUNDS = {torch.float16: 2e-3, torch.bfloat16: 1e-2, torch.float32: 1e-5}
 

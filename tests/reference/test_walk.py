@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from nerve_fast import NerveConfig
-from nerve_fast.config import NORMALIZATIONS
+from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.reference import cosine_affinity, random_walk
 from nerve_fast.reference.walk import coarsen, power_series, transition
 

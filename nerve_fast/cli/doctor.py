@@ -1,0 +1,76 @@
+"""The command ``doctor``: what this machine has and what is missing."""
+
+import os
+import platform
+from importlib import metadata
+
+import torch
+
+from nerve_fast.dispatch import pick_device, resolve, without_triton
+from nerve_fast.errors import InputError
+from nerve_fast.utils.files import cache_folder
+
+
+def add_doctor(commands) -> None:
+    command = commands.add_parser("doctor", help="say what this machine has and what is missing")
+    command.set_defaults(run=_doctor)
+
+
+def _doctor(options) -> int:
+    """Say in words what is here, and of what is not, how to get it."""
+    print(f"nerve-fast {metadata.version('nerve-fast')}, Python {platform.python_version()}")
+    print(f"system: {platform.platform()}, {os.cpu_count()} CPU cores")
+    print("\npackages")
+    for name in ("torch", "triton", "diffusers", "transformers"):
+        try:
+            print(f"  {name} {metadata.version(name)}")
+        except metadata.PackageNotFoundError:
+            print(f"  {name} is not installed")
+    print("\ndevices")
+    print("  cpu")
+    for index in range(torch.cuda.device_count()):
+        free, total = (size / 2**30 for size in torch.cuda.mem_get_info(index))
+        major, minor = torch.cuda.get_device_capability(index)
+        print(
+            f"  cuda:{index} {torch.cuda.get_device_name(index)}, capability {major}.{minor}, "
+            f"{free:.1f} of {total:.1f} GiB free"
+        )
+    if not torch.cuda.is_available():
+        built_for = torch.version.cuda or torch.version.hip
+        print(
+            f"  no GPU that torch can use (this torch is built for {built_for})"
+            if built_for
+            else "  no GPU: this torch is built for the CPU alone"
+        )
+    if torch.backends.mps.is_available():
+        print("  mps")
+    print("\nbackends")
+    device = pick_device(None)
+    print("  reference: ready\n  blocked: ready")
+    print(f"  triton: {without_triton(device, torch.float16) or 'ready'}")
+    try:
+        resolve("auto")
+    except InputError as error:
+        print(f"  {error}")
+    print("\nmodels")
+    _report_models()
+    return 0
+
+
+def _report_models() -> None:
+    from huggingface_hub import try_to_load_from_cache
+
+    from nerve_fast.backbones.clip import DEFAULT_CLIP
+    from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
+
+    print("  tiny: ships with the package")
+    for source, file in (
+        (DEFAULT_CLIP, "model.safetensors"),
+        (DEFAULT_DIFFUSION, "unet/diffusion_pytorch_model.safetensors"),
+    ):
+        here = isinstance(try_to_load_from_cache(source, file), str)
+        print(
+            f"  {source}: "
+            + ("in the cache" if here else f"not here; get it: hf download {source}")
+        )
+    print(f"  text embeddings are kept in {cache_folder()}")

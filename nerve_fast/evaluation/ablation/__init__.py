@@ -1,0 +1,1 @@
+"""Ablations: one setting varied at a time over the images of a data set."""

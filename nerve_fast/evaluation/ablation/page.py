@@ -1,0 +1,164 @@
+"""Ablations as a page: a table and a plot each, the slides' figures beside what was measured."""
+
+import math
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Ablation
+from nerve_fast.evaluation.table import is_tiny
+from nerve_fast.utils.files import prepare_folder, written_whole
+
+COLOURS = {"voc21": "#1f77b4", "pc60": "#2ca02c", "coco-object": "#d62728"}
+MARKERS = {"voc21": "s", "pc60": "^", "coco-object": "D"}
+NAMES = {"voc21": "VOC21", "pc60": "PC60", "coco-object": "COCO-Object"}
+
+COLUMNS = """\
+*mIoU* in %. *To the default* in points, and in brackets the middle 95 % of that difference over
+images drawn again with replacement (paired, 1000 times): where it holds 0, another such choice of
+images might have said otherwise. *Slides* are the published figures, and in brackets their own
+difference to the slides' default; they are of other images and other models, and only the
+direction can be compared unless the data set is the same.
+"""
+
+
+def write_page(document: dict, page: Path, pictures: Path, prefix: str = "") -> None:
+    """The page of a run, and its plots.
+
+    Args:
+        document: as ``results.json`` holds it, but for ``nan`` where that has ``null``.
+        page: the Markdown file.
+        pictures: the folder of the plots, beside the page or below it.
+        prefix: of the plots' names.
+
+    Raises:
+        InputError: a place cannot be written.
+    """
+    prepare_folder(page.parent)
+    prepare_folder(pictures)
+    parts = ["# Ablations\n", introduction(document), COLUMNS]
+    for name, rows in document["ablations"].items():
+        ablation = ABLATIONS[name]
+        path = pictures / f"{prefix}{name}.png"
+        figure = plot(ablation, rows, document)
+        with written_whole(path) as temporary:
+            figure.savefig(temporary, dpi=110, metadata={"Software": None})
+        plt.close(figure)
+        place = path.relative_to(page.parent).as_posix()
+        parts += [
+            f"## {ablation.title}\n",
+            f"{ablation.note}\n",
+            table(ablation, rows),
+            f"![{ablation.title}]({place})\n",
+        ]
+    with written_whole(page) as temporary:
+        temporary.write_text("\n".join(parts), encoding="utf-8")
+
+
+def introduction(document: dict) -> str:
+    """What was run, on what."""
+    run = document["run"]
+    dataset, models = run["dataset"], run["models"]
+    networks = f"CLIP {models['clip']} and diffusion {models['diffusion']}"
+    if is_tiny(run):
+        networks = "the tiny models"
+    parts = [
+        f"Written by `{document['command']}`; no figure is typed by hand.",
+        f"On {document['images']} of the {dataset['images']} images of the data set "
+        f"{dataset['name']}, with the preset {run['preset']['name']} and {networks}; commit "
+        f"{run['commit']}.",
+    ]
+    if is_tiny(run):
+        parts.append(
+            "**The tiny models are a fixture, not evidence for NERVE** "
+            "([their card](../nerve_fast/tiny/models/README.md)): this shows that the ablations "
+            "run, and what they say of one invented world."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def table(ablation: Ablation, rows: list[dict]) -> str:
+    """Markdown; the base setting is bold."""
+    published = ablation.published
+    heads = ["", "mIoU", "to the default", *(f"slides, {NAMES[name]}" for name in published)]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    base = next(row for row in rows if row["base"])
+    for row in rows:
+        cells = [row["label"], _percent(row["miou"]), ""]
+        if row["base"]:
+            cells = [f"**{cells[0]}**", f"**{cells[1]}**", "default"]
+        else:
+            low, high = (_percent(edge, "+") for edge in row["interval"])
+            cells[2] = f"{_percent(row['miou'] - base['miou'], '+')} ({low} to {high})"
+        for figures in published.values():
+            figure, default = figures[row["label"]], figures[rows[-1]["label"]]
+            cells.append(f"{figure:.1f}" + f" ({figure - default:+.1f})" * (row is not rows[-1]))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(value: float, sign: str = "") -> str:
+    """A dash for ``nan``: no image has a pixel that counts."""
+    return "–" if math.isnan(value) else f"{100 * value:{sign}.1f}"
+
+
+def plot(ablation: Ablation, rows: list[dict], document: dict):
+    """A curve where labels are numbers, else a point a setting; the figure is the caller's."""
+    draw = _curve if ablation.axis else _points
+    figure = draw(ablation, rows)
+    dataset = document["run"]["dataset"]["name"]
+    figure.suptitle(f"{ablation.title}: {dataset}, {document['images']} images", fontsize=11)
+    return figure
+
+
+def _curve(ablation: Ablation, rows: list[dict]):
+    figure, axis = plt.subplots(figsize=(7.5, 4), layout="constrained")
+    base = next(row for row in rows if row["base"])
+    values = [float(row["label"]) for row in rows]
+    low, high = ([100 * (base["miou"] + row["interval"][side]) for row in rows] for side in (0, 1))
+    axis.fill_between(
+        values,
+        low,
+        high,
+        alpha=0.15,
+        linewidth=0,
+        label="default and the middle 95 % of the difference to it",
+    )
+    axis.plot(values, [100 * row["miou"] for row in rows], marker="o", markersize=4)
+    axis.plot(float(base["label"]), 100 * base["miou"], "k*", markersize=12, label="default")
+    axis.set_xlabel(ablation.axis)
+    axis.set_ylabel("mIoU, %")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def _points(ablation: Ablation, rows: list[dict]):
+    figure, axis = plt.subplots(figsize=(7.5, 1.5 + 0.5 * len(rows)), layout="constrained")
+    base = next(row for row in rows if row["base"])
+    places = range(len(rows))
+    differences = [100 * (row["miou"] - base["miou"]) for row in rows]
+    edges = [[100 * edge for edge in row["interval"]] for row in rows]
+    axis.hlines(places, *zip(*edges, strict=True), "black", label="its middle 95 %")
+    axis.plot(differences, places, "ko", label="measured")
+    for step, (dataset, figures) in enumerate(ablation.published.items(), start=1):
+        axis.plot(
+            [figures[row["label"]] - figures[rows[-1]["label"]] for row in rows],
+            [place + 0.17 * step for place in places],
+            MARKERS[dataset],
+            color=COLOURS[dataset],
+            fillstyle="none",
+            label=f"slides, {NAMES[dataset]}",
+        )
+    axis.axvline(0, color="grey", linewidth=1, linestyle="--")
+    labels = [f"{row['label']} ({_percent(row['miou'])} %)" for row in rows]
+    axis.set_yticks(list(places), labels)
+    axis.set_ylim(len(rows) - 0.2, -0.5)
+    axis.set_xlabel("mIoU less that of the default, points")
+    axis.grid(axis="x", alpha=0.3)
+    figure.legend(fontsize=8, loc="outside lower center", ncols=5)
+    return figure

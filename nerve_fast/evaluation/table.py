@@ -1,0 +1,335 @@
+"""Table 1 of the slides with what ``evaluate`` measured beside it."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
+from nerve_fast.config import NerveConfig
+from nerve_fast.errors import InputError
+from nerve_fast.evaluation.ablation.ablations import PUBLISHED
+from nerve_fast.evaluation.presets import clip_of, iseg_of, settings_of
+from nerve_fast.utils.files import written_whole
+
+TABLE = PUBLISHED["table1"]
+COLUMNS = {dataset: column for column, dataset in TABLE["columns"].items()}
+"""The slides' short names, by data set."""
+
+USUAL = {
+    "diffusion": DEFAULT_DIFFUSION,
+    "layers": "of the last up-block",
+    "timestep": 100,
+}
+"""What a run has that names nothing else."""
+
+PARTS = {
+    "dataset": {"name", "images", "classes"},
+    "preset": {"name", "note"},
+    "settings": {"prior"},
+    "refiner": {"name"},
+    "models": {"clip"},
+}
+"""What is looked for in each part of a run."""
+
+MARK = "\\*"
+"""Of what was measured on a part of a data set; a bare star would end bold text."""
+
+ROUNDING = 0.1
+"""How far a printed average may be from the mean of printed figures, and still be of the same."""
+
+
+def report(paths: Sequence[Path], output: Path | None) -> str:
+    """The page of some results, also written to ``output`` where there is one.
+
+    Args:
+        paths: of the ``results.json`` that ``evaluate`` leaves.
+
+    Raises:
+        InputError: a file is no such result, two are of the same, or the output cannot be written.
+    """
+    results = [load(path) for path in paths]
+    text = page(grouped(results, paths))
+    if output:
+        with written_whole(output) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return text
+
+
+def load(path: Path) -> dict:
+    """A ``results.json`` of ``evaluate``.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    if not is_result(results):
+        raise InputError(f"{path}: expected a results.json of nerve-fast evaluate")
+    return results
+
+
+def is_result(results) -> bool:
+    """Whether all that the page needs is there."""
+    if not isinstance(results, dict) or not {"miou", "images", "complete", "run"} <= set(results):
+        return False
+    run = results["run"]
+    return (
+        isinstance(run, dict)
+        and "seed" in run
+        and all(isinstance(run.get(part), dict) for part in PARTS)
+        and all(names <= set(run[part]) for part, names in PARTS.items())
+    )
+
+
+def method_of(run: dict) -> str:
+    """What Table 1 calls the method, whether it is in the table or not."""
+    prior, refiner = run["settings"]["prior"], run["refiner"]["name"]
+    method = {"walk": "NERVE", "iseg": "iSeg"}.get(refiner, prior)
+    names = {row["method"].casefold(): row["method"] for row in TABLE["rows"]}
+    return names.get(method.casefold(), method)
+
+
+def name_of(run: dict) -> str:
+    """A measured row in words: the preset, and what it does."""
+    prior, refiner = run["settings"]["prior"], run["refiner"]["name"]
+    return f"preset {run['preset']['name']}: {prior}" + f" + {refiner}" * (refiner != "none")
+
+
+def grouped(results: Sequence[dict], paths: Sequence[Path]) -> list[dict[str, dict]]:
+    """Results by data set, those of one row of the table together: one method, one set of models.
+
+    Where that gives two of one data set, what was changed of the preset tells the rows apart.
+
+    Raises:
+        InputError: two are of the same row and data set.
+    """
+    rows = []
+    for alike in together(zip(results, paths, strict=True), method_key):
+        once = len({one["run"]["dataset"]["name"] for one, _ in alike}) == len(alike)
+        for group in [alike] if once else together(alike, changed):
+            row, files = {}, {}
+            for one, path in group:
+                run, dataset = one["run"], one["run"]["dataset"]["name"]
+                if dataset in row:
+                    raise InputError(
+                        f"{files[dataset]} and {path} are both of {dataset}, {name_of(run)}, with "
+                        "the same models and settings; name one of them"
+                    )
+                row[dataset], files[dataset] = one, path
+            rows.append(row)
+    return rows
+
+
+def together(
+    results: Iterable[tuple[dict, Path]], key: Callable[[dict], object]
+) -> list[list[tuple[dict, Path]]]:
+    """Those together whose runs have the same ``key``."""
+    groups = {}
+    for one, path in results:
+        called = json.dumps(key(one["run"]), sort_keys=True)
+        groups.setdefault(called, []).append((one, path))
+    return list(groups.values())
+
+
+def method_key(run: dict) -> list:
+    """What a method has on all data sets."""
+    models = {name: run["models"].get(name) for name in ("clip", *USUAL)}
+    refiner = dict(run["refiner"])
+    if refiner["name"] == "iseg":
+        # Other settings on other data sets are no other method.
+        for name in iseg_of(run["dataset"]["name"]):
+            refiner.pop(name, None)
+    return [name_of(run), refiner, models, run["seed"]]
+
+
+def page(rows: Sequence[dict[str, dict]]) -> str:
+    """Markdown: the table, other data sets, and what is otherwise than in the presets."""
+    parts = [
+        "# Table 1, published and measured\n",
+        "mIoU in %, published figures from Table 1 of the slides. What was measured has a number "
+        "in place of a venue and stands below the row of its method, with the difference to it in "
+        "brackets; `*` marks a part of the data set's images. *Avg* is there where all seven are, "
+        "and its difference is to the mean of the seven figures printed.\n",
+        table(rows),
+        averages(),
+    ]
+    others = {
+        (number, dataset): one
+        for number, row in enumerate(rows, start=1)
+        for dataset, one in row.items()
+        if dataset not in COLUMNS
+    }
+    if others:
+        parts += ["## Other data sets\n", "| | | | mIoU |", "|---|---|---|---|"]
+        for (number, dataset), one in others.items():
+            parts.append(
+                f"| ({number}) | {name_of(one['run'])} | {dataset} | "
+                f"{measured(one['miou'], None, one['complete'])} |"
+            )
+        parts.append("")
+    parts.append("## What was measured\n")
+    for number, row in enumerate(rows, start=1):
+        parts += remarks(number, row)
+    return "\n".join(parts) + "\n"
+
+
+def table(rows: Sequence[dict[str, dict]]) -> str:
+    """Published rows in the slides' order, measured ones below the one that they are of."""
+    heads = ["Method", "", "Post.", *COLUMNS.values(), "Avg"]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    left = {
+        number: row
+        for number, row in enumerate(rows, start=1)
+        if any(dataset in COLUMNS for dataset in row)
+    }
+    for published in TABLE["rows"]:
+        cells = [published["method"], published["venue"], yes(published["postprocessed"])]
+        cells += map(figure, [*published["miou"], published["average"]])
+        lines.append(f"| {' | '.join(cells)} |")
+        below = [number for number, row in left.items() if counterpart(row) is published]
+        lines += [measured_line(number, left.pop(number), published) for number in below]
+    lines += [measured_line(number, row, None) for number, row in left.items()]
+    return "\n".join(lines) + "\n"
+
+
+def counterpart(row: dict[str, dict]) -> dict | None:
+    """The published row of a measured one: post-processed as that is, else the one there is."""
+    run = next(iter(row.values()))["run"]
+    same = [published for published in TABLE["rows"] if published["method"] == method_of(run)]
+    alike = [published for published in same if published["postprocessed"] == postprocessed(run)]
+    return next(iter(alike or same), None)
+
+
+def is_tiny(run: dict) -> bool:
+    """Whether a run was with the models that ship."""
+    return "nerve_fast/tiny/models" in Path(run["models"]["clip"]).as_posix()
+
+
+def postprocessed(run: dict) -> bool:
+    return run["refiner"]["name"] == "pamr"
+
+
+def measured_line(number: int, row: dict[str, dict], published: dict | None) -> str:
+    run = next(iter(row.values()))["run"]
+    cells = [method_of(run), f"({number}) measured", yes(postprocessed(run))]
+    expected = published["miou"] if published else [None] * len(COLUMNS)
+    scores = {dataset: one["miou"] for dataset, one in row.items() if dataset in COLUMNS}
+    whole = {dataset: row[dataset]["complete"] for dataset in scores}
+    for dataset, figures in zip(COLUMNS, expected, strict=True):
+        cells.append(measured(scores.get(dataset), figures, whole.get(dataset)))
+    average = mean([scores.get(dataset) for dataset in COLUMNS])
+    cells.append(measured(average, mean(expected), all(whole.values())))
+    return f"| {' | '.join(f'**{cell}**' if cell != '–' else cell for cell in cells)} |"
+
+
+def measured(score: float | None, published: float | None, complete: bool | None) -> str:
+    """A score in [0, 1] as a cell, with its difference to a published one in %."""
+    if score is None:
+        return "–"
+    difference = "" if published is None else f" ({100 * score - published:+.1f})"
+    return f"{100 * score:.1f}{MARK * (not complete)}{difference}"
+
+
+def remarks(number: int, row: dict[str, dict]) -> list[str]:
+    """What there is to know of a measured row."""
+    first = next(iter(row.values()))["run"]
+    lines = [f"({number}) {name_of(first)}. {first['preset']['note']}\n"]
+    if is_tiny(first):
+        lines.append(
+            "- **With the tiny models, which know one invented world: no evidence for NERVE.**"
+        )
+    published = counterpart(row)
+    if published is None:
+        lines.append("- Table 1 has no such method.")
+    elif published["postprocessed"] != postprocessed(first):
+        kind = "with" if published["postprocessed"] else "without"
+        lines.append(f"- Published {kind} post-processing only.")
+    lines += [f"- {what}" for what in model_differences(first)]
+    for dataset, one in row.items():
+        name = COLUMNS.get(dataset, dataset)
+        if not one["complete"]:
+            lines.append(
+                f"- **{name}: only {one['images']:,} of {one['run']['dataset']['images']:,} "
+                "images.**"
+            )
+        lines += [f"- {name}: {what}" for what in setting_differences(one["run"])]
+    if len(lines) == 1:
+        lines.append("- As the preset has it.")
+    return [*lines, ""]
+
+
+def model_differences(run: dict) -> list[str]:
+    """What a run has otherwise than the preset, on every data set."""
+    models, refiner = run["models"], run["refiner"]
+    expected = {"clip": clip_of(run["preset"]["name"]), **USUAL}
+    found = [
+        f"{name} {models[name]} for {usual}"
+        for name, usual in expected.items()
+        if models.get(name, usual) != usual and not (is_tiny(run) and name in ("clip", "diffusion"))
+    ]
+    usual = NerveConfig().to_dict()
+    found += [
+        f"{name} {value} for {usual[name]}"
+        for name, value in refiner.get("config", {}).items()
+        if value != usual[name]
+    ]
+    if run["seed"] != 0:
+        found.append(f"seed {run['seed']} for 0")
+    return found
+
+
+def setting_differences(run: dict) -> list[str]:
+    """What a run has otherwise than the preset on its data set."""
+    usual = expected_of(run)
+    return [
+        f"{name.replace('_', ' ')} {value} for {usual[name]}"
+        for name, value in changed(run).items()
+    ]
+
+
+def changed(run: dict) -> dict:
+    """The settings that a run has otherwise than the preset on its data set."""
+    found = {**run["settings"], **run["refiner"]}
+    return {name: found[name] for name, value in expected_of(run).items() if found[name] != value}
+
+
+def expected_of(run: dict) -> dict:
+    """Of those settings of a run that go with its data set, the preset's and iSeg's authors'."""
+    dataset = run["dataset"]
+    preset = settings_of(
+        run["preset"]["name"], dataset["name"], dataset["classes"][0] == "background"
+    )
+    expected = {name: getattr(preset, name) for name in run["settings"]}
+    if run["refiner"]["name"] == "iseg":
+        authors = iseg_of(dataset["name"])
+        expected |= {name: authors[name] for name in authors if name in run["refiner"]}
+    return expected
+
+
+def averages() -> str:
+    """Where the slides print another average than that of the row."""
+    found = []
+    for row in TABLE["rows"]:
+        average = mean(row["miou"])
+        if average is not None and abs(average - row["average"]) > ROUNDING:
+            post = ", post-processed" * row["postprocessed"]
+            found.append(f"{row['method']}{post} {row['average']:.1f} ({average:.1f})")
+    return (
+        "Some printed averages are not the mean of the seven printed figures, which is in "
+        f"brackets here: {'; '.join(found)}.\n"
+    )
+
+
+def figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """``None`` where one is."""
+    return None if None in values else sum(values) / len(values)
+
+
+def yes(value: bool) -> str:
+    return "Yes" if value else "No"

@@ -1,0 +1,1 @@
+"""Images in and pictures out: decoding, resampling, tiling, drawing."""

@@ -1,0 +1,222 @@
+"""Pictures of results: label maps, overlays with a legend, heat maps, the strip of steps."""
+
+import colorsys
+import contextlib
+import functools
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+
+from nerve_fast.utils.files import written_whole
+
+FONT_SIZE = 14
+MARGIN = 6
+
+
+def palette(count: int) -> np.ndarray:
+    """``(count, 3)`` uint8: colours that stay apart, the first ``n`` the same for any count.
+
+    Hues advance by the golden angle; brightness and saturation take turns.
+    """
+    hues = (np.arange(count) * 0.61803398875 + 0.05) % 1
+    tones = [(0.75, 0.95), (0.55, 1.0), (0.9, 0.7)]
+    colours = [colorsys.hsv_to_rgb(hue, *tones[i % 3]) for i, hue in enumerate(hues)]
+    return np.round(np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
+
+
+def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
+    """Write a picture, whole or not at all; the format follows from the name."""
+    with written_whole(path) as file:
+        picture.save(file)
+
+
+def save_label_map(path: str | os.PathLike, label_map: np.ndarray, labels: Sequence[str]) -> None:
+    """Write labels as a PNG whose pixel values are the labels' indices.
+
+    Up to 256 labels make an 8-bit palette image, more a 16-bit greyscale one. The labels stand, one
+    a line, in the text chunk ``labels``.
+
+    Args:
+        path: the file to write.
+        label_map: ``(H, W)`` integers.
+        labels: ``K`` names.
+    """
+    info = PngInfo()
+    info.add_itxt("labels", "\n".join(labels))
+    if len(labels) > 256:
+        Image.fromarray(label_map.astype(np.uint16)).save(path, format="PNG", pnginfo=info)
+        return
+    image = Image.fromarray(label_map.astype(np.uint8)).convert("P")
+    image.putpalette(palette(len(labels)).tobytes())
+    image.save(path, format="PNG", pnginfo=info)
+
+
+def overlay(
+    image: Image.Image, label_map: np.ndarray, labels: Sequence[str], opacity: float = 0.55
+) -> Image.Image:
+    """The image under its labels' colours, with a legend below.
+
+    Args:
+        image: RGB, resized to the label map where it differs.
+        label_map: ``(H, W)`` integers.
+        labels: ``K`` names; the legend lists those that occur, with their share of the pixels.
+        opacity: of the colours, 0 to 1.
+
+    Returns:
+        RGB, ``W`` wide or, for a very narrow image, as wide as the legend needs.
+    """
+    height, width = label_map.shape
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    colours = palette(len(labels))
+    blended = Image.blend(image, Image.fromarray(colours[label_map]), opacity)
+    shares = np.bincount(label_map.ravel(), minlength=len(labels)) / label_map.size
+    entries = [
+        (tuple(colours[i].tolist()), f"{labels[i]} {shares[i]:.0%}")
+        for i in np.argsort(-shares, kind="stable")
+        if shares[i] > 0
+    ]
+    return _stack([blended, _legend(entries, max(width, 160))])
+
+
+def heat_maps(
+    image: Image.Image, probabilities: np.ndarray, labels: Sequence[str], width: int = 256
+) -> Image.Image:
+    """One panel a label: the image in grey, its probability in colour.
+
+    Args:
+        image: RGB.
+        probabilities: ``(K, h, w)`` in [0, 1].
+        labels: ``K`` names.
+        width: of a panel, in pixels.
+
+    Returns:
+        RGB, up to four panels a row.
+    """
+    size = (width, max(round(width * image.height / image.width), 1))
+    grey = np.asarray(image.convert("L").resize(size)).astype(np.float32)[..., None]
+    panels = []
+    for label, heat in zip(labels, probabilities, strict=True):
+        heat = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))[..., None]
+        colour = _heat_colours(heat[..., 0])
+        panel = np.clip(0.35 * grey + 0.65 * colour, 0, 255).astype(np.uint8)
+        panels.append(_captioned(Image.fromarray(panel), label))
+    return _grid(panels, columns=4)
+
+
+def strip_stages(steps: int) -> list[int]:
+    """The numbers of steps that a strip of a walk of ``steps`` shows, the last one among them."""
+    return [count for count in (1, 2, 5, 10, 20, 50) if count < steps] + [steps]
+
+
+def steps_strip(
+    image: Image.Image,
+    prior: np.ndarray,
+    steps: Mapping[int, np.ndarray],
+    labels: Sequence[str],
+    *,
+    truth: np.ndarray | None = None,
+    width: int = 256,
+) -> Image.Image:
+    """The image, the prior, and the labels after each number of steps (the slides' figure 2).
+
+    Args:
+        image: RGB.
+        prior: ``(K, h, w)``.
+        steps: ``(K, h, w)`` after each number of steps.
+        labels: ``K`` names.
+        truth: ``(H, W)`` integers, drawn last.
+        width: of a panel, in pixels.
+
+    Returns:
+        RGB, one row of panels and a legend below.
+    """
+    size = (width, max(round(width * image.height / image.width), 1))
+    label_maps = {"prior": _likeliest(prior, size)}
+    label_maps.update({f"step {count}": _likeliest(maps, size) for count, maps in steps.items()})
+    if truth is not None:
+        resized = Image.fromarray(truth.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
+        label_maps["ground truth"] = np.asarray(resized)
+    small = image.resize(size, Image.Resampling.BICUBIC)
+    colours = palette(len(labels))
+    panels = [_captioned(small, "image")]
+    for caption, label_map in label_maps.items():
+        blended = Image.blend(small, Image.fromarray(colours[label_map]), 0.65)
+        panels.append(_captioned(blended, caption))
+    strip = _grid(panels, columns=len(panels))
+    seen = np.unique(np.stack(list(label_maps.values())))
+    entries = [(tuple(colours[i].tolist()), labels[i]) for i in seen]
+    return _stack([strip, _legend(entries, strip.width)])
+
+
+def _likeliest(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """``(K, h, w)`` probabilities to the index of the largest at ``size = (W, H)``."""
+    resized = [Image.fromarray(m).resize(size, Image.Resampling.BILINEAR) for m in maps]
+    return np.argmax([np.asarray(m) for m in resized], axis=0)
+
+
+def _heat_colours(heat: np.ndarray) -> np.ndarray:
+    """``(h, w)`` in [0, 1] to ``(h, w, 3)`` in [0, 255]: dark blue, violet, orange, pale yellow."""
+    stops = np.linspace(0, 1, 5)
+    colours = np.array([[0, 0, 40], [90, 15, 110], [190, 55, 85], [250, 140, 10], [252, 255, 165]])
+    channels = [np.interp(heat, stops, colours[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1)
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+    """A font of the system's, for labels in any alphabet; Pillow's own has ASCII letters only."""
+    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"):
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, FONT_SIZE)
+    return ImageFont.load_default(FONT_SIZE)
+
+
+def _legend(entries: Sequence[tuple[tuple[int, int, int], str]], width: int) -> Image.Image:
+    """Swatches with names, wrapped to ``width``."""
+    font, line = _font(), FONT_SIZE + MARGIN
+    placed, x, y = [], MARGIN, MARGIN
+    for colour, name in entries:
+        length = FONT_SIZE + MARGIN + round(font.getlength(name)) + 2 * MARGIN
+        if x > MARGIN and x + length > width:
+            x, y = MARGIN, y + line
+        placed.append((x, y, colour, name))
+        x += length
+        width = max(width, x)
+    legend = Image.new("RGB", (width, y + line), "white")
+    draw = ImageDraw.Draw(legend)
+    for x, y, colour, name in placed:
+        draw.rectangle(
+            (x, y + 1, x + FONT_SIZE - 2, y + FONT_SIZE - 1), fill=colour, outline="black"
+        )
+        draw.text((x + FONT_SIZE + MARGIN, y - 1), name, fill="black", font=font)
+    return legend
+
+
+def _captioned(panel: Image.Image, caption: str) -> Image.Image:
+    line = FONT_SIZE + MARGIN
+    framed = Image.new("RGB", (panel.width, panel.height + line), "white")
+    framed.paste(panel, (0, line))
+    ImageDraw.Draw(framed).text((2, 0), caption, fill="black", font=_font())
+    return framed
+
+
+def _grid(panels: Sequence[Image.Image], columns: int) -> Image.Image:
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    width, height = panels[0].width + MARGIN, panels[0].height + MARGIN
+    sheet = Image.new("RGB", (columns * width - MARGIN, rows * height - MARGIN), "white")
+    for i, panel in enumerate(panels):
+        sheet.paste(panel, (i % columns * width, i // columns * height))
+    return sheet
+
+
+def _stack(images: Sequence[Image.Image]) -> Image.Image:
+    width, height = max(i.width for i in images), sum(i.height for i in images)
+    stacked, y = Image.new("RGB", (width, height), "white"), 0
+    for image in images:
+        stacked.paste(image, (0, y))
+        y += image.height
+    return stacked

@@ -1,0 +1,44 @@
+"""Where the networks of a pipeline come from, on which device and in which dtype."""
+
+import os
+from pathlib import Path
+
+import torch
+
+from nerve_fast.backbones.clip import DEFAULT_CLIP
+from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
+from nerve_fast.dispatch import pick_device
+from nerve_fast.errors import InputError
+from nerve_fast.tiny import MODELS as TINY_MODELS
+
+
+def model_sources(
+    models: str | os.PathLike | None,
+    clip: str | os.PathLike | None,
+    diffusion: str | os.PathLike | None,
+) -> tuple[str | os.PathLike, str | os.PathLike]:
+    """Where CLIP and Stable Diffusion come from: see :meth:`NervePipeline.from_pretrained`.
+
+    Raises:
+        InputError: ``models`` is no folder, or another argument says the same.
+    """
+    if models is None:
+        return clip or DEFAULT_CLIP, diffusion or DEFAULT_DIFFUSION
+    folder = TINY_MODELS if str(models) == "tiny" else Path(models)
+    if not folder.is_dir():
+        raise InputError(f"models is {str(models)!r}; expected 'tiny' or an existing folder")
+    if clip is not None or diffusion is not None:
+        raise InputError("models stands for both clip and diffusion; pass one or the other")
+    return folder / "clip", folder / "diffusion"
+
+
+def device_and_dtype(
+    device: str | torch.device | None, dtype: torch.dtype | None
+) -> tuple[torch.device, torch.dtype]:
+    """What the networks run on and in; ``None`` is the best there is, and what suits it."""
+    device = pick_device(device)
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise TypeError(f"dtype is {dtype!r}; expected a torch.dtype such as torch.float16")
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else torch.float16
+    return device, dtype

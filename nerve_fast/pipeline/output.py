@@ -1,0 +1,77 @@
+"""What the pipeline gives for an image, and the files it is written to."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from nerve_fast.errors import InputError
+from nerve_fast.imaging import visualize
+from nerve_fast.imaging.resampling import to_pixels
+from nerve_fast.pipeline.budget import CallPlan
+from nerve_fast.utils.files import written_whole
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SegmentationOutput:
+    """What the pipeline found in one image. All tensors are on the CPU.
+
+    Attributes:
+        label_map: ``(H, W)`` int64, indices into :attr:`labels`.
+        labels: the ``K`` labels as they were given.
+        image: the image that was segmented, RGB, of any size.
+        prior: ``(K, h, w)`` float32, CLIP's ``G`` on the token grid.
+        walked: ``(K, h, w)`` float32, what the walk made of it.
+        steps: ``(K, h, w)`` float32 on the token grid, after each number of steps asked for.
+        plan: how it was carried out; ``plan.config`` has the settings, with the stride taken.
+    """
+
+    label_map: Tensor
+    labels: tuple[str, ...]
+    image: Image.Image
+    prior: Tensor
+    walked: Tensor
+    steps: Mapping[int, Tensor]
+    plan: CallPlan
+
+    @functools.cached_property
+    def probabilities(self) -> Tensor:
+        """``(K, H, W)`` float32, summing to 1 over ``K``; made when it is first asked for."""
+        return to_pixels(self.walked, tuple(self.label_map.shape))
+
+    def overlay(self) -> Image.Image:
+        """The image under its labels' colours, with a legend of the labels that occur."""
+        return visualize.overlay(self.image, self.label_map.numpy(), self.labels)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the result, whole or not at all.
+
+        Args:
+            path: ``.png`` writes the label map as a palette image, the labels in its text chunk
+                ``labels``; ``.npz`` writes ``label_map``, ``probabilities`` and ``labels``.
+
+        Raises:
+            InputError: another ending, or a place that cannot be written.
+        """
+        path = Path(path)
+        writers = {
+            ".png": lambda file: visualize.save_label_map(
+                file, self.label_map.numpy(), self.labels
+            ),
+            ".npz": lambda file: np.savez_compressed(
+                file,
+                label_map=self.label_map.numpy(),
+                probabilities=self.probabilities.numpy(),
+                labels=np.array(self.labels),
+            ),
+        }
+        suffix = path.suffix.lower()
+        if suffix not in writers:
+            raise InputError(f"{path}: expected a name that ends in .png or .npz")
+        with written_whole(path) as file:
+            writers[suffix](file)

@@ -1,0 +1,38 @@
+"""What a result was made with: the commit, versions of packages, digests."""
+
+import functools
+import hashlib
+import json
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+
+def commit() -> str:
+    """Of the checkout, with a mark where it was changed; empty where there is no git."""
+    try:
+        run = functools.partial(
+            subprocess.run,
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            check=True,
+        )
+        head = run(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+        changed = run(["git", "status", "--porcelain", "--", ".", ":!bench/results"]).stdout.strip()
+        return head + "+" * bool(changed)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def version(package: str) -> str | None:
+    """Of an installed package, or ``None``."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def digest(values) -> str:
+    """SHA-256 of what JSON can say."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()

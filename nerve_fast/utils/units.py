@@ -1,0 +1,36 @@
+"""Bytes and seconds as people write and read them."""
+
+import math
+import re
+
+from nerve_fast.errors import InputError
+
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
+
+
+def parse_bytes(size: int | str) -> int:
+    """``"6GB"``, ``"512 MiB"`` or a number of bytes, as a number of bytes."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
+    if match is None or match[2].upper() not in UNITS or float(match[1]) == 0:
+        raise InputError(
+            f'max_memory is {size!r}; expected a size above 0 such as "6GB" or "512MiB"'
+        )
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def format_bytes(size: float) -> str:
+    """A size with its unit, in powers of ten."""
+    power = min(int(math.log10(max(size, 1)) // 3), 4)
+    return f"{size / 1000**power:.3g} {('B', 'KB', 'MB', 'GB', 'TB')[power]}"
+
+
+def format_seconds(seconds: float) -> str:
+    """A duration with its unit."""
+    if math.isinf(seconds):
+        return "-"
+    if seconds < 1:
+        return f"{1000 * seconds:.2g} ms"
+    if seconds < 100:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,175 @@
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from nerve_fast import InputError
+from nerve_fast.cli import main as cli
+from nerve_fast.imaging.images import load_image
+from nerve_fast.pipeline import batch as command
+from nerve_fast.tiny.scenes import generate
+
+LABELS = "grass; water, sea; ball"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Four scenes of two sizes, a file that is no image of two kinds, and a result."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(4):
+        generate(980_000 + i, (64, 96) if i % 2 else 64)[0].save(folder / f"scene{i}.png")
+    (folder / "broken.jpg").write_text("no image")
+    (folder / "notes.txt").write_text("no image")
+    (folder / "old.overlay.png").touch()
+    return folder
+
+
+def segment(*arguments, labels=LABELS):
+    flags = ("--labels", labels, "--models", "tiny", "--device", "cpu")
+    return cli.main([str(argument) for argument in ("segment", *arguments, *flags)])
+
+
+def maps_in(folder):
+    return {path.name: np.asarray(Image.open(path)) for path in sorted(folder.glob("*.labels.png"))}
+
+
+def test_a_folder_is_segmented_and_a_bad_file_stops_nothing(folder, tmp_path, capsys):
+    assert segment(folder, "-o", tmp_path / "out") == 2
+    said = capsys.readouterr()
+    assert "broken.jpg: not an image" in said.err
+    assert f"4 images written to {tmp_path / 'out'}, 1 could not be done" in said.out
+    assert list(maps_in(tmp_path / "out")) == [f"scene{i}.labels.png" for i in range(4)]
+
+
+def test_batches_give_what_single_images_give(folder, tmp_path):
+    (folder / "broken.jpg").unlink()
+    assert segment(folder, "-o", tmp_path / "one") == 0
+    assert segment(folder, "-o", tmp_path / "three", "--batch-size", 3) == 0
+    one, three = maps_in(tmp_path / "one"), maps_in(tmp_path / "three")
+    assert list(one) == list(three)
+    for name, expected in one.items():
+        assert (three[name] == expected).mean() > 0.999
+
+
+def test_resume_does_what_is_missing_and_no_more(folder, tmp_path, capsys):
+    (folder / "broken.jpg").unlink()
+    out = tmp_path / "out"
+    assert segment(folder, "-o", out) == 0
+    (out / "scene1.labels.png").unlink()
+    (out / "scene2.overlay.png").unlink()
+    (out / "scene3.labels.png").write_bytes(b"half")
+    kept = (out / "scene0.labels.png").stat().st_mtime_ns
+    capsys.readouterr()
+    assert segment(folder, "-o", out, "--resume") == 0
+    assert "3 images written to" in capsys.readouterr().out
+    assert (out / "scene0.labels.png").stat().st_mtime_ns == kept
+    assert len(maps_in(out)) == 4
+    assert segment(folder, "-o", out, "--resume") == 0
+    assert "0 images written to" in capsys.readouterr().out
+    # Other results are wanted, or results of other labels.
+    assert segment(folder, "-o", out, "--resume", "--save-probabilities") == 0
+    assert "4 images written to" in capsys.readouterr().out
+    assert segment(folder, "-o", out, "--resume", labels="grass; ball") == 0
+    assert "4 images written to" in capsys.readouterr().out
+
+
+def test_two_processes_share_the_images(folder, tmp_path):
+    """As `accelerate launch` starts them; one's unreadable file does not end the other's work."""
+    assert segment(folder, "-o", tmp_path / "alone") == 2
+    launch = "-m torch.distributed.run --standalone --nproc-per-node=2 -m nerve_fast segment"
+    flags = [folder, "-o", tmp_path / "shared", "--labels", LABELS, "--models", "tiny"]
+    started = subprocess.run(
+        [sys.executable, *launch.split(), *flags],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert started.returncode != 0
+    assert "broken.jpg: not an image" in started.stderr
+    assert started.stdout.count("2 images written to") == 2
+    alone, shared = maps_in(tmp_path / "alone"), maps_in(tmp_path / "shared")
+    assert list(alone) == list(shared)
+    assert all(np.array_equal(alone[name], shared[name]) for name in alone)
+
+
+def test_an_interruption_leaves_whole_files_and_what_was_done(folder, tmp_path, monkeypatch):
+    out, done = tmp_path / "out", []
+    write = command.write
+
+    def interrupted(*arguments):
+        if len(done) == 2:
+            raise KeyboardInterrupt
+        done.append(arguments)
+        write(*arguments)
+
+    monkeypatch.setattr(command, "write", interrupted)
+    assert segment(folder, "-o", out) == 130
+    assert len(os.listdir(out)) == 4
+    for path in out.iterdir():
+        load_image(path)
+
+
+def test_resume_after_an_interruption_within_an_image(folder, tmp_path, monkeypatch, capsys):
+    """Results of other labels are there; of the new ones the label map is not yet."""
+    scene, out = folder / "scene0.png", tmp_path / "out"
+    assert segment(scene, "-o", out) == 0
+    monkeypatch.setattr(command.SegmentationOutput, "save", interrupt)
+    assert segment(scene, "-o", out, labels="grass; ball; sand") == 130
+    monkeypatch.undo()
+    capsys.readouterr()
+    for labels in (LABELS, "grass; ball; sand"):
+        assert segment(scene, "-o", out, "--resume", labels=labels) == 0
+        assert "1 image written to" in capsys.readouterr().out
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_an_image_that_does_not_fit_stops_nothing(folder, tmp_path, capsys):
+    Image.new("RGB", (1500, 1500)).save(folder / "large.png")
+    (folder / "broken.jpg").unlink()
+    flags = ("--resolution", 0, "--max-memory", "300MB", "--batch-size", 2)
+    assert segment(folder, "-o", tmp_path / "out", *flags) == 2
+    said = capsys.readouterr()
+    assert "large.png: max_memory is 300MB; segmenting 1500 × 1500 pixels" in said.err
+    assert "4 images written to" in said.out
+
+
+def test_a_group_without_what_makes_one_is_refused(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert segment(folder, "-o", tmp_path / "out") == 2
+    assert "WORLD_SIZE=4 and not LOCAL_RANK, MASTER_ADDR, RANK" in capsys.readouterr().err
+
+
+def test_images_are_read_in_order_and_ahead(folder):
+    failed = []
+    paths = sorted(folder.glob("*.??g"))
+    found = [path.name for path, _ in command.readable(paths, 2, failed)]
+    assert found == [f"scene{i}.png" for i in range(4)]
+    assert [path.name for path in failed] == ["broken.jpg", "old.overlay.png"]
+
+
+def test_folders_are_listed_without_results(folder, tmp_path):
+    listed = command.listed([folder, folder / "notes.txt"])
+    names = [path.name for path in listed]
+    assert names == ["broken.jpg", *(f"scene{i}.png" for i in range(4)), "notes.txt"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: holds no image, .*\.png"):
+        command.listed([tmp_path / "empty"])
+
+
+def test_memory_and_tiles_reach_the_pipeline(folder, tmp_path, capsys):
+    scene = folder / "scene0.png"
+    assert segment(scene, "-o", tmp_path, "--max-memory", "1MB") == 2
+    assert "max_memory is 1MB; segmenting 64 × 64 pixels" in capsys.readouterr().err
+    assert segment(scene, "-o", tmp_path, "--tile", 64, "--overlap", 40) == 2
+    assert "overlap is 40 and tile 64" in capsys.readouterr().err
+    assert segment(scene, "-o", tmp_path, "--batch-size", 0) == 2
+    assert "--batch-size is 0" in capsys.readouterr().err
+    assert segment(scene, "-o", tmp_path, "--token-budget", 100) == 0
+    assert "pooled with global_stride=" in capsys.readouterr().err

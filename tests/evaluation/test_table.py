@@ -1,0 +1,200 @@
+import json
+
+import pytest
+
+from nerve_fast import InputError, NerveConfig
+from nerve_fast.cli import main as cli
+from nerve_fast.evaluation.ablation.ablations import PUBLISHED
+from nerve_fast.evaluation.presets import clip_of, iseg_of, note_of, settings_of
+from nerve_fast.evaluation.table import COLUMNS, USUAL, report
+
+FIGURES = dict(zip(COLUMNS, [69.7, 37.7, 43.3, 90.1, 24.0, 43.4, 28.8], strict=True))
+
+
+@pytest.fixture
+def result(tmp_path):
+    """``result(dataset, miou, **run)``: a file as ``evaluate`` leaves it."""
+    files = []
+
+    def make(dataset, miou, preset="nerve", images=50, complete=True, **run):
+        settings = vars(settings_of(preset, dataset, dataset in ("voc21", "pc60", "coco-object")))
+        first = "background" if dataset in ("voc21", "pc60", "coco-object") else "cat"
+        refiner = {"name": settings["refiner"]}
+        if refiner["name"] == "walk":
+            refiner["config"] = NerveConfig().to_dict()
+        document = {
+            "miou": miou,
+            "images": images,
+            "complete": complete,
+            "run": {
+                "dataset": {
+                    "name": dataset,
+                    "images": 50 if complete else 1449,
+                    "classes": [first],
+                },
+                "preset": {"name": preset, "note": note_of(preset)},
+                "settings": dict(settings),
+                "refiner": refiner,
+                "seed": 0,
+                "models": {"clip": clip_of(preset), **USUAL},
+            },
+        }
+        for place, value in run.items():
+            group, _, name = place.partition("__")
+            target = document["run"][group]
+            target.update({name: value}) if name != "config" else target["config"].update(value)
+        files.append(tmp_path / f"{len(files)}.json")
+        files[-1].write_text(json.dumps(document))
+        return files[-1]
+
+    return make
+
+
+def lines_of(text, start):
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def test_all_that_was_published_is_in_the_slides_form(result):
+    text = report([result("cityscapes", 0.4)], None)
+    lines = text.splitlines()
+    head = lines.index(
+        "| Method |  | Post. | V21 | PC60 | C-Obj | V20 | ADE | PC59 | C-Stf | Avg |"
+    )
+    table = lines[head + 2 : lines.index("", head)]
+    assert len(table) == len(PUBLISHED["table1"]["rows"]) == 16
+    assert table[9] == (
+        "| NERVE | WACV'26 | No | 69.7 | 37.7 | 43.3 | 90.1 | 24.0 | 43.4 | 28.8 | 48.1 |"
+    )
+    assert table[3] == "| CLIP-DIY | WACV'24 | No | 59.0 | – | 30.4 | – | – | – | – | – |"
+    assert "SCLIP 38.2 (39.0)" in text
+    assert "NERVE 48.1" not in text
+    assert "| (1) | preset nerve: naclip + walk | cityscapes | 40.0 |" in lines
+
+
+def test_a_measured_row_stands_below_its_published_one_with_the_difference(result):
+    paths = [result(dataset, figure / 100 + 0.01) for dataset, figure in FIGURES.items()]
+    lines = report(paths, None).splitlines()
+    row = next(number for number, line in enumerate(lines) if "(1) measured" in line)
+    assert lines[row - 1].startswith("| NERVE | WACV'26")
+    assert lines[row].endswith("| **44.4 (+1.0)** | **29.8 (+1.0)** | **49.1 (+1.0)** |")
+    assert "| **70.7 (+1.0)** |" in lines[row]
+    # Of six there is no average.
+    lines = report(paths[1:], None).splitlines()
+    (row,) = (line for line in lines if "(1) measured" in line)
+    assert row.startswith("| **NERVE** | **(1) measured** | **No** | – | **38.7 (+1.0)** |")
+    assert row.endswith("| – |")
+
+
+def test_the_average_is_compared_with_the_mean_of_the_same_seven(result):
+    figures = [59.1, 30.4, 30.5, 80.4, 16.1, 34.2, 22.4]
+    pairs = zip(COLUMNS, figures, strict=True)
+    paths = [result(dataset, figure / 100, preset="sclip") for dataset, figure in pairs]
+    (row,) = lines_of(report(paths, None), "| **SCLIP**")
+    assert row.endswith("| **39.0 (+0.0)** |")
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes", "above", "said"),
+    [
+        ("naclip", {}, "| NACLIP | WACV'25 | Yes", None),
+        ("naclip", {"refiner__name": "none"}, "| NACLIP | WACV'25 | No", None),
+        ("naclip", {"refiner__name": "iseg"}, "| iSeg | arXiv'24 | No", None),
+        ("fixed", {"settings__prior": "clip"}, "| NERVE | WACV'26", "prior clip for naclip"),
+        ("clearclip", {}, "| ClearCLIP | ECCV'24 | Yes", "Published with post-processing only"),
+        ("cliper", {}, "| NACLIP | WACV'25 | Yes", "Table 1 has no such method"),
+    ],
+)
+def test_a_method_is_its_prior_and_what_refines_it(result, preset, changes, above, said):
+    text = report([result("voc21", 0.5, preset=preset, **changes)], None)
+    lines = text.splitlines()
+    row = next(number for number, line in enumerate(lines) if "(1) measured" in line)
+    assert lines[row - 1].startswith(above)
+    assert said is None or said in text
+
+
+def test_what_differs_from_the_preset_is_listed(result):
+    changed = {
+        "models__clip": "my/clip",
+        "models__timestep": 45,
+        "refiner__config": {"alpha": 0.8},
+        "settings__logit_scale": 50,
+    }
+    plain, other = result("voc21", 0.6), result("voc21", 0.7, images=9, complete=False, **changed)
+    text = report([plain, other], None)
+    assert "| **60.0 (-9.7)** |" in lines_of(text, "| **NERVE** | **(1)")[0]
+    assert "| **70.0\\* (+0.3)** |" in lines_of(text, "| **NERVE** | **(2)")[0]
+    first, second = text.split("\n(1) ")[1].split("\n(2) ")
+    assert "- As the preset has it." in first
+    assert [line for line in second.splitlines() if line.startswith("- ")] == [
+        "- clip my/clip for openai/clip-vit-large-patch14",
+        "- timestep 45 for 100",
+        "- alpha 0.8 for 0.9",
+        "- **V21: only 9 of 1,449 images.**",
+        "- V21: logit scale 50 for 40",
+    ]
+
+
+def test_tiny_models_are_no_evidence(result):
+    path = result("voc21", 0.1, models__clip="/x/nerve_fast/tiny/models/clip")
+    assert "no evidence for NERVE" in report([path], None)
+
+
+def test_two_of_the_same_are_refused(result):
+    one, other = result("voc21", 0.5), result("voc21", 0.6)
+    message = r"0\.json and .*1\.json are both of voc21, preset nerve"
+    with pytest.raises(InputError, match=message):
+        report([one, other], None)
+    report([one, result("voc21", 0.6, models__layers=["a"])], None)
+    with pytest.raises(InputError, match=message):
+        report([one, other, result("voc21", 0.6, settings__threshold=0.2)], None)
+
+
+def test_settings_of_one_method_stand_below_each_other(result):
+    """Those of all data sets together that were changed alike, whatever the presets have."""
+    changed = {"settings__logit_scale": 45}
+    paths = [
+        result("voc21", 0.5, preset="sclip"),
+        result("voc20", 0.6, preset="sclip", **changed),
+        result("voc21", 0.7, preset="sclip", **changed),
+        result("voc20", 0.8, preset="sclip"),
+    ]
+    text = report(paths, None)
+    rows = [line.split("|") for line in lines_of(text, "| **SCLIP**")]
+    assert [(row[4].strip()[2:6], row[7].strip()[2:6]) for row in rows] == [
+        ("50.0", "80.0"),
+        ("70.0", "60.0"),
+    ]
+    first, second = text.split("\n(1) ")[1].split("\n(2) ")
+    assert "- As the preset has it." in first
+    assert "- V21: logit scale 45 for 65" in second
+    assert "- V20: logit scale 45 for 40" in second
+
+
+def test_iseg_is_one_method_with_settings_of_each_data_set(result):
+    paths = []
+    for dataset in ("voc21", "pc60"):
+        own = {f"refiner__{name}": value for name, value in iseg_of(dataset).items()}
+        paths.append(result(dataset, 0.5, preset="naclip", refiner__name="iseg", **own))
+    text = report(paths, None)
+    (row,) = lines_of(text, "| **iSeg**")
+    assert row.count("**50.0 (") == 2
+    assert "step size" not in text
+    other = {"refiner__name": "iseg", "refiner__iterations": 8, "refiner__step_size": 0.015}
+    text = report([result("pc60", 0.5, preset="naclip", **other)], None)
+    assert "- PC60: iterations 8 for 5" in text
+    assert "- PC60: step size 0.015 for 0.002" in text
+
+
+def test_the_command_prints_and_writes_the_page(result, tmp_path, capsys):
+    path = result("voc21", 0.5)
+    output = tmp_path / "table.md"
+    assert cli.main(["report", str(path), "-o", str(output)]) == 0
+    assert capsys.readouterr().out == output.read_text(encoding="utf-8") == report([path], None)
+    whole = json.loads(path.read_text())
+    parts = ({}, [], {**whole["run"], "models": {}}, {**whole["run"], "dataset": None})
+    damaged = [json.dumps({**whole, "run": run}) for run in parts]
+    for text in ("no JSON", "{}", "[]", *damaged):
+        path.write_text(text)
+        assert cli.main(["report", str(path)]) == 2
+        assert f"nerve-fast: {path}: " in capsys.readouterr().err
+    assert cli.main(["report", str(tmp_path / "nowhere.json")]) == 2

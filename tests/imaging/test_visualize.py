@@ -1,0 +1,72 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from nerve_fast.imaging import visualize
+
+
+def test_palette_colours_stay_apart_and_do_not_depend_on_the_count():
+    colours = visualize.palette(171).astype(int)
+    assert np.array_equal(colours[:21], visualize.palette(21))
+    distance = np.abs(colours[:, None] - colours).sum(-1)
+    assert distance[~np.eye(171, dtype=bool)].min() > 0
+    few = visualize.palette(8).astype(int)
+    assert np.abs(few[:, None] - few).sum(-1)[~np.eye(8, dtype=bool)].min() > 60
+
+
+@pytest.mark.parametrize("count", [2, 256, 300])
+def test_label_maps_come_back_from_the_file(tmp_path, count):
+    label_map = np.arange(6 * 50).reshape(6, 50) % count
+    names = [f"name {i}" for i in range(count)]
+    visualize.save_label_map(tmp_path / "a.png", label_map, names)
+    with Image.open(tmp_path / "a.png") as image:
+        assert np.array_equal(np.asarray(image), label_map)
+        assert image.text["labels"].split("\n") == names
+
+
+def test_overlay_shows_image_and_colours_and_lists_what_occurs():
+    image = Image.new("RGB", (300, 200), "black")
+    label_map = np.zeros((200, 300), dtype=np.int64)
+    label_map[:, 150:] = 2
+    picture = visualize.overlay(image, label_map, ["cat", "dog", "grass"], opacity=1.0)
+    colours = visualize.palette(3)
+    assert picture.getpixel((10, 10)) == tuple(colours[0])
+    assert picture.getpixel((290, 10)) == tuple(colours[2])
+    assert picture.width == 300
+    assert picture.height > 200
+    legend = np.asarray(picture)[200:].reshape(-1, 3).tolist()
+    assert colours[0].tolist() in legend
+    assert colours[2].tolist() in legend
+    assert colours[1].tolist() not in legend
+
+
+def test_heat_maps_get_brighter_with_probability():
+    image = Image.new("RGB", (64, 64), "grey")
+    low, high = np.full((4, 4), 0.05, np.float32), np.full((4, 4), 0.95, np.float32)
+    sheet = visualize.heat_maps(image, np.stack([low, high]), ["low", "high"], width=64)
+    line = sheet.height - 64
+    left, right = sheet.getpixel((32, line + 32)), sheet.getpixel((32 + 70, line + 32))
+    assert sum(right) > sum(left) + 200
+
+
+def test_steps_strip_has_a_panel_for_each_stage():
+    image = Image.new("RGB", (40, 20), "grey")
+    maps = np.stack([np.ones((2, 4)), np.zeros((2, 4))]).astype(np.float32)
+    strip = visualize.steps_strip(
+        image, maps, {1: maps, 10: maps[::-1]}, ["a", "b"], truth=np.ones((20, 40)), width=80
+    )
+    panel = 80 + visualize.MARGIN
+    assert strip.width >= 5 * panel - visualize.MARGIN
+    row = visualize.FONT_SIZE + visualize.MARGIN + 20
+    centre = [strip.getpixel((i * panel + 40, row)) for i in range(5)]
+    assert centre[1] == centre[2]
+    assert centre[3] == centre[4]
+    assert len(set(centre)) == 3
+
+
+def test_pictures_of_one_pixel_and_of_long_labels_are_drawn():
+    image = Image.new("RGB", (1, 1))
+    names = ["a very long label that is wider than the picture " * 3, "köttbullar, 肉"]
+    assert visualize.overlay(image, np.zeros((1, 1), np.int64), names).width > 160
+    probabilities = np.full((2, 1, 1), 0.5, np.float32)
+    assert visualize.heat_maps(image, probabilities, names).size[0] > 256
