@@ -1,5 +1,7 @@
 """NERVE: training-free open-vocabulary segmentation by a random walk on diffusion attention."""
 
+import importlib
+
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan, plan, use_backend
 from nerve_fast.errors import InputError
@@ -13,11 +15,13 @@ from nerve_fast.ops import (
 )
 
 __all__ = [
+    "ImageFeatures",
     "InputError",
     "LocalAffinity",
     "NerveConfig",
     "NervePipeline",
     "Plan",
+    "Prior",
     "PriorConfig",
     "SegmentationOutput",
     "cosine_affinity",
@@ -33,18 +37,21 @@ __all__ = [
 __version__ = "0.1.0"
 
 
+_LAZY = {
+    "ImageFeatures": "nerve_fast.pipeline",
+    "NervePipeline": "nerve_fast.pipeline",
+    "SegmentationOutput": "nerve_fast.pipeline",
+    "Prior": "nerve_fast.priors",
+    "PriorConfig": "nerve_fast.priors",
+}
+"""The operations need torch alone; transformers and diffusers take seconds to import."""
+
+
 def __dir__():
-    return [*globals(), "NervePipeline", "PriorConfig", "SegmentationOutput"]
+    return [*globals(), *_LAZY]
 
 
 def __getattr__(name):
-    # The operations need torch alone; transformers and diffusers take seconds to import.
-    if name in ("NervePipeline", "SegmentationOutput"):
-        from nerve_fast.pipeline import pipeline
-
-        return getattr(pipeline, name)
-    if name == "PriorConfig":
-        from nerve_fast.priors import PriorConfig
-
-        return PriorConfig
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,9 +1,9 @@
-"""Stable Diffusion through diffusers: queries and keys of the UNet's self-attention."""
+"""Stable Diffusion as an affinity source: queries and keys of the UNet's self-attention."""
 
-import contextlib
 import copy
-import dataclasses
-import itertools
+import functools
+import hashlib
+import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +15,10 @@ from torch import Tensor
 from torch.profiler import record_function
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from nerve_fast.backbones.capture import captured, watch
 from nerve_fast.backbones.loading import complete, load
+from nerve_fast.backbones.source import GraphFeatures, tiled_features
+from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.imaging.tiling import Tiling
@@ -34,22 +37,15 @@ FILES = (
 )
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class DiffusionFeatures:
-    """Queries and keys of ``B`` images on a grid of tokens.
+ENCODER_ACTIVATIONS = 6
+"""Live activations of the VAE's first layer, its largest, in multiples of its output. This and the
+two that follow were measured on the tiny models and on those of SD 2.1, and rounded up."""
 
-    Attributes:
-        q, k: ``(B, H, N, D)``, before any scaling.
-        grid: ``(h, w)`` with ``h · w = N``.
-    """
+UNET_ACTIVATIONS = 55
+"""Live activations of the UNet's first layer, skip connections included."""
 
-    q: Tensor
-    k: Tensor
-    grid: tuple[int, int]
-
-
-class _LastLayerReachedError(Exception):
-    """Thrown from a hook to leave the UNet once nothing more of it is needed."""
+PIXEL_BYTES = 40
+"""A pixel of a tile, from 8 bits to the VAE's input."""
 
 
 class DiffusionBackbone:
@@ -62,9 +58,10 @@ class DiffusionBackbone:
         layers: names of self-attentions as diffusers names them, all of one grid and head size;
             ``None`` takes those of the last up-block that has any.
         timestep: how much noise is added, a step of the scheduler.
+        revision: of the hub's repository, where the models come from one.
 
     Attributes:
-        heads, channels: ``H`` and ``H·D`` of all layers.
+        heads, head_dim: ``H`` of all layers, and ``D``.
         scale: pixels of a latent, along a side.
         unit: pixels of a token, along a side.
         multiple: sides of what the networks see are multiples of it, in pixels.
@@ -83,10 +80,12 @@ class DiffusionBackbone:
         empty_prompt: Tensor,
         layers: Sequence[str] | None = None,
         timestep: int = 100,
+        revision: str | None = None,
     ):
         vae.decoder = vae.post_quant_conv = None
         # Convolutions take their channels last anyway; so they need not reorder them first.
         self.memory_format = torch.channels_last
+        self.revision = revision
         self.vae, self.unet = (
             model.eval().requires_grad_(False).to(memory_format=self.memory_format)
             for model in (vae, unet)
@@ -103,8 +102,10 @@ class DiffusionBackbone:
         self.native_size = unet.config.sample_size * self.scale
         attentions = [unet.get_submodule(layer) for layer in self.layers]
         self.heads = sum(attention.heads for attention in attentions)
-        self.channels = sum(attention.to_q.out_features for attention in attentions)
+        self.head_dim = sum(x.to_q.out_features for x in attentions) // self.heads
         self.unit = self.scale * depth(self.layers[0], unet)
+        self._projections = [getattr(x, which) for x in attentions for which in ("to_q", "to_k")]
+        watch(self._projections)
 
     @classmethod
     def from_pretrained(
@@ -148,6 +149,50 @@ class DiffusionBackbone:
             empty_prompt=prompt.to(device),
             layers=layers,
             timestep=timestep,
+            revision=getattr(unet.config, "_commit_hash", None),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where both networks are."""
+        return self.unet.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What both networks compute in."""
+        return self.unet.dtype
+
+    @property
+    def identity(self) -> str:
+        """The kind, the layers, the noise, and digests of the weights and of the prompt."""
+        settings = [self.layers, self.timestep, self.signal, self.noise]
+        return f"diffusion {json.dumps(settings)} {self._weights}"
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        prompt = self.empty_prompt.cpu().contiguous().view(torch.uint8).numpy()
+        digest = hashlib.sha256(fingerprint(self.vae, self.unet).encode() + prompt.tobytes())
+        return f"sha256 {digest.hexdigest()} revision {self.revision}"
+
+    def tile_memory(self, tile: tuple[int, int]) -> int:
+        """Bytes of the VAE's encoder or of the UNet, whichever takes more: they run in turn."""
+        encoder = ENCODER_ACTIVATIONS * self.vae.config.block_out_channels[0]
+        denoiser = UNET_ACTIVATIONS * self.unet.config.block_out_channels[0] / self.scale**2
+        widest = max(encoder, denoiser) * self.dtype.itemsize
+        return int((widest + PIXEL_BYTES) * math.prod(tile))
+
+    def untrained(self) -> "DiffusionBackbone":
+        """The same with a UNet of random weights, drawn from seed 0; in evaluations, a baseline."""
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            unet = UNet2DConditionModel.from_config(self.unet.config)
+        return DiffusionBackbone(
+            self.vae,
+            unet.to(self.device, self.dtype),
+            alphas_cumprod=self.alphas_cumprod,
+            empty_prompt=self.empty_prompt,
+            layers=self.layers,
+            timestep=self.timestep,
         )
 
     def at_timestep(self, timestep: int) -> "DiffusionBackbone":
@@ -171,7 +216,7 @@ class DiffusionBackbone:
         batch_size: int = 1,
         dtype: torch.dtype | None = None,
         advance: Callable[[int], None] = lambda tiles: None,
-    ) -> DiffusionFeatures:
+    ) -> GraphFeatures:
         """Queries and keys of the chosen layers for noised images, with the empty prompt.
 
         Where images are seen in tiles, a tile's queries and keys fade into its neighbours'.
@@ -191,39 +236,39 @@ class DiffusionBackbone:
         Returns:
             Features with ``H`` counting the heads of all layers, in the order of :attr:`layers`.
         """
-        width, height = size
-        if tiling is None:
-            tiling = Tiling((height, width), (height, width), (0,), (0,))
+        tiling = tiling or Tiling(size[::-1], size[::-1], (0,), (0,))
         latent = tiling.in_units(self.scale)
         channels = self.vae.config.latent_channels
-        images = [image.resize(size, Image.Resampling.BICUBIC) for image in images]
         noise = [
-            torch.randn((channels, *latent.size), generator=generator, device=generator.device)
+            torch.randn(
+                (channels, *latent.size),
+                generator=generator,
+                device=generator.device,
+                dtype=torch.float32,
+            )
             for generator in generators
         ]
-        joined = None
-        jobs = list(itertools.product(range(len(images)), range(len(tiling))))
-        corners = list(zip(tiling, latent, strict=True))
-        for first in range(0, len(jobs), batch_size):
-            batch = jobs[first : first + batch_size]
+
+        def project(tiles):
             # 1. Pixels (b, 3, H, W) and noise (b, 4, h, w) of these tiles.
             pixels, noises = [], []
-            for image, tile in batch:
-                (top, left), (y, x) = corners[tile]
-                box = (left, top, left + tiling.tile[1], top + tiling.tile[0])
-                pixels.append(to_tensor(images[image].crop(box)) * 2 - 1)
+            for image, (top, left), tile in tiles:
+                y, x = top // self.scale, left // self.scale
+                pixels.append(to_tensor(tile) * 2 - 1)
                 noises.append(noise[image][:, y : y + latent.tile[0], x : x + latent.tile[1]])
-
             # 2. To latents, with noise; the UNet, as far as the last of the layers.
-            projections = self._project(torch.stack(pixels), torch.stack(noises))
+            return self._project(torch.stack(pixels), torch.stack(noises))
 
-            # 3. Into the whole: (B, h, w, H·D).
-            if joined is None:
-                joined = _Joined(len(images), tiling, self.unit, projections, dtype)
-            for number, (image, tile) in enumerate(batch):
-                joined.add(image, tile, [part[number] for part in projections])
-            advance(len(batch))
-        return joined.features()
+        return tiled_features(
+            images,
+            size,
+            project,
+            unit=self.unit,
+            tiling=tiling,
+            batch_size=batch_size,
+            dtype=dtype,
+            advance=advance,
+        )
 
     def compile(self) -> None:
         """``torch.compile`` the VAE's encoder, and the UNet's blocks as far as the first layer."""
@@ -245,33 +290,14 @@ class DiffusionBackbone:
         latents = latent_distribution.mean * self.vae.config.scaling_factor
         noisy = self.signal * latents.float() + self.noise * noise.to(latents.device)
         with record_function("nerve_fast: UNet"):
-            projections = self._capture_projections(noisy.to(latents.dtype))
-        return tuple(
-            self._join_heads([projections[layer][which] for layer in self.layers])
-            for which in ("to_q", "to_k")
-        )
+            projections = captured(
+                self._projections, lambda: self._denoise(noisy.to(latents.dtype))
+            )
+        return self._join_heads(projections[::2]), self._join_heads(projections[1::2])
 
-    def _capture_projections(self, noisy_latents: Tensor) -> dict[str, dict[str, Tensor]]:
-        captured: dict[str, dict[str, Tensor]] = {layer: {} for layer in self.layers}
-
-        def keep(layer, which):
-            def hook(module, inputs, output):
-                captured[layer][which] = output
-                if all(len(projections) == 2 for projections in captured.values()):
-                    raise _LastLayerReachedError
-
-            return hook
-
-        with contextlib.ExitStack() as hooks:
-            for layer in self.layers:
-                attention = self.unet.get_submodule(layer)
-                for which in ("to_q", "to_k"):
-                    handle = getattr(attention, which).register_forward_hook(keep(layer, which))
-                    hooks.callback(handle.remove)
-            with contextlib.suppress(_LastLayerReachedError):
-                prompt = self.empty_prompt.expand(len(noisy_latents), -1, -1)
-                self.unet(noisy_latents, self.timestep, prompt, return_dict=False)
-        return captured
+    def _denoise(self, noisy_latents: Tensor) -> None:
+        prompt = self.empty_prompt.expand(len(noisy_latents), -1, -1)
+        self.unet(noisy_latents, self.timestep, prompt, return_dict=False)
 
     def _join_heads(self, projections: list[Tensor]) -> Tensor:
         heads = [
@@ -337,56 +363,3 @@ def encode_empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -
     length = text_encoder.config.max_position_embeddings
     tokens = tokenizer("", padding="max_length", max_length=length, return_tensors="pt")
     return text_encoder(tokens.input_ids.to(text_encoder.device)).last_hidden_state
-
-
-class _Joined:
-    """Queries and keys of whole images, from those of their tiles.
-
-    Args:
-        images: how many.
-        tiling: in pixels.
-        unit: pixels of a token, along a side.
-        projections: queries and keys of some tiles, ``(b, n, H, D)`` each.
-        dtype: of the result; ``None`` is theirs.
-    """
-
-    def __init__(
-        self,
-        images: int,
-        tiling: Tiling,
-        unit: int,
-        projections: tuple[Tensor, Tensor],
-        dtype: torch.dtype | None,
-    ):
-        self.heads, head_dim = projections[0].shape[2:]
-        self.tiling = tiling.in_units(unit)
-        self.corners = list(self.tiling)
-        device = projections[0].device
-        self.fades = [fades.to(device) for fades in self.tiling.weights()]
-        h, w = self.tiling.size
-        # Heads last, as the graph stage packs them; 0 is where nothing has been added yet.
-        self.whole = [
-            torch.zeros(
-                images, h, w, self.heads * head_dim, dtype=dtype or part.dtype, device=device
-            )
-            for part in projections
-        ]
-
-    def add(self, image: int, tile: int, projections: Sequence[Tensor]) -> None:
-        """One tile of one image, ``(n, H, D)`` each."""
-        y, x = self.corners[tile]
-        h, w = self.tiling.tile
-        rows, columns = self.fades
-        row, column = divmod(tile, len(self.tiling.lefts))
-        fade = (rows[row][:, None] * columns[column])[..., None]
-        for whole, part in zip(self.whole, projections, strict=True):
-            part = part.flatten(1).unflatten(0, (h, w))
-            place = whole[image, y : y + h, x : x + w]
-            place.copy_(part) if len(self.tiling) == 1 else place.add_(part * fade)
-
-    def features(self) -> DiffusionFeatures:
-        q, k = (
-            whole.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for whole in self.whole
-        )
-        return DiffusionFeatures(q, k, self.tiling.size)

@@ -1,17 +1,18 @@
 """An image of a data set to its label map, with the settings of a method."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from nerve_fast.backbones.clip import CLIPBackbone
+from nerve_fast.backbones.source import AffinitySource
 from nerve_fast.evaluation.presets import Settings
 from nerve_fast.evaluation.rules import best_words, cliper, thresholded
-from nerve_fast.priors import PriorConfig, check_finite, probabilities_of, similarities
-from nerve_fast.refiners import PAMR
+from nerve_fast.pipeline import stages
+from nerve_fast.priors import CLIPPrior, PriorConfig, check_finite, probabilities_of
+from nerve_fast.refiners import PAMR, Refiner
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -25,18 +26,22 @@ class Segmenter:
     SCLIP line's code. Other refiners take and give probabilities that sum to 1 over classes.
 
     Args:
-        clip: says what each patch looks like.
+        prior: says what each patch looks like.
         settings: what to do.
         classes: the words of each of the ``K`` classes.
         has_background: whether class 0 is the background.
         refiner: of :mod:`nerve_fast.refiners`, or ``None``.
+        graph: gives the queries and keys that the refiner needs, if it does.
+        seed: of the graph's noise.
     """
 
-    clip: CLIPBackbone
+    prior: CLIPPrior
     settings: Settings
     classes: Sequence[Sequence[str]]
     has_background: bool
-    refiner: Callable[[Image.Image, Tensor], Tensor] | None
+    refiner: Refiner | None = None
+    graph: AffinitySource | None = None
+    seed: int = 0
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self._labels(image).cpu()
@@ -45,13 +50,13 @@ class Segmenter:
     def _labels(self, image: Image.Image) -> Tensor:
         settings, size = self.settings, (image.height, image.width)
         words = [word for words in self.classes for word in words]
-        similarity = similarities(self.clip, [image], words, prior_of(settings))[0]
-        check_finite(similarity, self.clip)
+        similarity = self.prior.similarities([image], words)[0]
+        check_finite(similarity)
         if settings.score is not None:
             prior = best_words(similarity, self.classes, settings.logit_scale)
             return cliper(
                 prior,
-                self.refiner(image, prior / prior.sum(0)) if self.refiner else prior,
+                self._refined(image, prior / prior.sum(0)) if self.refiner else prior,
                 size,
                 has_background=self.has_background,
                 score=settings.score,
@@ -64,13 +69,22 @@ class Segmenter:
         }
         if self.refiner is None or isinstance(self.refiner, PAMR):
             return thresholded(
-                self.refiner(image, similarity) if self.refiner else similarity,
+                self._refined(image, similarity) if self.refiner else similarity,
                 size,
                 lambda stripe: best_words(stripe, self.classes, settings.logit_scale),
                 **thresholds,
             )
         probabilities = probabilities_of(similarity[None], self.classes, settings.logit_scale)[0]
-        return thresholded(self.refiner(image, probabilities), size, lambda x: x, **thresholds)
+        return thresholded(self._refined(image, probabilities), size, lambda x: x, **thresholds)
+
+    def _refined(self, image: Image.Image, maps: Tensor) -> Tensor:
+        graph = None
+        if self.refiner.needs_graph:
+            view = stages.graph_view(self.graph, image.size)
+            graph = stages.graph_of(
+                self.graph, [image], view, [torch.Generator().manual_seed(self.seed)]
+            )
+        return self.refiner(image, maps, graph)
 
 
 def prior_of(settings: Settings) -> PriorConfig:

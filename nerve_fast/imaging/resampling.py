@@ -14,6 +14,23 @@ STRIPE_BYTES = 1 << 20
 whole."""
 
 
+def to_tokens(probabilities: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The prior ``G``: probabilities, not similarities, resampled to the tokens and renormalised.
+
+    Args:
+        probabilities: ``(B, K, h', w')``.
+        grid: ``(h, w)`` of the tokens.
+
+    Returns:
+        ``(B, N, K)`` float32, rows sum to 1.
+    """
+    resampled = interpolate(
+        probabilities, grid, mode="bilinear", align_corners=False, antialias=True
+    )
+    prior = resampled.flatten(2).mT
+    return prior / prior.sum(-1, keepdim=True)
+
+
 def as_distribution(walked: Tensor) -> Tensor:
     """Rows clipped at 0 and made to sum to 1: ``l1`` walks can be negative. ``(N, K)``.
 

@@ -1,6 +1,7 @@
 """The whole method: an image and words in, a label for every pixel out."""
 
-from nerve_fast.pipeline.pipeline import NervePipeline
+from nerve_fast.pipeline.features import ImageFeatures
 from nerve_fast.pipeline.output import SegmentationOutput
+from nerve_fast.pipeline.pipeline import NervePipeline
 
-__all__ = ["NervePipeline", "SegmentationOutput"]
+__all__ = ["ImageFeatures", "NervePipeline", "SegmentationOutput"]

@@ -5,20 +5,20 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-from nerve_fast.backbones.clip import CLIPBackbone
-from nerve_fast.backbones.diffusion import DiffusionBackbone
+from nerve_fast.backbones.source import AffinitySource, heads_of
 from nerve_fast.blocked.tiles import GPU_TILE_BYTES
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan, plan, resolve
 from nerve_fast.dispatch.machine import free_memory
 from nerve_fast.errors import InputError
-from nerve_fast.imaging.images import model_size
 from nerve_fast.imaging.resampling import STRIPE_BYTES
-from nerve_fast.imaging.tiling import Tiling
-from nerve_fast.priors import WINDOW_BATCH, PriorConfig, View, read_out_of, view_of
+from nerve_fast.normalization import NORMALIZATIONS
+from nerve_fast.pipeline.stages import GraphView, graph_view
+from nerve_fast.priors import Prior
 from nerve_fast.utils.units import format_bytes, parse_bytes
 
 ENTROPY_ROWS = 1024
@@ -33,23 +33,10 @@ CPU_PIXELS = 1 << 18
 GPU_PIXELS = 1 << 22
 """The same on a GPU."""
 
-ENCODER_ACTIVATIONS = 6
-"""Of the VAE's first, largest layer, that are alive at a time. This and the two that follow were
-measured on the tiny models and on those of SD 2.1 and ViT-L/14, and rounded up."""
-
-UNET_ACTIVATIONS = 55
-"""Of the UNet's first layer, those that it keeps for its way up among them."""
-
-WINDOW_ACTIVATIONS = 40
-"""Of CLIP's hidden states, those of its MLP and the pixels among them."""
-
 SLACK = 128 << 20
 """What the allocator keeps of one part while the next one runs: glibc gives the end of a heap back
 only beyond 64 MiB, threads have heaps of their own, and up to 127 MB more than without them was
 measured."""
-
-PIXEL_BYTES = 40
-"""A pixel of a tile, from 8 bits to the VAE's input."""
 
 
 class DoesNotFitError(InputError):
@@ -57,37 +44,64 @@ class DoesNotFitError(InputError):
 
 
 @dataclasses.dataclass(frozen=True)
-class CallPlan:
-    """How the pipeline will carry out a call on images of one size.
+class EncodePlan:
+    """How the networks see images of one size.
 
     Attributes:
-        size: ``(width, height)`` in pixels at which the UNet sees an image.
+        size: ``(width, height)`` in pixels at which the graph's network sees an image.
         grid: ``(h, w)`` of the tokens.
-        tiling: of the UNet's view, in pixels.
-        tile_batch: tiles that go through the networks at a time.
-        view: how CLIP sees an image.
+        tiling: of the graph's view, in pixels.
+        tile_batch: tiles that go through the network at a time.
+        view: how the prior sees an image; ``None`` without a prior.
         feature_dtype: in which queries and keys of the whole image are kept.
-        config: of the graph stage, with the stride that the token budget asks for.
-        entropy_rows: rows that head entropies are the mean of; ``None`` is all.
-        walk: how the walk will be carried out.
-        walk_memory: bytes that it is given.
         peak_memory: bytes beyond the models and the images, a bound.
     """
 
     size: tuple[int, int]
     grid: tuple[int, int]
-    tiling: Tiling
+    tiling: Any
     tile_batch: int
-    view: View
+    view: Any
     feature_dtype: torch.dtype
+    peak_memory: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self._seen()}; {math.prod(self.grid):,} tokens; at most "
+            f"{format_bytes(self.peak_memory)} beyond the models"
+        )
+
+    @property
+    def graph_view(self) -> GraphView:
+        """The part that :func:`~nerve_fast.pipeline.stages.graph_of` takes."""
+        return GraphView(self.size, self.tiling, self.grid)
+
+    def _seen(self) -> str:
+        width, height = self.size
+        seen = f"{width} × {height} pixels in {len(self.tiling)} tiles, {self.tile_batch} at a time"
+        if self.view is not None:
+            prior = f"{self.view.size[0]} × {self.view.size[1]} in {len(self.view)} windows"
+            seen += f"; the prior at {prior}"
+        return seen
+
+
+@dataclasses.dataclass(frozen=True)
+class CallPlan(EncodePlan):
+    """How the pipeline will carry out a call on images of one size.
+
+    Attributes:
+        config: of the graph stage, with the stride that the token budget asks for.
+        entropy_rows: rows that head entropies are the mean of; ``None`` is all.
+        walk: how the walk will be carried out.
+        walk_memory: bytes that it is given.
+    """
+
     config: NerveConfig
     entropy_rows: int | None
     walk: Plan
     walk_memory: int
-    peak_memory: int
 
     def __str__(self) -> str:
-        width, height = self.size
         h, w = self.grid
         stride = self.config.global_stride
         notes = [f"global part pooled {stride} × {stride}"] * (stride > 1)
@@ -95,10 +109,8 @@ class CallPlan:
             notes.append(f"entropies of {self.entropy_rows} rows")
         notes = f" ({', '.join(notes)})" if notes else ""
         return (
-            f"{width} × {height} pixels in {len(self.tiling)} tiles, {self.tile_batch} at a time; "
-            f"CLIP at {self.view.size[0]} × {self.view.size[1]} in {len(self.view)} windows; "
-            f"{h * w:,} tokens{notes}, {self.walk.backend} / {self.walk.route}; at most "
-            f"{format_bytes(self.peak_memory)} beyond the models"
+            f"{self._seen()}; {h * w:,} tokens{notes}, {self.walk.backend} / {self.walk.route}; "
+            f"at most {format_bytes(self.peak_memory)} beyond the models"
         )
 
 
@@ -107,36 +119,41 @@ class Request:
     """A call, as far as its cost goes.
 
     Attributes:
-        clip, diffusion: the networks.
-        prior: how CLIP's patches become the prior.
+        prior: what gives the prior; ``None`` where there are seeds alone.
+        source: what gives the graph.
         backend: of the graph stage.
         images: how many at a time.
         image_size: ``(width, height)`` of each.
-        words, labels: how many.
+        words, labels: how many; without labels the call only encodes.
         config: as the caller gave it.
-        short_side: at which the UNet sees an image; ``None`` is the image's own.
-        tile, overlap: in pixels; ``None`` are 1.5 times the UNet's own size, and a sixth of a tile.
+        processing_resolution: short side at which the graph's network sees an image; ``None`` is
+            its own, 0 the image's.
+        tile, overlap: in pixels; ``None`` are 1.5 times the network's own size, and a sixth of it.
         token_budget: cells of the global part at most; ``None`` is no limit.
         further_steps: numbers of steps after which the walk is wanted too.
+        encoded: the plan by which the networks have run, where they have.
     """
 
-    clip: CLIPBackbone
-    diffusion: DiffusionBackbone
-    prior: PriorConfig
+    prior: Prior | None
+    source: AffinitySource
     backend: str
     images: int
     image_size: tuple[int, int]
-    words: int
-    labels: int
     config: NerveConfig
-    short_side: int | None
-    tile: int | None
-    overlap: int | None
-    token_budget: int | None
-    further_steps: int
+    words: int = 0
+    labels: int = 0
+    processing_resolution: int | None = None
+    tile: int | None = None
+    overlap: int | None = None
+    token_budget: int | None = None
+    further_steps: int = 0
+    encoded: EncodePlan | None = None
 
-    def planned(self, max_memory: int | str | None) -> CallPlan:
+    def planned(self, max_memory: int | str | None) -> EncodePlan | CallPlan:
         """The plan within ``max_memory`` bytes; ``None`` is what is free, less a margin.
+
+        Returns:
+            A :class:`CallPlan`, or without labels an :class:`EncodePlan`.
 
         Raises:
             DoesNotFitError: the message says what would.
@@ -146,7 +163,7 @@ class Request:
         if named:
             budget = parse_bytes(max_memory)
         else:
-            budget = int(FREE_SHARE * free_memory(self.diffusion.unet.device) / self._sharers())
+            budget = int(FREE_SHARE * free_memory(self.source.device) / self._sharers())
         plans = list(self._plans(budget, narrow=named))
         for candidate in plans:
             if candidate.peak_memory <= budget:
@@ -154,155 +171,154 @@ class Request:
         have = f"max_memory is {max_memory}" if named else f"{format_bytes(budget)} are free"
         width, height = self.image_size
         least = min(candidate.peak_memory for candidate in plans)
+        with_labels = f" with {self.labels} labels" if self.labels else ""
         raise DoesNotFitError(
-            f"{have}; segmenting {width} × {height} pixels with {self.labels} labels takes up to "
+            f"{have}; segmenting {width} × {height} pixels{with_labels} takes up to "
             f"{format_bytes(least)} beyond the models: {self._what_would(budget, named)}"
         )
 
     def _sharers(self) -> int:
         """Processes, started together, that share the memory: each GPU is one's own."""
-        on_cpu = self.diffusion.unet.device.type == "cpu"
+        on_cpu = self.source.device.type == "cpu"
         return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if on_cpu else 1
 
     def _what_would(self, budget: int, narrow: bool) -> str:
-        side = self.short_side or min(self.image_size)
-        while (side := int(side * 0.8)) >= self.diffusion.multiple:
-            smaller = dataclasses.replace(self, short_side=side)
+        side = self.processing_resolution
+        if side is None:
+            side = self.source.native_size
+        side = side or min(self.image_size)
+        while self.encoded is None and (side := int(side * 0.8)) >= self.source.multiple:
+            smaller = dataclasses.replace(self, processing_resolution=side)
             if any(plan.peak_memory <= budget for plan in smaller._plans(budget, narrow)):
                 return f"a processing resolution of {side} would fit"
         return "give it more memory, or fewer labels"
 
-    def _plans(self, budget: int, narrow: bool) -> Iterator[CallPlan]:
+    def _plans(self, budget: int, narrow: bool) -> Iterator[EncodePlan | CallPlan]:
         """From the fastest to the one that takes least.
 
         Only where ``narrow`` may features be kept in fewer bits than the networks': what comes out
         should not depend on the memory that happens to be free.
         """
-        diffusion, device = self.diffusion, self.diffusion.unet.device
-        size = model_size(self.image_size, self.short_side, diffusion.multiple)
-        tile = diffusion.native_size * 3 // 2 if self.tile is None else self.tile
-        overlap = tile // 6 if self.overlap is None else self.overlap
-        tiling = Tiling.of(size[::-1], tile, overlap, diffusion.multiple)
-        magnified = None
-        if min(size) > diffusion.native_size and len(tiling) > 1:
-            # As many of CLIP's pixels to one of the UNet's as where both see what they know best.
-            ratio = 1.5 * self.clip.image_size / diffusion.native_size
-            magnified = (size[0] * ratio, size[1] * ratio)
-        view = view_of(self.clip, self.image_size, self.prior, magnified)
-        grid = (size[1] // diffusion.unit, size[0] // diffusion.unit)
-        tokens = self.images * grid[0] * grid[1]
-        config = self._pooled(grid)
+        source = self.source
+        if self.encoded is not None:
+            # The networks have run, and what they gave is the caller's.
+            yield self._with_walk(self.encoded, budget, networks=0, features=0, resized=0)
+            return
+        seen = graph_view(
+            source,
+            self.image_size,
+            self.processing_resolution,
+            tile=self.tile,
+            overlap=self.overlap,
+        )
+        view, looking, kept = None, 0, 0
+        # The images at the sizes at which they are seen.
+        resized = 4 * self.images * math.prod(seen.size)
+        if self.prior is not None:
+            tiled = min(seen.size) > source.native_size and len(seen.tiling) > 1
+            view = self.prior.view(
+                self.image_size, seen.size if tiled else None, source.native_size
+            )
+            looking = self.prior.memory(view, self.images, self.words)
+            kept = self.prior.encoded_memory(view, self.images)
+            resized += 4 * self.images * math.prod(view.size)
+        heads, head_dim = heads_of(source)
+        tokens = self.images * math.prod(seen.grid)
+        on_gpu = source.device.type == "cuda"
+        at_once = GPU_PIXELS if on_gpu else CPU_PIXELS
+        most = max(at_once // math.prod(seen.tiling.tile), 1)
+        most = min(most, self.images * len(seen.tiling))
+        dtypes = [source.dtype]
+        if narrow and dtypes[0] == torch.float32:
+            dtypes.append(torch.bfloat16)
+        for dtype in dtypes:
+            features = 2 * tokens * heads * head_dim * dtype.itemsize
+            for halved in range(most.bit_length()):
+                tile_batch = most >> halved
+                parts = (looking, features + tile_batch * source.tile_memory(seen.tiling.tile))
+                # On a GPU the two networks run at the same time.
+                networks = sum(parts) if on_gpu else max(parts)
+                encode = EncodePlan(
+                    size=seen.size,
+                    grid=seen.grid,
+                    tiling=seen.tiling,
+                    tile_batch=tile_batch,
+                    view=view,
+                    feature_dtype=dtype,
+                    peak_memory=SLACK + resized + kept + networks,
+                )
+                if self.labels:
+                    yield self._with_walk(encode, budget, networks, features, resized)
+                else:
+                    yield encode
+
+    def _with_walk(
+        self, encode: EncodePlan, budget: int, networks: int, features: int, resized: int
+    ) -> CallPlan:
+        """The rest of a call.
+
+        Args:
+            networks: bytes that they take.
+            features: bytes of what they leave.
+            resized: bytes of the images at the sizes at which they are seen.
+        """
+        config = self._pooled(encode.grid)
         # The reference is the measure of the others: nothing of it is estimated.
         exact = self.token_budget is None or resolve(self.backend) == "reference"
-        shape = (
-            self.images,
-            diffusion.heads,
-            tokens // self.images,
-            diffusion.channels // diffusion.heads,
-        )
+        heads, head_dim = heads_of(self.source)
+        tokens = math.prod(encode.grid)
 
-        def walk(dtype, memory):
+        def walk(memory):
             return plan(
-                shape,
+                (self.images, heads, tokens, head_dim),
                 self.labels,
                 config=config,
-                device=device,
-                dtype=dtype,
+                device=self.source.device,
+                dtype=encode.feature_dtype,
                 backend=self.backend,
                 max_memory=memory,
                 # The entropies come first; only the reference's take more than its walk.
                 weights_given=config.sharpness == 0,
-                grid=grid,
+                grid=encode.grid,
             )
 
-        at_once = CPU_PIXELS if device.type == "cpu" else GPU_PIXELS
-        most = min(max(at_once // math.prod(tiling.tile), 1), self.images * len(tiling))
         # The prior, what the walk makes of it, after how many steps ever, and both in another
-        # layout; the images resized for the UNet and for CLIP.
-        maps = 4 * (4 + self.further_steps) * tokens * self.labels
-        maps += 4 * self.images * (math.prod(size) + math.prod(view.size))
-        dtypes = [diffusion.unet.dtype]
-        if narrow and dtypes[0] == torch.float32:
-            dtypes.append(torch.bfloat16)
-        for dtype in dtypes:
-            features = 2 * tokens * diffusion.channels * dtype.itemsize
-            ways = walk(dtype, sys.maxsize).options
-            least = min(way.peak_memory for way in ways if way.refused is None)
-            given = max(budget - features - maps - SLACK, least)
-            walked = walk(dtype, given)
-            for halved in range(most.bit_length()):
-                tile_batch = most >> halved
-                parts = (
-                    self._window_memory(view),
-                    features + tile_batch * self._tile_memory(tiling.tile),
-                )
-                # On a GPU CLIP and the UNet run at the same time.
-                networks = sum(parts) if device.type == "cuda" else max(parts)
-                yield CallPlan(
-                    size=size,
-                    grid=grid,
-                    tiling=tiling,
-                    tile_batch=tile_batch,
-                    view=view,
-                    feature_dtype=dtype,
-                    config=config,
-                    entropy_rows=None if exact else ENTROPY_ROWS,
-                    walk=walked,
-                    walk_memory=given,
-                    peak_memory=SLACK
-                    + maps
-                    + max(networks, features + walked.peak_memory, self._pixel_memory(size)),
-                )
+        # layout.
+        kept = resized + 4 * (4 + self.further_steps) * self.images * tokens * self.labels
+        least = min(way.peak_memory for way in walk(sys.maxsize).options if way.refused is None)
+        given = max(budget - features - kept - SLACK, least)
+        walked = walk(given)
+        largest = max(networks, features + walked.peak_memory, self._pixel_memory(encode.size))
+        return CallPlan(
+            **{
+                field.name: getattr(encode, field.name)
+                for field in dataclasses.fields(EncodePlan)
+                if field.name != "peak_memory"
+            },
+            peak_memory=SLACK + kept + largest,
+            config=config,
+            entropy_rows=None if exact else ENTROPY_ROWS,
+            walk=walked,
+            walk_memory=given,
+        )
 
     def _pooled(self, grid: tuple[int, int]) -> NerveConfig:
         """The settings with the smallest stride that keeps the global part within its tokens."""
         config = self.config
-        # `shift` is linear in the affinity: its cost does not grow with the number of keys.
-        if self.token_budget is None or config.normalization == "shift" or config.beta == 0:
+        rule = NORMALIZATIONS[config.normalization]
+        # Linear and without a sign: the cost does not grow with the number of keys.
+        constant = rule.linear and not rule.signed
+        if self.token_budget is None or constant or config.beta == 0:
             return config
         stride = config.global_stride
         while math.prod(-(-side // stride) for side in grid) > self.token_budget:
             stride += 1
         return config.replace(global_stride=stride)
 
-    def _tile_memory(self, tile: tuple[int, int]) -> int:
-        """Of the VAE's encoder or of the UNet, whichever takes more: they come in turn."""
-        vae, unet = self.diffusion.vae.config, self.diffusion.unet
-        encoder = ENCODER_ACTIVATIONS * vae.block_out_channels[0]
-        denoiser = UNET_ACTIVATIONS * unet.config.block_out_channels[0] / self.diffusion.scale**2
-        widest = max(encoder, denoiser) * unet.dtype.itemsize
-        return int((widest + PIXEL_BYTES) * math.prod(tile))
-
-    def _window_memory(self, view: View) -> int:
-        vision = self.clip.model.config.vision_config
-        itemsize = self.clip.model.dtype.itemsize
-        patches = math.prod(view.window) // self.clip.patch**2
-        windows = min(WINDOW_BATCH, self.images * len(view))
-        hidden = windows * patches * vision.hidden_size * itemsize
-        cells = math.prod(view.size) // view.unit**2
-        further = 0
-        if self.prior.name == "cliper":
-            # What every layer takes, and five maps of all heads at a time.
-            further += 2 * vision.num_hidden_layers * hidden
-            further += 20 * windows * vision.num_attention_heads * (1 + patches) ** 2
-        elif self.prior.name == "proxyclip":
-            proxy = read_out_of(self.prior, self.clip).proxy
-            finer = math.prod(view.window) // proxy.patch**2
-            width = proxy.model.config.hidden_size + vision.hidden_size
-            further += WINDOW_ACTIVATIONS * windows * finer * width * itemsize
-            # Similarities of an image seen whole lie on the proxy's grid.
-            cells = max(cells, finer)
-        similarities = 4 * self.images * cells + math.prod(view.window) // view.unit**2
-        similarities += windows * patches
-        # NACLIP's neighbourhood, made in float32.
-        neighbourhood = (1 + patches) ** 2 * (4 + 4 + itemsize)
-        likenesses = 4 * self.words * similarities
-        return WINDOW_ACTIVATIONS * hidden + further + likenesses + neighbourhood
-
     def _pixel_memory(self, size: tuple[int, int]) -> int:
         """The label map in int64, and what one stripe takes."""
         pixels = max(math.prod(self.image_size), math.prod(size))
         widest = max(self.image_size[0], size[0])
-        on_cpu = self.diffusion.unet.device.type == "cpu"
+        on_cpu = self.source.device.type == "cpu"
         stripe = STRIPE_BYTES if on_cpu else GPU_TILE_BYTES
         return 8 * self.images * pixels + 6 * max(stripe, 4 * self.labels * widest)

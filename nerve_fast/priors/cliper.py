@@ -8,8 +8,17 @@ from torch.nn.functional import normalize
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from nerve_fast.priors.layers import merged, on_grid, split_heads
+from nerve_fast.priors.registry import Windows, registered
 
 
+def _memory(windows: Windows) -> int:
+    """What every layer takes, and five maps of all heads at a time."""
+    vision = windows.clip.model.config.vision_config
+    maps = 20 * windows.count * vision.num_attention_heads * (1 + windows.patches) ** 2
+    return 2 * vision.num_hidden_layers * windows.hidden + maps
+
+
+@registered("cliper", memory=_memory)
 def cliper(
     layers: Sequence[CLIPEncoderLayer], x: Tensor, grid: tuple[int, int], pixels: Tensor
 ) -> Tensor:

@@ -1,33 +1,10 @@
 """Which prior, and how CLIP sees images for it."""
 
 import dataclasses
-import functools
 import math
 import numbers
 
-from nerve_fast.backbones.clip import CLIPBackbone, ReadOut
-from nerve_fast.backbones.dino import DEFAULT_PROXY, DINOBackbone
 from nerve_fast.errors import InputError
-from nerve_fast.priors.clearclip import clearclip
-from nerve_fast.priors.clip import clip
-from nerve_fast.priors.cliper import cliper
-from nerve_fast.priors.gem import gem
-from nerve_fast.priors.maskclip import maskclip
-from nerve_fast.priors.naclip import naclip
-from nerve_fast.priors.proxyclip import ProxyCLIP
-from nerve_fast.priors.sclip import sclip
-
-READ_OUTS = {
-    "clip": clip,
-    "maskclip": maskclip,
-    "sclip": sclip,
-    "naclip": naclip,
-    "clearclip": clearclip,
-    "gem": gem,
-    "cliper": cliper,
-    "proxyclip": ProxyCLIP,
-}
-"""The priors by name; that of ``proxyclip`` is first made of a proxy: :func:`read_out_of`."""
 
 PROTOCOLS = ("fit", "mmseg")
 """How images are brought to CLIP, see :class:`PriorConfig`."""
@@ -38,7 +15,7 @@ class PriorConfig:
     """How the prior is computed.
 
     Args:
-        name: one of ``READ_OUTS``.
+        name: one of :data:`~nerve_fast.priors.METHODS`.
         resolution: short side of the image that CLIP sees, in pixels; ``None`` is 1.5 times the
             size the checkpoint was trained at, which is the field's 336 for 224.
         window: side of the sliding window, in pixels; ``None`` shows CLIP the whole image at once.
@@ -68,8 +45,11 @@ class PriorConfig:
     proxy: str | None = None
 
     def __post_init__(self):
-        if self.name not in READ_OUTS:
-            raise InputError(f"prior is {self.name!r}; expected one of {', '.join(READ_OUTS)}")
+        # The registry is filled by the files of the methods, which take their settings from here.
+        from nerve_fast.priors import METHODS
+
+        if self.name not in METHODS:
+            raise InputError(f"prior is {self.name!r}; expected one of {', '.join(METHODS)}")
         for field in ("resolution", "window", "stride"):
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -85,30 +65,13 @@ class PriorConfig:
             raise InputError(
                 f"prior protocol is {self.protocol!r}; expected one of {', '.join(PROTOCOLS)}"
             )
-        if self.proxy is not None and self.name != "proxyclip":
+        if self.proxy is not None and not METHODS[self.name].proxied:
+            proxied = " and ".join(name for name, method in METHODS.items() if method.proxied)
             raise InputError(
-                f"prior proxy is {self.proxy!r} and prior is {self.name}; only proxyclip has one"
+                f"prior proxy is {self.proxy!r} and prior is {self.name}; only {proxied} has one"
             )
 
     @property
     def position_offset(self) -> float:
         """See :func:`~nerve_fast.backbones.positions.resampled_positions`."""
         return 0.1 if self.protocol == "mmseg" else 0.0
-
-
-def read_out_of(config: PriorConfig, backbone: CLIPBackbone) -> ReadOut:
-    """What stands in for CLIP's encoder; for ``proxyclip`` the proxy is loaded, once.
-
-    Raises:
-        InputError: the proxy cannot be had.
-    """
-    if config.name != "proxyclip":
-        return READ_OUTS[config.name]
-    proxy = _proxy(config.proxy or DEFAULT_PROXY, backbone.device, backbone.model.dtype)
-    return ProxyCLIP(proxy, backbone.image_mean, backbone.image_std)
-
-
-# Settings are values, so the model is kept here; one, as a second would hold memory for nothing.
-@functools.lru_cache(maxsize=1)
-def _proxy(source, device, dtype) -> DINOBackbone:
-    return DINOBackbone.from_pretrained(source, device=device, dtype=dtype)

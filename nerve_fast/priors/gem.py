@@ -7,6 +7,7 @@ from torch.nn.functional import normalize, scaled_dot_product_attention
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from nerve_fast.priors.layers import merged, on_grid, run, split_heads
+from nerve_fast.priors.registry import registered
 
 LAYERS = 6
 """Last layers that have the second path: the authors' ``depth=7`` counts from 1 and reaches six.
@@ -16,6 +17,7 @@ ITERATIONS = 1
 """Rounds of grouping before the values are read, as in the authors' code."""
 
 
+@registered("gem")
 def gem(
     layers: Sequence[CLIPEncoderLayer], x: Tensor, grid: tuple[int, int], pixels: Tensor
 ) -> Tensor:

@@ -6,8 +6,10 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from nerve_fast.priors.layers import on_grid, run
+from nerve_fast.priors.registry import registered
 
 
+@registered("maskclip")
 def maskclip(
     layers: Sequence[CLIPEncoderLayer], x: Tensor, grid: tuple[int, int], pixels: Tensor
 ) -> Tensor:

@@ -9,11 +9,13 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from nerve_fast.priors.layers import merged, on_grid, run, split_heads
+from nerve_fast.priors.registry import registered
 
 GAUSSIAN_STD = 5.0
 """Standard deviation of the neighbourhood, in patches, as in the paper."""
 
 
+@registered("naclip")
 def naclip(
     layers: Sequence[CLIPEncoderLayer], x: Tensor, grid: tuple[int, int], pixels: Tensor
 ) -> Tensor:

@@ -1,5 +1,6 @@
 """ProxyCLIP (Lan et al.: Proxy Attention Improves CLIP, ECCV 2024)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from nerve_fast.backbones.dino import DINOBackbone
 from nerve_fast.priors.layers import on_grid, run
+from nerve_fast.priors.registry import ACTIVATIONS, Windows, registered
 
 SHIFT = 1.2
 """``β`` of the paper, for every proxy and data set."""
@@ -20,6 +22,19 @@ ROWS = 512
 """Rows of the proxy's similarities that exist at a time."""
 
 
+def _memory(windows: Windows) -> int:
+    """Hidden states of the proxy and values of CLIP, both on the proxy's patches."""
+    width = windows.read_out.proxy.model.config.hidden_size
+    width += windows.clip.model.config.vision_config.hidden_size
+    itemsize = windows.clip.model.dtype.itemsize
+    return ACTIVATIONS * windows.count * _cells(windows) * width * itemsize
+
+
+def _cells(windows: Windows) -> int:
+    return math.prod(windows.view.window) // windows.read_out.proxy.patch**2
+
+
+@registered("proxyclip", proxied=True, memory=_memory, cells=_cells)
 class ProxyCLIP:
     r"""The last layer's attention by how alike another model finds patches, on that model's grid.
 

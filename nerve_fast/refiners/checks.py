@@ -4,6 +4,7 @@ import numbers
 
 from torch import Tensor
 
+from nerve_fast.backbones.source import GraphFeatures
 from nerve_fast.errors import InputError
 from nerve_fast.ops.checks import check_float_tensor
 
@@ -15,6 +16,13 @@ def check_maps(maps: Tensor) -> None:
         raise InputError(
             f"probabilities has shape {tuple(maps.shape)}; expected (K, h, w), of one image"
         )
+
+
+def check_graph(name: str, graph: GraphFeatures | None) -> None:
+    """``graph`` is there, of one image."""
+    if graph is None or len(graph.q) != 1:
+        given = "None" if graph is None else f"of {len(graph.q)} images"
+        raise InputError(f"graph is {given}; the refiner {name} needs the features of one image")
 
 
 def check_count(name: str, value: int, least: int) -> None:

@@ -8,35 +8,33 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nerve_fast.backbones.diffusion import DiffusionBackbone, DiffusionFeatures
+from nerve_fast.backbones.source import GraphFeatures
 from nerve_fast.blocked.tiles import CPU_TILE_BYTES, GPU_TILE_BYTES, spans
 from nerve_fast.errors import InputError
-from nerve_fast.imaging.resampling import as_maps
+from nerve_fast.imaging.resampling import as_maps, to_tokens
 from nerve_fast.ops.checks import check_real
-from nerve_fast.priors import to_tokens
-from nerve_fast.refiners.checks import check_count, check_maps
-from nerve_fast.refiners.features import features_of
+from nerve_fast.refiners.checks import check_count, check_graph, check_maps
+from nerve_fast.refiners.registry import registered
 
 MAX_TOKENS = 16_384
 """More are refused: the map of so many takes a gigabyte. 512 × 2048 pixels have them."""
 
 
+@registered("iseg", needs_graph=True)
 @dataclasses.dataclass(frozen=True, eq=False)
 class ISeg:
     """iSeg's refinement by entropy-reduced self-attention: :func:`iseg` as a refiner.
 
     The rest of iSeg, how a first map is had from cross-attention, is left out: a prior takes its
-    place. Also otherwise than with the authors, the UNet sees the empty prompt, and the image in
-    its own shape rather than in 512 × 512.
+    place. Also otherwise than with the authors, the graph is whichever is given, which with the
+    diffusion model means the empty prompt, and the image in its own shape rather than in 512 × 512.
 
     Args:
-        diffusion: gives the self-attention.
         iterations: how often labels move, at least 0.
         step_size: λ, 0 or more.
         heads: which of the model's heads are averaged, in the order of its layers; ``None`` takes
             all. The authors' runs took the second and third of
             ``up_blocks.3.attentions.1``: of Stable Diffusion 2.1's default layers ``(6, 7)``.
-        seed: of the noise.
 
     The authors' ``(iterations, step_size)`` for open vocabularies are ``(8, 0.015)`` on VOC, which
     are the defaults, ``(5, 0.002)`` on Pascal Context and ``(10, 0.2)`` on COCO-Object.
@@ -45,35 +43,39 @@ class ISeg:
         InputError, TypeError: a value is out of its range, or of the wrong type.
     """
 
-    diffusion: DiffusionBackbone
     iterations: int = 8
     step_size: float = 0.015
     heads: Sequence[int] | None = None
-    seed: int = 0
 
     def __post_init__(self):
         _check(self.iterations, self.step_size)
-        _check_heads(self.heads, self.diffusion.heads)
 
-    def __call__(self, image: Image.Image, probabilities: Tensor) -> Tensor:
-        """Probabilities ``(K, h, w)`` to those of the UNet's tokens.
+    def __call__(
+        self, image: Image.Image, probabilities: Tensor, graph: GraphFeatures | None = None
+    ) -> Tensor:
+        """Probabilities ``(K, h, w)`` to those of the graph's tokens.
 
         Raises:
-            InputError: the image has more tokens than :data:`MAX_TOKENS`.
+            InputError: there is no graph, or the image has more tokens than :data:`MAX_TOKENS`.
         """
         check_maps(probabilities)
+        check_graph("iseg", graph)
         return iseg(
-            features_of(self.diffusion, image, seed=self.seed),
+            graph,
             probabilities,
             iterations=self.iterations,
             step_size=self.step_size,
             heads=self.heads,
         )
 
+    def memory(self, labels: int, image_size: tuple[int, int], tokens: int) -> int:
+        """Bytes of the map of all tokens, of a tile of it, and of the labels on the tokens."""
+        return 4 * tokens**2 + 3 * GPU_TILE_BYTES + 16 * tokens * labels
+
 
 @torch.no_grad()
 def iseg(
-    features: DiffusionFeatures,
+    features: GraphFeatures,
     probabilities: Tensor,
     *,
     iterations: int = 8,

@@ -8,15 +8,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
+from nerve_fast.backbones.source import GraphFeatures
 from nerve_fast.blocked.tiles import GPU_TILE_BYTES, spans
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.refiners.checks import check_count, check_maps
+from nerve_fast.refiners.registry import registered
 
 CHUNK_BYTES = 8 << 20
 """Labels are worked on so many at a time that, on a CPU, their maps take this."""
 
 
+@registered("pamr", needs_graph=False)
 @dataclasses.dataclass(frozen=True)
 class PAMR:
     """Pixel-adaptive mask refinement: :func:`pamr` as a refiner, at the image's own pixels.
@@ -44,10 +47,18 @@ class PAMR:
         for dilation in self.dilations:
             check_count("a dilation", dilation, 1)
 
-    def __call__(self, image: Image.Image, probabilities: Tensor) -> Tensor:
+    def __call__(
+        self, image: Image.Image, probabilities: Tensor, graph: GraphFeatures | None = None
+    ) -> Tensor:
         """Probabilities ``(K, h, w)`` to ``(K, H, W)``, the size of the image."""
         check_maps(probabilities)
         return pamr(to_tensor(image), probabilities, self.iterations, self.dilations)
+
+    def memory(self, labels: int, image_size: tuple[int, int], tokens: int) -> int:
+        """Bytes of the labels and of the weights of neighbours at the image's pixels."""
+        width, height = image_size
+        planes = labels + 3 * 8 * len(self.dilations)
+        return 4 * planes * width * height + 4 * CHUNK_BYTES
 
 
 @torch.no_grad()

@@ -1,69 +1,135 @@
-"""This project's own: the random walk on the UNet's queries and keys (NERVE, WACV 2026)."""
+"""This project's own: the random walk on an image's queries and keys (NERVE, WACV 2026)."""
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.profiler import record_function
 
-from nerve_fast.backbones.diffusion import DiffusionBackbone, DiffusionFeatures
+from nerve_fast.backbones.source import GraphFeatures
 from nerve_fast.config import NerveConfig
-from nerve_fast.imaging.resampling import as_distribution, as_maps
-from nerve_fast.ops import entropy_weights, random_walk
-from nerve_fast.priors import to_tokens
-from nerve_fast.refiners.checks import check_maps
-from nerve_fast.refiners.features import features_of
+from nerve_fast.imaging.resampling import as_distribution, as_maps, to_tokens
+from nerve_fast.ops import entropy_weights, head_entropy, random_walk
+from nerve_fast.refiners.checks import check_graph, check_maps
+from nerve_fast.refiners.registry import registered
+
+
+@registered("walk", needs_graph=True)
+@dataclasses.dataclass(frozen=True, eq=False)
+class Walk:
+    """The pipeline's walk as a refiner: :func:`walk`, with all keys and the entropies of all rows.
+
+    Args:
+        config: settings of the graph stage.
+        backend: who carries it out: ``auto``, ``reference``, ``blocked``, ``triton``.
+    """
+
+    config: NerveConfig = dataclasses.field(default_factory=NerveConfig)
+    backend: str = "auto"
+
+    def __call__(
+        self, image: Image.Image, probabilities: Tensor, graph: GraphFeatures | None = None
+    ) -> Tensor:
+        """Probabilities ``(K, h, w)`` to those of the graph's tokens."""
+        check_maps(probabilities)
+        check_graph("walk", graph)
+        prior = to_tokens(probabilities[None].to(graph.q.device), graph.grid)
+        (walked,) = walk(graph, prior, self.config, backend=self.backend)
+        return walked.maps.to(probabilities.device)
+
+    def memory(self, labels: int, image_size: tuple[int, int], tokens: int) -> int:
+        """Bytes of the prior and of what the walk makes of it, in two layouts.
+
+        What the walk itself takes is planned with the memory that is free.
+        """
+        return 16 * tokens * labels
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Walk:
-    """The pipeline's second half as a refiner, :func:`walk`, with no budget of tokens.
+class WalkedMaps:
+    """What the walk made of one image's prior.
 
-    Args:
-        diffusion: says which tokens belong together.
-        config: settings of the graph stage; ``None`` is ``NerveConfig()``.
-        backend: who carries it out: ``auto``, ``reference``, ``blocked``, ``triton``.
-        seed: of the noise.
+    Attributes:
+        maps: ``(K, h, w)`` float32, non-negative, summing to 1 over ``K``.
+        at_steps: the same after each number of steps that was asked for.
+        steps_taken: how many steps the walk took.
     """
 
-    diffusion: DiffusionBackbone
-    config: NerveConfig | None = None
-    backend: str = "auto"
-    seed: int = 0
+    maps: Tensor
+    at_steps: Mapping[int, Tensor]
+    steps_taken: int
 
-    def __call__(self, image: Image.Image, probabilities: Tensor) -> Tensor:
-        """Probabilities ``(K, h, w)`` to those of the UNet's tokens."""
-        check_maps(probabilities)
-        features = features_of(self.diffusion, image, seed=self.seed)
-        return walk(features, probabilities, self.config, backend=self.backend)
+
+def moves(config: NerveConfig, return_steps: Sequence[int] = ()) -> bool:
+    """Whether any walker leaves its token, so that the graph is looked at."""
+    return config.alpha > 0 and (config.steps is None or max(config.steps, *return_steps, 0) > 0)
+
+
+def entropies(
+    graph: GraphFeatures, *, max_rows: int | None = None, backend: str = "auto"
+) -> Tensor:
+    """``(B, H)`` of :func:`nerve_fast.head_entropy`, which several walks can share."""
+    with record_function("nerve_fast: entropy"):
+        return head_entropy(graph.q, graph.k, max_rows=max_rows, backend=backend)
 
 
 @torch.no_grad()
 def walk(
-    features: DiffusionFeatures,
-    probabilities: Tensor,
-    config: NerveConfig | None = None,
+    graph: GraphFeatures,
+    prior: Tensor,
+    config: NerveConfig,
     *,
     entropy: Tensor | None = None,
     backend: str = "auto",
-) -> Tensor:
-    """``P_L`` of one image, as the pipeline has it.
+    max_memory: int | None = None,
+    return_steps: Sequence[int] = (),
+    on_step: Callable[[], None] | None = None,
+) -> list[WalkedMaps]:
+    """``P_L`` of images: the third stage of the pipeline, and of whatever is compared with it.
 
     Args:
-        features: of the image, ``q, k (1, H, N, D)``.
-        probabilities: ``(K, h', w')``, resampled to the tokens first.
-        config: settings; ``None`` is ``NerveConfig()``.
-        entropy: ``(1, H)`` of :func:`nerve_fast.head_entropy`, for those who walk on the same
-            features several times; ``None`` computes it, of all rows.
-        backend: as for :class:`Walk`.
+        graph: ``q, k (B, H, N, D)``.
+        prior: ``G``, ``(B, N, K)`` float32.
+        config: settings of the graph stage.
+        entropy: ``(B, H)`` of :func:`entropies`; ``None`` computes those of all rows, where the
+            settings need them.
+        backend: who carries the walk out.
+        max_memory: bytes that the walk may take; ``None`` plans with what is free.
+        return_steps: numbers of steps after which the maps are wanted too.
+        on_step: called after each step of each image where the backend's steps can be watched.
 
     Returns:
-        ``(K, h, w)`` float32 on the grid of the features, where the probabilities are.
+        One an image.
     """
-    check_maps(probabilities)
-    config = config or NerveConfig()
-    q, k, grid = features.q, features.k, features.grid
-    prior = to_tokens(probabilities[None].to(q.device), grid)
-    weights = None if entropy is None else entropy_weights(entropy, config.sharpness)
-    walked = random_walk(q, k, prior, grid, config, head_weights=weights, backend=backend)
-    return as_maps(as_distribution(walked[0]), grid).to(probabilities.device)
+    q, k, grid = graph.q, graph.k, graph.grid
+    weights = q.new_full(q.shape[:2], 1 / q.shape[1], dtype=torch.float32)
+    if moves(config, return_steps) and config.sharpness > 0:
+        if entropy is None:
+            entropy = entropies(graph, backend=backend)
+        weights = entropy_weights(entropy, config.sharpness)
+
+    def walked(steps, on_step=None):
+        result = random_walk(
+            q,
+            k,
+            prior,
+            grid,
+            config.replace(steps=steps),
+            head_weights=weights,
+            backend=backend,
+            max_memory=max_memory,
+            on_step=on_step,
+        )
+        return [as_maps(as_distribution(one), grid) for one in result]
+
+    with record_function("nerve_fast: walk"):
+        final = walked(config.steps, on_step)
+        others = {
+            count: final if count == config.steps else walked(count) for count in return_steps
+        }
+    return [
+        WalkedMaps(maps, {count: steps[i] for count, steps in others.items()}, config.steps)
+        for i, maps in enumerate(final)
+    ]

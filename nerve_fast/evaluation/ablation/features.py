@@ -14,12 +14,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from nerve_fast.backbones.clip import CLIPBackbone
-from nerve_fast.backbones.diffusion import DiffusionBackbone, DiffusionFeatures
+from nerve_fast.backbones.source import AffinitySource, GraphFeatures
 from nerve_fast.errors import InputError
-from nerve_fast.ops import head_entropy
-from nerve_fast.priors import PriorConfig, check_finite, label_probabilities, to_tokens
-from nerve_fast.refiners import features_of
+from nerve_fast.imaging.resampling import to_tokens
+from nerve_fast.pipeline import stages
+from nerve_fast.priors import Prior
+from nerve_fast.refiners.walk import entropies
 from nerve_fast.utils.files import written_whole
 from nerve_fast.utils.provenance import digest
 
@@ -34,8 +34,8 @@ class Features:
     """Of one image.
 
     Attributes:
-        prior: ``(K, h, w)`` float32, CLIP's ``G`` on the UNet's tokens.
-        q, k: ``(1, H, N, D)`` in the UNet's dtype.
+        prior: ``(K, h, w)`` float32, the prior ``G`` on the graph's tokens.
+        q, k: ``(1, H, N, D)`` in the network's dtype.
         entropy: ``(1, H)`` float32 of the heads, of all rows, in nats.
     """
 
@@ -45,9 +45,9 @@ class Features:
     entropy: Tensor
 
     @property
-    def graph(self) -> DiffusionFeatures:
+    def graph(self) -> GraphFeatures:
         """Queries and keys as the refiners take them."""
-        return DiffusionFeatures(self.q, self.k, tuple(self.prior.shape[1:]))
+        return GraphFeatures(self.q, self.k, tuple(self.prior.shape[1:]))
 
     def to(self, device: torch.device | str) -> "Features":
         return Features(*(part.to(device) for part in vars(self).values()))
@@ -58,20 +58,16 @@ class Source:
     """What features are made with.
 
     Attributes:
-        clip, diffusion: the networks.
+        prior, graph: the networks.
         classes: the words of each of the ``K`` classes.
-        prior: how CLIP's patches become the prior.
-        weights: what tells the networks' weights from others; given, as it takes seconds to find.
         versions: of the packages that compute, by name.
         backend: who computes the entropies.
         seed: of the noise.
     """
 
-    clip: CLIPBackbone
-    diffusion: DiffusionBackbone
+    prior: Prior
+    graph: AffinitySource
     classes: Sequence[Sequence[str]]
-    prior: PriorConfig
-    weights: str
     versions: Mapping[str, str]
     backend: str = "auto"
     seed: int = 0
@@ -82,29 +78,30 @@ class Source:
         Raises:
             InputError: a network gave values that are not finite.
         """
-        probabilities = label_probabilities(self.clip, [image], self.classes, self.prior)
-        check_finite(probabilities, self.clip)
-        features = features_of(self.diffusion, image, seed=self.seed)
-        prior = to_tokens(probabilities, features.grid)[0].mT.unflatten(1, features.grid)
-        entropy = head_entropy(features.q, features.k, backend=self.backend)
-        return Features(prior, features.q, features.k, entropy).to("cpu")
+        view = stages.graph_view(self.graph, image.size)
+        probabilities, graph = stages.networks(
+            lambda: stages.prior_of(self.prior, [image], self.classes, self.prior.view(image.size)),
+            lambda: stages.graph_of(
+                self.graph, [image], view, [torch.Generator().manual_seed(self.seed)]
+            ),
+            self.graph.device,
+        )
+        prior = to_tokens(probabilities, graph.grid)[0].mT.unflatten(1, graph.grid)
+        entropy = entropies(graph, backend=self.backend)
+        return Features(prior, graph.q, graph.k, entropy).to("cpu")
 
     def key(self) -> str:
         """A hash over everything that features depend on but for the image."""
-        diffusion = self.diffusion
-        prompt = diffusion.empty_prompt.cpu().contiguous().view(torch.uint8).numpy()
-        made_with = {
-            "weights": self.weights,
-            "versions": dict(self.versions),
-            "prompt": hashlib.sha256(prompt).hexdigest(),
-            "layers": diffusion.layers,
-            "noise": [diffusion.timestep, diffusion.signal, diffusion.noise],
-            "prior": dataclasses.asdict(self.prior),
-            "classes": [list(words) for words in self.classes],
-            "seed": self.seed,
-            "device": diffusion.unet.device.type,
-        }
-        return digest(made_with)
+        return digest(
+            {
+                "prior": self.prior.identity,
+                "graph": self.graph.identity,
+                "versions": dict(self.versions),
+                "classes": [list(words) for words in self.classes],
+                "seed": self.seed,
+                "device": self.graph.device.type,
+            }
+        )
 
 
 class FeatureCache:

@@ -1,0 +1,63 @@
+"""The affinity source that a hub id or a folder holds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from nerve_fast.backbones.source import AffinitySource
+from nerve_fast.errors import InputError
+
+
+def load_graph(
+    graph: str | None,
+    diffusion: str,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    layers: Sequence[str] | None = None,
+    timestep: int = 100,
+) -> AffinitySource:
+    """Load the diffusion model, or the DINO that ``graph`` names; one of the two, not both.
+
+    Args:
+        graph: hub id or folder of a DINO, DINOv2 or DINOv3; ``None`` is the diffusion model.
+        diffusion: hub id or folder of a Stable Diffusion.
+        device, dtype: of the network.
+        layers: of which queries and keys are taken: names of the UNet's self-attentions, or the
+            number of one layer of a DINO; ``None`` is the last up-block, or the last layer.
+        timestep: how much noise the UNet sees; DINOs see none.
+
+    Raises:
+        InputError: the model is not available, lacks a file, is of another kind, or has no such
+            layer or timestep.
+    """
+    placed = {"device": device, "dtype": dtype}
+    if graph is None:
+        from nerve_fast.backbones.diffusion import DiffusionBackbone
+
+        return DiffusionBackbone.from_pretrained(
+            diffusion, **placed, layers=layers, timestep=timestep
+        )
+    if (Path(graph) / "model_index.json").exists() or (Path(graph) / "unet").exists():
+        raise InputError(
+            f"graph is {str(graph)!r}, which is a diffusion model; pass it as diffusion, and leave "
+            "graph out"
+        )
+    from nerve_fast.backbones.dino import DINOBackbone
+
+    return DINOBackbone.from_pretrained(
+        graph, **placed, layer=_layer_number(layers), option="graph"
+    )
+
+
+def _layer_number(layers: Sequence[str] | None) -> int:
+    if layers is None:
+        return -1
+    try:
+        (number,) = (int(layer) for layer in layers)
+    except ValueError:
+        raise InputError(
+            f"layers is {list(layers)}; expected the number of one layer, as the graph is a DINO"
+        ) from None
+    return number

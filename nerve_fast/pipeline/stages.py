@@ -1,0 +1,145 @@
+"""The four stages from images to labels: prior, graph, walk, pixels.
+
+This is the only chain: the pipeline, evaluations, ablations, the demo and the benchmarks call it,
+so that what is measured is what ships. The third stage is :func:`nerve_fast.refiners.walk.walk`.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.profiler import record_function
+
+from nerve_fast.backbones.source import AffinitySource, GraphFeatures, check_finite
+from nerve_fast.imaging.images import model_size
+from nerve_fast.imaging.resampling import likeliest
+from nerve_fast.imaging.tiling import Tiling
+from nerve_fast.priors import Prior
+from nerve_fast.priors.patchwise import check_finite as check_prior
+from nerve_fast.refiners.walk import walk
+
+__all__ = ["GraphView", "graph_of", "graph_view", "networks", "prior_of", "to_labels", "walk"]
+
+
+@dataclasses.dataclass(frozen=True)
+class GraphView:
+    """How the graph's network sees an image.
+
+    Attributes:
+        size: ``(width, height)`` in pixels that the image is resized to.
+        tiling: of it, in pixels.
+        grid: ``(h, w)`` of the tokens.
+    """
+
+    size: tuple[int, int]
+    tiling: Tiling
+    grid: tuple[int, int]
+
+
+def graph_view(
+    source: AffinitySource,
+    image_size: tuple[int, int],
+    processing_resolution: int | None = None,
+    *,
+    tile: int | None = None,
+    overlap: int | None = None,
+) -> GraphView:
+    """How ``source`` sees images of ``image_size = (width, height)`` pixels.
+
+    Args:
+        processing_resolution: short side in pixels; ``None`` is the size the network was trained
+            at, 0 the image's own.
+        tile, overlap: in pixels; ``None`` are 1.5 times the network's own size, and a sixth of it.
+
+    Raises:
+        InputError: tiles cannot be as they were asked for.
+    """
+    short_side = source.native_size if processing_resolution is None else processing_resolution
+    size = model_size(image_size, short_side or None, source.multiple)
+    tile = source.native_size * 3 // 2 if tile is None else tile
+    overlap = tile // 6 if overlap is None else overlap
+    tiling = Tiling.of(size[::-1], tile, overlap, source.multiple)
+    return GraphView(size, tiling, (size[1] // source.unit, size[0] // source.unit))
+
+
+def prior_of(
+    prior: Prior,
+    images: Sequence[Image.Image],
+    classes: Sequence[Sequence[str]],
+    view: Any,
+    advance: Callable[[int], None] = lambda windows: None,
+) -> Tensor:
+    """Stage 1: what each place looks like, ``(B, K, h', w')`` on the prior's own grid."""
+    with record_function("nerve_fast: prior"):
+        return prior(images, classes, view, advance)
+
+
+def graph_of(
+    source: AffinitySource,
+    images: Sequence[Image.Image],
+    view: GraphView,
+    generators: Sequence[torch.Generator],
+    *,
+    batch_size: int = 1,
+    dtype: torch.dtype | None = None,
+    advance: Callable[[int], None] = lambda tiles: None,
+) -> GraphFeatures:
+    """Stage 2: which tokens belong together, ``q, k (B, H, N, D)``.
+
+    Raises:
+        InputError: the network gave values that are not finite.
+    """
+    features = source.queries_and_keys(
+        images,
+        view.size,
+        generators,
+        tiling=view.tiling,
+        batch_size=batch_size,
+        dtype=dtype,
+        advance=advance,
+    )
+    if features.q.device.type == "cuda":
+        torch.cuda.synchronize(features.q.device)
+    check_finite(features)
+    return features
+
+
+def networks(
+    look: Callable[[], Any], see: Callable[[], GraphFeatures], device: torch.device
+) -> tuple[Any, GraphFeatures]:
+    """Stages 1 and 2, on a GPU side by side: neither waits for the other."""
+    with _beside(device):
+        looks = look()
+    graph = see()
+    if isinstance(looks, Tensor):
+        check_prior(looks)
+    return looks, graph
+
+
+def to_labels(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Stage 4: the likeliest label of each pixel, ``(K, h, w)`` to ``(H, W)`` int64 on the CPU."""
+    with record_function("nerve_fast: resampling"):
+        return likeliest(maps, size).cpu()
+
+
+@contextlib.contextmanager
+def _beside(device: torch.device) -> Iterator[None]:
+    """On a GPU: on a stream of its own, so that what follows need not wait for it."""
+    if device.type != "cuda":
+        yield
+        return
+    stream = _side_stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        yield
+
+
+@functools.cache
+def _side_stream(device: torch.device) -> torch.cuda.Stream:
+    """One a device: the allocator keeps the memory of each stream for itself."""
+    return torch.cuda.Stream(device)

@@ -1,0 +1,101 @@
+"""What turns images and labels into the prior ``G``: the interface of every prior."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeImage:
+    """An image of ``size = (width, height)`` pixels, seen at once and as it is."""
+
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        return 1
+
+
+class Prior:
+    """Base of all priors; a user's own overrides :meth:`probabilities`, and more where it helps.
+
+    Attributes:
+        identity: whatever tells its results from those of other priors: a kind, digests of weights,
+            settings. Caches and records are keyed by it.
+    """
+
+    identity: str = ""
+
+    def view(
+        self,
+        image_size: tuple[int, int],
+        seen: tuple[int, int] | None = None,
+        native_size: int | None = None,
+    ):
+        """How images of ``image_size = (width, height)`` are seen; plans print its ``size``.
+
+        Args:
+            image_size: of the images, in pixels.
+            seen: ``(width, height)`` at which the graph's network sees an image that it sees in
+                tiles; ``None`` where it sees it whole.
+            native_size: side of the images that the graph's network was trained on, in pixels.
+
+        Returns:
+            An object with a ``size`` in pixels and the number of windows as its length.
+        """
+        return WholeImage(image_size)
+
+    def memory(self, view, images: int, words: int) -> int:
+        """Bytes that ``images`` of a view take at most on their way, with so many words."""
+        return 0
+
+    def encoded_memory(self, view, images: int) -> int:
+        """Bytes of what :meth:`encode` gives for ``images`` of a view."""
+        return 0
+
+    def check_labels(self, classes: Sequence[Sequence[str]], *, progress: bool = False) -> None:
+        """Refuse now the labels that would be refused later; what is found out may be kept.
+
+        Raises:
+            InputError: a label is not usable.
+        """
+
+    def encode(
+        self,
+        images: Sequence[Image.Image],
+        view,
+        advance: Callable[[int], None] = lambda windows: None,
+    ) -> Any:
+        """What the networks find in images, whatever the labels; by default the images themselves.
+
+        Args:
+            images: ``B`` of them, RGB, all of one size.
+            view: what :meth:`view` gave for them.
+            advance: called with the number of windows just done.
+        """
+        return list(images)
+
+    def probabilities(self, encoded: Any, classes: Sequence[Sequence[str]]) -> Tensor:
+        """The probability of each label at each place.
+
+        Args:
+            encoded: what :meth:`encode` gave.
+            classes: the words of each of the ``K`` labels.
+
+        Returns:
+            ``(B, K, h, w)`` float32 on a grid of any size that covers the images, summing to 1
+            over ``K``.
+        """
+        raise NotImplementedError
+
+    def __call__(
+        self,
+        images: Sequence[Image.Image],
+        classes: Sequence[Sequence[str]],
+        view,
+        advance: Callable[[int], None] = lambda windows: None,
+    ) -> Tensor:
+        """:meth:`probabilities` of :meth:`encode`; a prior may spare what lies between."""
+        return self.probabilities(self.encode(images, view, advance), classes)
