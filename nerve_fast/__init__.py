@@ -1,5 +1,7 @@
 """NERVE: training-free open-vocabulary segmentation by a random walk on diffusion attention."""
 
+import importlib
+
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan, plan, use_backend
 from nerve_fast.errors import InputError
@@ -22,6 +24,7 @@ __all__ = [
     "SegmentationOutput",
     "cosine_affinity",
     "entropy_weights",
+    "evaluation",
     "head_entropy",
     "local_affinity",
     "plan",
@@ -34,7 +37,7 @@ __version__ = "0.1.0"
 
 
 def __dir__():
-    return [*globals(), "NervePipeline", "PriorConfig", "SegmentationOutput"]
+    return [*globals(), "NervePipeline", "PriorConfig", "SegmentationOutput", "evaluation"]
 
 
 def __getattr__(name):
@@ -43,6 +46,8 @@ def __getattr__(name):
         from nerve_fast.pipeline import pipeline
 
         return getattr(pipeline, name)
+    if name == "evaluation":
+        return importlib.import_module("nerve_fast.evaluation")
     if name == "PriorConfig":
         from nerve_fast.priors import PriorConfig
 

@@ -82,7 +82,7 @@ def test_every_setting_of_the_graph_stage_is_a_flag(image, tmp_path, monkeypatch
     monkeypatch.setattr(
         commands,
         "load_pipeline",
-        lambda options, config, *rest: seen.append(config) or load(options, config, *rest),
+        lambda asked, device: seen.append(asked.config) or load(asked, device),
     )
     assert segment(image, "--labels", LABELS, "-o", tmp_path / "out", *flags) == 0
     assert seen == [NerveConfig(**values)]
