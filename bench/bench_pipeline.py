@@ -19,7 +19,7 @@ def inputs(setting, seed):
     from nerve_fast.bench.full_size import WORDS, full_size_pipe
 
     pipe = full_size_pipe(setting.device)
-    pipe.clip.encode_words(WORDS[: setting.labels])
+    pipe.prior.clip.encode_words(WORDS[: setting.labels])
     size = [PIXELS * side for side in setting.grid]
     pixels = np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
     return pipe, pixels

@@ -140,7 +140,7 @@ def parts_of(run: Callable) -> dict[str, float]:
 def full_size(side: int, normalization: str) -> dict:
     """SD 2.1 and ViT-L/14 with random weights in bfloat16: memory, and where the time goes."""
     pipe = full_size_pipe()
-    pipe.clip.encode_words(WORDS)
+    pipe.prior.clip.encode_words(WORDS)
     config = NerveConfig(normalization=normalization)
     image = noise(side)
 
@@ -157,26 +157,26 @@ def full_size_once(reference: bool) -> dict:
     pipe = full_size_pipe()
     if reference:
         pipe.backend = "reference"
-    pipe.clip.encode_words(WORDS)
+    pipe.prior.clip.encode_words(WORDS)
     pipe(noise(512), WORDS)
     return {"process": peak()}
 
 
 def as_it_comes(pipe: NervePipeline) -> NervePipeline:
     """The reference: the dense graph stage, after networks laid out as diffusers gives them."""
-    reference, diffusion = copy.copy(pipe), copy.copy(pipe.diffusion)
+    reference, diffusion = copy.copy(pipe), copy.copy(pipe.graph)
     diffusion.memory_format = torch.contiguous_format
     for name in ("vae", "unet"):
         network = copy.deepcopy(getattr(diffusion, name))
         setattr(diffusion, name, network.to(memory_format=diffusion.memory_format))
-    reference.diffusion, reference.backend = diffusion, "reference"
+    reference.graph, reference.backend = diffusion, "reference"
     return reference
 
 
 def fast_against_reference() -> dict:
     """The same at 512 × 512, in turns, warm."""
     pipe, image = full_size_pipe(), noise(512)
-    pipe.clip.encode_words(WORDS)
+    pipe.prior.clip.encode_words(WORDS)
     same_networks = copy.copy(pipe)
     same_networks.backend = "reference"
     contenders = {
@@ -225,7 +225,7 @@ def seams(picture: str, scenes: int = 12, side: int = 1024, near: int = 16) -> d
     """
     # CLIP sees the same in both, so that only the tiles differ.
     pipe = tiny()
-    usual = pipe.clip.image_size * 3 // 2
+    usual = pipe.prior.clip.image_size * 3 // 2
     pipe.prior = PriorConfig(resolution=side * usual // 128, window=usual)
     differ = {"near": 0, "elsewhere": 0}
     count = {"near": 0, "elsewhere": 0}

@@ -26,6 +26,7 @@ __all__ = [
     "SegmentationOutput",
     "cosine_affinity",
     "entropy_weights",
+    "evaluation",
     "head_entropy",
     "local_affinity",
     "plan",
@@ -48,10 +49,12 @@ _LAZY = {
 
 
 def __dir__():
-    return [*globals(), *_LAZY]
+    return [*globals(), *_LAZY, "evaluation"]
 
 
 def __getattr__(name):
+    if name == "evaluation":
+        return importlib.import_module("nerve_fast.evaluation")
     if name in _LAZY:
         return getattr(importlib.import_module(_LAZY[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,7 @@
-"""The error for what a person can put right."""
+"""The errors for what a person can put right."""
+
+import string
+from collections.abc import Callable
 
 
 class InputError(ValueError):
@@ -7,3 +10,30 @@ class InputError(ValueError):
     The message is one line that names the thing, says what is wrong and what would be right; the
     command line prints it without a traceback and ends with exit code 2.
     """
+
+
+class SettingError(InputError):
+    """A setting is not usable, or does not go with another one.
+
+    In Python the message names settings by their names, on the command line by their flags.
+
+    Args:
+        text: the message as a format string: ``"{limit} is {0!r}; expected 1 or more"``.
+        values: what the numbers in it stand for; names stand for settings.
+    """
+
+    def __init__(self, text: str, *values: object):
+        self._format = (text, values)
+        super().__init__(self._with_names(str))
+
+    def with_flags(self) -> str:
+        """The message with the flags of the command line in place of the names of settings."""
+        return self._with_names(lambda name: "--" + name.replace("_", "-"))
+
+    def _with_names(self, named: Callable[[str], str]) -> str:
+        class Names(dict):
+            def __missing__(self, name):
+                return named(name)
+
+        text, values = self._format
+        return string.Formatter().vformat(text, values, Names())

@@ -22,7 +22,7 @@ def pipe(own_cache):
 def test_the_pipeline_runs_at_full_size(pipe, width, height):
     image = Image.effect_noise((width, height), 60).convert("RGB")
     out = pipe(image, ["cat", "dog", "grass"])
-    assert pipe.diffusion.layers == tuple(
+    assert pipe.graph.layers == tuple(
         f"up_blocks.3.attentions.{i}.transformer_blocks.0.attn1" for i in range(3)
     )
     assert out.label_map.shape == (height, width)

@@ -1,20 +1,17 @@
-"""The flags of ``ablate``."""
+"""The command ``ablate``: one thing at a time varied on a data set."""
 
 import argparse
-import importlib.util
-import os
 import shlex
 import sys
 from pathlib import Path
 
 from nerve_fast.cli import flags
-from nerve_fast.cli.evaluate import add_changes, add_dataset
-from nerve_fast.errors import InputError
-from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting, refuse_doubles
-from nerve_fast.utils.units import parse_bytes
+from nerve_fast.cli.messages import notes
+from nerve_fast.evaluation.ablation.ablations import ABLATIONS
 
 
 def add_ablate(commands) -> None:
+    """Add ``ablate`` to the subparsers of the command line."""
     command = commands.add_parser(
         "ablate",
         help="vary one thing at a time on a data set, beside the slides' tables",
@@ -23,10 +20,9 @@ def add_ablate(commands) -> None:
         "The same command\nagain goes on where a run stopped.\n\n"
         + "\n".join(f"  {name:15}{ablation.title}" for name, ablation in ABLATIONS.items()),
     )
-    # What is varied is the walk, whatever the preset has.
-    command.set_defaults(run=_ablate, refiner="walk")
+    command.set_defaults(run=_run)
     command.add_argument("names", nargs="+", metavar="NAME", help=", ".join(ABLATIONS))
-    add_dataset(command)
+    flags.add_dataset(command)
     command.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="default: ablations/DATASET-PRESET"
     )
@@ -42,29 +38,29 @@ def add_ablate(commands) -> None:
         metavar="FILE",
         help="also write the tables there, and the plots to plots/ beside it",
     )
-    add_changes(command)
+    flags.add_changes(command)
     flags.add_models(command, resolution=False)
     flags.add_config(command)
 
 
-def _ablate(options) -> int:
+def _run(options) -> int:
     config = flags.config_of(options)
-    for name in options.names:
-        if name not in ABLATIONS:
-            raise InputError(f"ablation is {name!r}; expected some of {', '.join(ABLATIONS)}")
-        refuse_doubles(name, Setting(config, options.timestep))
-    if options.limit is not None and options.limit < 1:
-        raise InputError(f"--limit is {options.limit}; expected 1 or more")
-    if os.environ.get("WORLD_SIZE", "") not in ("", "1"):
-        raise InputError(
-            f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']}; expected 1, as ablate "
-            "runs in one process: start it without accelerate launch or torchrun"
-        )
-    parse_bytes(options.cache_size)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise InputError("plots are drawn with matplotlib: pip install 'nerve-fast[bench]'")
-    options.command = shlex.join(["nerve-fast", *sys.argv[1:]])
     # transformers and diffusers take seconds to import; mistakes above should not.
-    from nerve_fast.evaluation.ablation.run import ablate
+    from nerve_fast import evaluation
 
-    return ablate(options, config)
+    settings = evaluation.AblationSettings(
+        **flags.method_of(options),
+        config=config,
+        names=options.names,
+        cache_size=options.cache_size,
+        document=options.document,
+        command=shlex.join(["nerve-fast", *sys.argv[1:]]),
+    )
+    with notes():
+        results = evaluation.ablate(settings, progress=True)
+    from nerve_fast.evaluation.ablation.page import table
+
+    for name, rows in results.figures["ablations"].items():
+        print(f"{ABLATIONS[name].title}\n\n{table(ABLATIONS[name], rows)}")
+    print(f"written to {results.folder}")
+    return 0

@@ -9,12 +9,13 @@ from nerve_fast.errors import InputError
 
 
 def add_bench(commands) -> None:
+    """Add ``bench`` to the subparsers of the command line."""
     command = commands.add_parser(
         "bench",
         help="measure every operation here, beside what people would use instead",
         description="Checks each against float64, then times it and its opponents side by side.",
     )
-    command.set_defaults(run=_bench)
+    command.set_defaults(run=_run)
     tier = command.add_mutually_exclusive_group()
     tier.add_argument("--quick", action="store_true", help="a minute or two, small sizes")
     tier.add_argument("--full", action="store_true", help="an hour or so, large sizes too")
@@ -42,7 +43,7 @@ def add_bench(commands) -> None:
     )
 
 
-def _bench(options) -> int:
+def _run(options) -> int:
     from nerve_fast.bench.results import load
 
     if options.compare:

@@ -9,11 +9,12 @@ from nerve_fast.utils.files import prepare_folder
 
 
 def add_demo(commands) -> None:
+    """Add ``demo`` to the subparsers of the command line."""
     command = commands.add_parser(
         "demo",
         help="segment 50 invented scenes with the shipped models, and say how well",
     )
-    command.set_defaults(run=_demo)
+    command.set_defaults(run=_run)
     command.add_argument(
         "-o", "--output", type=Path, default=Path("demo"), metavar="DIR", help="default: demo"
     )
@@ -23,7 +24,7 @@ def add_demo(commands) -> None:
     command.add_argument("--scenes", type=int, default=50, help="held-out scenes (default: 50)")
 
 
-def _demo(options) -> int:
+def _run(options) -> int:
     if options.scenes < 1:
         raise InputError(f"--scenes is {options.scenes}; expected 1 or more")
     prepare_folder(options.output)

@@ -12,11 +12,12 @@ from nerve_fast.utils.files import cache_folder
 
 
 def add_doctor(commands) -> None:
+    """Add ``doctor`` to the subparsers of the command line."""
     command = commands.add_parser("doctor", help="say what this machine has and what is missing")
-    command.set_defaults(run=_doctor)
+    command.set_defaults(run=_run)
 
 
-def _doctor(options) -> int:
+def _run(options) -> int:
     """Say in words what is here, and of what is not, how to get it."""
     print(f"nerve-fast {metadata.version('nerve-fast')}, Python {platform.python_version()}")
     print(f"system: {platform.platform()}, {os.cpu_count()} CPU cores")

@@ -1,12 +1,15 @@
-"""The flags of ``evaluate``."""
+"""The command ``evaluate``: a data set segmented, and how right that is."""
 
+import sys
 from pathlib import Path
 
 from nerve_fast.cli import flags
-from nerve_fast.evaluation.presets import PRESETS, REFINERS
+from nerve_fast.cli.messages import notes
+from nerve_fast.evaluation.presets import REFINERS
 
 
 def add_evaluate(commands) -> None:
+    """Add ``evaluate`` to the subparsers of the command line."""
     command = commands.add_parser(
         "evaluate",
         help="segment a data set and say how right that is",
@@ -14,8 +17,8 @@ def add_evaluate(commands) -> None:
         "mIoU, accuracies and Boundary IoU. The same command again goes on where a run stopped. "
         "Under `accelerate launch -m nerve_fast evaluate …` each process takes its share.",
     )
-    command.set_defaults(run=_evaluate)
-    add_dataset(command)
+    command.set_defaults(run=_run)
+    flags.add_dataset(command)
     command.add_argument(
         "--refiner",
         metavar="NAME",
@@ -38,46 +41,57 @@ def add_evaluate(commands) -> None:
     command.add_argument(
         "--fresh", action="store_true", help="forget what an earlier run left in the folder"
     )
-    add_changes(command)
+    flags.add_changes(command)
     flags.add_models(command, resolution=False)
     flags.add_config(command)
 
 
-def add_dataset(command) -> None:
-    """Which images, and the settings of which method."""
-    command.add_argument(
-        "--dataset",
-        required=True,
-        metavar="NAME",
-        help="voc21, voc20, pc60, pc59, coco-object, coco-stuff, ade20k, cityscapes, "
-        "folder (images/, masks/, names.txt) or tiny",
-    )
-    command.add_argument("--root", type=Path, metavar="DIR", help="where the data set lies")
-    command.add_argument(
-        "--preset",
-        default="fixed",
-        metavar="NAME",
-        help=f"settings of a method: {', '.join(PRESETS)} (default: %(default)s)",
-    )
-    command.add_argument("--limit", type=int, metavar="N", help="only the first N images")
-
-
-def add_changes(command) -> None:
-    """Settings in place of the preset's."""
-    over = command.add_argument_group("in place of the preset's")
-    over.add_argument("--prior", metavar="NAME", help="such as naclip")
-    over.add_argument("--prior-resolution", type=int, help="short side for CLIP")
-    over.add_argument("--prior-window", type=int, help="side of CLIP's sliding window")
-    over.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
-    over.add_argument("--prior-proxy", metavar="ID|DIR", help="the DINO of proxyclip")
-    over.add_argument("--logit-scale", type=float, help="of similarities, before the softmax")
-    over.add_argument("--threshold", type=float, help="below it there is background")
-    over.add_argument("--vocabulary", metavar="NAME", help="plain, sclip or clearclip")
-
-
-def _evaluate(options) -> int:
+def _run(options) -> int:
     config = flags.config_of(options)
     # transformers and diffusers take seconds to import; mistakes above should not.
-    from nerve_fast.evaluation.run import evaluate
+    from nerve_fast import evaluation
 
-    return evaluate(options, config)
+    settings = evaluation.EvaluationSettings(
+        **flags.method_of(options),
+        config=config,
+        refiner=options.refiner,
+        draw=options.draw,
+        fresh=options.fresh,
+    )
+    with notes():
+        results = evaluation.run(settings, progress=True)
+    if results is None:
+        return 0
+    print("\n".join(table(results.figures)))
+    print(f"written to {results.folder / 'results.json'}")
+    if results.pictures:
+        print(f"pictures: {results.folder}/worst-*.png, best-*.png", file=sys.stderr)
+    return 0
+
+
+def table(results: dict) -> list[str]:
+    """The figures in %, a line a class, the means last."""
+
+    def line(name, *values):
+        cells = ("    –" if value is None else f"{100 * value:5.1f}" for value in values)
+        return f"{name:24.24}" + "".join(f"{cell:>14}" for cell in cells)
+
+    run, count = results["run"], results["images"]
+    of = "" if results["complete"] else f" of {run['dataset']['images']}"
+    return [
+        f"{run['dataset']['name']}, preset {run['preset']['name']}, {count}{of} images",
+        f"note: {run['preset']['note']}",
+        f"{'':24}{'IoU':>14}{'accuracy':>14}{'boundary IoU':>14}",
+        *(
+            line(row["name"], row["iou"], row["accuracy"], row["boundary_iou"])
+            for row in results["classes"]
+        ),
+        line("mean", results["miou"], results["mean_accuracy"], results["boundary_iou"]),
+        f"mIoU {_percent(results['miou'])}, aAcc {_percent(results['accuracy'])}, "
+        f"mAcc {_percent(results['mean_accuracy'])}, Boundary IoU "
+        f"{_percent(results['boundary_iou'])}",
+    ]
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.2f}"

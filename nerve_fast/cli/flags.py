@@ -2,35 +2,106 @@
 
 import argparse
 import dataclasses
+import typing
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
 from nerve_fast.config import TOKEN_BUDGET, NerveConfig
 from nerve_fast.dispatch import BACKEND_NAMES
+from nerve_fast.evaluation.presets import PRESETS
 from nerve_fast.normalization import NORMALIZATIONS
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 CONFIG_HELP = {
     "alpha": "probability that a walker moves on",
     "beta": "share of the global part, the rest is local",
-    "steps": "length of the walk",
+    "steps": "length of the walk, none: its limit",
     "radius": "of the local window, in tokens",
     "self_affinity": "affinity of a token with itself in the local part",
     "sharpness": "how much certain heads outweigh uncertain ones",
     "normalization": "how affinities become probabilities",
     "temperature": "of softmax",
+    "tolerance": "of the limit, which --steps none walks to",
     "global_stride": "pool keys and values of the global part; 1 is exact",
 }
 
 
 def seed(text: str) -> int:
+    """A seed as torch takes them.
+
+    Raises:
+        argparse.ArgumentTypeError: it is negative or too large.
+    """
     value = int(text)
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
     return value
 
 
+def add_dataset(command) -> None:
+    """Add the flags for the images and for the method whose settings are taken."""
+    command.add_argument(
+        "--dataset",
+        required=True,
+        metavar="NAME",
+        help="voc21, voc20, pc60, pc59, coco-object, coco-stuff, ade20k, cityscapes, "
+        "folder (images/, masks/, names.txt) or tiny",
+    )
+    command.add_argument("--root", type=Path, metavar="DIR", help="where the data set lies")
+    command.add_argument(
+        "--preset",
+        default="fixed",
+        metavar="NAME",
+        help=f"settings of a method: {', '.join(PRESETS)} (default: %(default)s)",
+    )
+    command.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+
+
+CHANGES = (
+    "prior",
+    "prior_resolution",
+    "prior_window",
+    "prior_stride",
+    "prior_proxy",
+    "logit_scale",
+    "threshold",
+    "vocabulary",
+)
+"""Names of what :func:`add_changes` adds."""
+
+
+def add_changes(command) -> None:
+    """Add the flags whose values take the place of the preset's."""
+    over = command.add_argument_group("in place of the preset's")
+    over.add_argument("--prior", metavar="NAME", help="such as naclip")
+    over.add_argument("--prior-resolution", type=int, help="short side for CLIP")
+    over.add_argument("--prior-window", type=int, help="side of CLIP's sliding window")
+    over.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
+    over.add_argument("--prior-proxy", metavar="ID|DIR", help="the DINO of proxyclip")
+    over.add_argument("--logit-scale", type=float, help="of similarities, before the softmax")
+    over.add_argument("--threshold", type=float, help="below it there is background")
+    over.add_argument("--vocabulary", metavar="NAME", help="plain, sclip or clearclip")
+
+
+def method_of(options) -> dict:
+    """The values of :func:`add_dataset`, :func:`add_changes` and :func:`add_models`.
+
+    Returns:
+        Arguments of :class:`~nerve_fast.evaluation.settings.MethodSettings`.
+    """
+    names = ("dataset", "root", "preset", "limit", "output", *CHANGES)
+    return {"models": models_of(options), **{name: getattr(options, name) for name in names}}
+
+
 def add_models(command, *, resolution: bool = True) -> None:
+    """Add the flags for the networks.
+
+    Args:
+        command: the parser of a command.
+        resolution: whether there is a flag for the resolution as well.
+    """
     models = command.add_argument_group("models")
     models.add_argument(
         "--models", metavar="DIR|tiny", help="folder that holds clip/ and diffusion/"
@@ -38,6 +109,12 @@ def add_models(command, *, resolution: bool = True) -> None:
     models.add_argument("--clip", metavar="ID|DIR", help="CLIP checkpoint (default: ViT-L/14)")
     models.add_argument(
         "--diffusion", metavar="ID|DIR", help="Stable Diffusion (default: 2.1 base)"
+    )
+    models.add_argument(
+        "--graph",
+        metavar="ID|DIR",
+        help="what says which tokens belong together: a DINO, DINOv2 or DINOv3 (default: the "
+        "diffusion model)",
     )
     models.add_argument(
         "--layers",
@@ -63,7 +140,19 @@ def add_models(command, *, resolution: bool = True) -> None:
     )
 
 
+def models_of(options):
+    """The :class:`~nerve_fast.pipeline.settings.ModelSettings` that the flags describe."""
+    # It imports transformers.
+    from nerve_fast.pipeline.settings import ModelSettings
+
+    values = {
+        field.name: getattr(options, field.name) for field in dataclasses.fields(ModelSettings)
+    }
+    return ModelSettings(**{**values, "dtype": DTYPES.get(options.dtype)})
+
+
 def add_large(command) -> None:
+    """Add the flags for large images."""
     large = command.add_argument_group("large images")
     large.add_argument(
         "--max-memory", help='beyond the models, such as "6GB" (default: nine tenths of the free)'
@@ -84,6 +173,7 @@ def add_large(command) -> None:
 
 
 def add_prior(command) -> None:
+    """Add the flags for how CLIP's patches become the prior."""
     prior = command.add_argument_group("prior")
     prior.add_argument(
         "--prior",
@@ -104,18 +194,36 @@ def add_prior(command) -> None:
 
 
 def add_config(command) -> None:
+    """Add a flag for each field of :class:`~nerve_fast.NerveConfig`."""
     graph = command.add_argument_group("graph stage")
+    types = typing.get_type_hints(NerveConfig)
     for field in dataclasses.fields(NerveConfig):
         graph.add_argument(
             "--" + field.name.replace("_", "-"),
-            type=field.type,
+            type=reader_of(types[field.name]),
             default=field.default,
             choices=NORMALIZATIONS if field.name == "normalization" else None,
             help=f"{CONFIG_HELP[field.name]} (default: %(default)s)",
         )
 
 
+def reader_of(kind: type) -> Callable[[str], object]:
+    """What makes a value of a field's type of a flag's text: ``none`` where it may be ``None``."""
+    members = typing.get_args(kind)
+    if type(None) not in members:
+        return kind
+    (other,) = (member for member in members if member is not type(None))
+
+    def read(text):
+        return None if text.casefold() == "none" else other(text)
+
+    # In argparse's messages: "invalid int or none value".
+    read.__name__ = f"{other.__name__} or none"
+    return read
+
+
 def config_of(options) -> NerveConfig:
+    """The settings of the graph stage that the flags describe."""
     return NerveConfig(
         **{field.name: getattr(options, field.name) for field in dataclasses.fields(NerveConfig)}
     )

@@ -17,8 +17,9 @@ from nerve_fast.cli.evaluate import add_evaluate
 from nerve_fast.cli.plan import add_plan
 from nerve_fast.cli.report import add_report
 from nerve_fast.cli.segment import add_segment
+from nerve_fast.cli.train_tiny import add_train_tiny
 from nerve_fast.cli.tune import add_tune
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, SettingError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except InputError as error:
-        print(f"nerve-fast: {error}", file=sys.stderr)
+        said = error.with_flags() if isinstance(error, SettingError) else str(error)
+        print(f"nerve-fast: {said}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
@@ -72,4 +74,5 @@ def _parser() -> argparse.ArgumentParser:
     add_tune(commands)
     add_bench(commands)
     add_doctor(commands)
+    add_train_tiny(commands)
     return parser

@@ -5,11 +5,12 @@ from nerve_fast.dispatch import BACKEND_NAMES, ROUTES, pick_device, plan
 
 
 def add_plan(commands) -> None:
+    """Add ``plan`` to the subparsers of the command line."""
     command = commands.add_parser(
         "plan",
         help="say how a walk would be carried out, and why",
     )
-    command.set_defaults(run=_plan)
+    command.set_defaults(run=_run)
     command.add_argument("--tokens", type=int, required=True, help="N, height times width")
     command.add_argument("--labels", type=int, required=True, help="K")
     command.add_argument("--heads", type=int, default=5, help="H (default: 5)")
@@ -26,7 +27,7 @@ def add_plan(commands) -> None:
     flags.add_config(command)
 
 
-def _plan(options) -> int:
+def _run(options) -> int:
     chosen = plan(
         (options.heads, options.tokens, options.head_dim),
         options.labels,

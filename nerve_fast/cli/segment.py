@@ -1,18 +1,39 @@
 """The command ``segment``: a label for every pixel of images and folders of images."""
 
+import sys
 from pathlib import Path
 
 from nerve_fast.cli import flags
+from nerve_fast.cli.messages import notes
+from nerve_fast.utils.labels import parse_labels
+
+PASSED_ON = (
+    "images",
+    "output",
+    "save_heatmaps",
+    "save_probabilities",
+    "save_steps",
+    "resume",
+    "batch_size",
+    "verify",
+    "resolution",
+    "max_memory",
+    "token_budget",
+    "tile",
+    "overlap",
+)
+"""Flags that are settings of the same name."""
 
 
 def add_segment(commands) -> None:
+    """Add ``segment`` to the subparsers of the command line."""
     command = commands.add_parser(
         "segment",
         help="label every pixel of images",
         description="Writes NAME.labels.png (palette image) and NAME.overlay.png for each image. "
         "Under `accelerate launch -m nerve_fast segment …` each process takes its share.",
     )
-    command.set_defaults(run=_segment)
+    command.set_defaults(run=_run)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
     command.add_argument(
         "--labels",
@@ -39,9 +60,39 @@ def add_segment(commands) -> None:
     flags.add_config(command)
 
 
-def _segment(options) -> int:
+def _run(options) -> int:
     config = flags.config_of(options)
+    labels = [label.strip() for label in options.labels.split(";")]
+    if len(labels) == 1 and len(parse_labels(labels)[0]) > 1:
+        print(
+            'note: commas separate synonyms of one class; between classes put ";"', file=sys.stderr
+        )
     # transformers and diffusers take seconds to import; mistakes above should not.
-    from nerve_fast.pipeline.batch import segment
+    from nerve_fast.pipeline.batch import SegmentSettings, segment
+    from nerve_fast.priors import PriorConfig
 
-    return segment(options, config)
+    settings = SegmentSettings(
+        **{name: getattr(options, name) for name in PASSED_ON},
+        labels=labels,
+        prior=PriorConfig(
+            name=options.prior,
+            resolution=options.prior_resolution,
+            window=options.prior_window,
+            stride=options.prior_stride,
+            logit_scale=options.logit_scale,
+            proxy=options.prior_proxy,
+        ),
+        config=config,
+        models=flags.models_of(options),
+    )
+    with notes():
+        results = segment(settings, say=print, progress=True)
+    if results.written or results.known:
+        print(_summary(results.written, results.known, len(results.failed), settings.output))
+    return 2 if results.failed else 0
+
+
+def _summary(written: int, known: int, failed: int, folder: Path) -> str:
+    said = f"{written} image{'s' * (written != 1)} written to {folder}"
+    said += f", {known} there already" * (known > 0)
+    return said + f", {failed} could not be done" * (failed > 0)

@@ -6,11 +6,12 @@ from nerve_fast.errors import InputError
 
 
 def add_tune(commands) -> None:
+    """Add ``tune`` to the subparsers of the command line."""
     command = commands.add_parser(
         "tune",
         help="measure the kernels' configurations on this GPU, once, and use the best from then on",
     )
-    command.set_defaults(run=_tune)
+    command.set_defaults(run=_run)
     command.add_argument(
         "--tokens", type=int, nargs="+", default=[4096, 16384], help="N (default: 4096 16384)"
     )
@@ -23,7 +24,7 @@ def add_tune(commands) -> None:
     )
 
 
-def _tune(options) -> int:
+def _run(options) -> int:
     device, dtype = pick_device(options.device), flags.DTYPES[options.dtype]
     if device.type != "cuda":
         raise InputError(f"device is {str(device)!r}; kernels are tuned on CUDA and ROCm GPUs")

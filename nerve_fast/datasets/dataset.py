@@ -9,8 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from nerve_fast.errors import InputError
-from nerve_fast.evaluation.metrics import IGNORED
 from nerve_fast.imaging.images import load_image, opened
+
+IGNORED = 255
+"""Ground truth of this value counts nowhere."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from PIL import Image
 from nerve_fast.datasets.dataset import Dataset, Sample
 from nerve_fast.datasets.layouts import LAYOUTS, check_unique, lines_of, samples_of
 from nerve_fast.datasets.vocabulary import NAMES, classes_of
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, SettingError
 from nerve_fast.utils.labels import parse_labels
 
 
@@ -40,14 +40,14 @@ def find(name: str, root: Path | None) -> Dataset:
         from nerve_fast.datasets.tiny import held_out_scenes
 
         if root is not None:
-            raise InputError(f"--root is {root}; leave it out, the data set tiny has no files")
+            raise SettingError("{root} is {0}; leave it out, the data set tiny has no files", root)
         return held_out_scenes()
     if name not in (*NAMES, "folder"):
         raise InputError(
             f"the data set is {name!r}; expected one of {', '.join(NAMES)}, folder, tiny"
         )
     if root is None:
-        raise InputError(f"--root is missing; expected the root of the data set {name}")
+        raise SettingError("{root} is missing; expected the root of the data set {0}", name)
     if not Path(root).is_dir():
         raise InputError(f"{root}: no such folder; expected the root of the data set {name}")
     return _folder(Path(root)) if name == "folder" else _of_the_field(name, Path(root))

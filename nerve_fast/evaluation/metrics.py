@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-IGNORED = 255
-"""Ground truth of this value counts nowhere."""
+from nerve_fast.datasets.dataset import IGNORED
 
 BOUNDARY_WIDTH = 0.02
 """Of the band of Boundary IoU, as a share of the image's diagonal."""

@@ -1,6 +1,5 @@
 """The worst and the best images of a run, drawn beside their truth."""
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -9,8 +8,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from nerve_fast.datasets import Dataset, Sample
+from nerve_fast.datasets.dataset import IGNORED
 from nerve_fast.evaluation import record
-from nerve_fast.evaluation.metrics import IGNORED, mean_iou
+from nerve_fast.evaluation.metrics import mean_iou
 from nerve_fast.imaging import visualize
 
 KINDS = ("worst", "best")
@@ -30,26 +30,35 @@ def draw(
     known: Mapping[str, record.Counts],
     samples: Mapping[str, Sample],
     count: int,
-) -> None:
-    """The images with the least and the largest mean IoU of their own, segmented once more.
+    *,
+    progress: bool = False,
+) -> list[Path]:
+    """Draw the images with the least and the largest mean IoU of their own, segmented once more.
 
     They take the place of those that were drawn before.
 
     Args:
         known: of each image, by the names that ``samples`` have.
         count: of the worst, and of the best.
+        progress: whether bars on stderr show how far it is.
+
+    Returns:
+        The files.
     """
     forget(folder)
+    drawn = []
     classes = len(dataset.classes)
     own = {name: mean_iou(record.total(known, [name], classes)[0]) for name in samples}
     order = sorted((name for name in own if own[name] == own[name]), key=own.__getitem__)
+    hidden = None if progress else True
     for kind, names in zip(KINDS, (order[:count], order[::-1][:count]), strict=True):
-        for place, name in enumerate(tqdm(names, kind, unit="image", disable=None), start=1):
+        for place, name in enumerate(tqdm(names, kind, unit="image", disable=hidden), start=1):
             sample = samples[name]
             image, truth = dataset.read(sample)
             picture = side_by_side(image, truth, segmenter(image), dataset.classes)
-            visualize.save_picture(picture, folder / f"{kind}-{place:02}-{sample.name}.png")
-    print(f"pictures: {folder}/worst-*.png, best-*.png", file=sys.stderr)
+            drawn.append(folder / f"{kind}-{place:02}-{sample.name}.png")
+            visualize.save_picture(picture, drawn[-1])
+    return drawn
 
 
 def side_by_side(

@@ -135,7 +135,7 @@ def together(
 
 def method_key(run: dict) -> list:
     """What a method has on all data sets."""
-    models = {name: run["models"].get(name) for name in ("clip", *USUAL)}
+    models = {name: run["models"].get(name) for name in ("clip", "graph", *USUAL)}
     refiner = dict(run["refiner"])
     if refiner["name"] == "iseg":
         # Other settings on other data sets are no other method.
@@ -267,8 +267,12 @@ def model_differences(run: dict) -> list[str]:
     found = [
         f"{name} {models[name]} for {usual}"
         for name, usual in expected.items()
-        if models.get(name, usual) != usual and not (is_tiny(run) and name in ("clip", "diffusion"))
+        if models.get(name, usual) != usual
+        and not (is_tiny(run) and name in ("clip", "diffusion"))
+        and not ("graph" in models and name == "layers" and models[name] == "the last one")
     ]
+    if graph := models.get("graph"):
+        found = [f"graph {graph} for the diffusion model", *found]
     usual = NerveConfig().to_dict()
     found += [
         f"{name} {value} for {usual[name]}"

@@ -1,11 +1,13 @@
-"""The command ``segment``: images and folders of images in, pictures of the result out."""
+"""Images and folders of images in, files of results out: the work behind ``segment``."""
 
 import collections
 import contextlib
 import copy
+import dataclasses
 import itertools
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,17 +16,20 @@ from PIL import Image
 from tqdm import tqdm
 
 from nerve_fast.backbones.loading import hide_loading_bars
-from nerve_fast.config import NerveConfig
+from nerve_fast.config import TOKEN_BUDGET, NerveConfig
 from nerve_fast.errors import InputError
 from nerve_fast.imaging import visualize
 from nerve_fast.imaging.images import load_image
 from nerve_fast.imaging.tiling import Tiling
 from nerve_fast.pipeline import NervePipeline, SegmentationOutput
-from nerve_fast.priors import PriorConfig, view_of
+from nerve_fast.pipeline.settings import ModelSettings, check_count
+from nerve_fast.priors import PriorConfig
 from nerve_fast.utils.files import prepare_folder
 from nerve_fast.utils.labels import parse_labels
-from nerve_fast.utils.processes import notes, process_group
+from nerve_fast.utils.processes import process_group
 from nerve_fast.utils.units import parse_bytes
+
+logger = logging.getLogger(__name__)
 
 PHOTOGRAPHS = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif"}
 PHOTOGRAPHS |= {".tiff", ".webp"}
@@ -34,129 +39,196 @@ ENDINGS = ("overlay.png", "heatmaps.png", "steps.png", "npz", "labels.png")
 """Of results, in the order in which they are written: the last one says that all are there."""
 
 
-def segment(options, config: NerveConfig) -> int:
-    """Segment ``options.images`` into ``options.output``.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SegmentSettings:
+    """Images, and what is made of them: immutable, checked when made.
 
-    Under ``accelerate launch`` each process takes its share of the images, on its device.
+    Attributes:
+        images: files and folders of images.
+        labels: one string a class; commas separate synonyms of one class.
+        output: the folder that results are written to.
+        save_heatmaps, save_probabilities, save_steps: also write ``NAME.heatmaps.png``,
+            ``NAME.npz``, ``NAME.steps.png``.
+        resume: leave out images whose results are there.
+        batch_size: number of images that are worked on together.
+        verify: also run the reference, and say how far the results are from its.
+        resolution: the short side that the graph's network sees, in pixels; 0 is the image's own,
+            ``None`` the model's.
+        max_memory: bytes that may be taken beyond the models, a number or such as ``"6GB"``;
+            ``None`` is nine tenths of what is free.
+        token_budget: tokens that the global part takes keys from; 0 is no bound.
+        tile, overlap: of large images, in pixels; ``None`` follows from the model.
+        prior: how CLIP's patches become the prior.
+        config: of the graph stage.
+        models: the networks.
+
+    Raises:
+        SettingError, InputError: a value is out of its range.
+        TypeError: a value is of the wrong type.
+    """
+
+    images: Sequence[str | os.PathLike]
+    labels: Sequence[str]
+    output: str | os.PathLike
+    save_heatmaps: bool = False
+    save_probabilities: bool = False
+    save_steps: bool = False
+    resume: bool = False
+    batch_size: int = 1
+    verify: bool = False
+    resolution: int | None = None
+    max_memory: int | str | None = None
+    token_budget: int = TOKEN_BUDGET
+    tile: int | None = None
+    overlap: int | None = None
+    prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
+    config: NerveConfig = dataclasses.field(default_factory=NerveConfig)
+    models: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+
+    def __post_init__(self):
+        parse_labels(list(self.labels))
+        check_count("batch_size", self.batch_size, 1)
+        check_count("token_budget", self.token_budget, 0)
+        if self.max_memory is not None:
+            parse_bytes(self.max_memory)
+        if self.tile is not None:
+            overlap = 0 if self.overlap is None else self.overlap
+            Tiling.of((1, 1), self.tile, overlap, 1)
+        object.__setattr__(self, "images", tuple(map(Path, self.images)))
+        object.__setattr__(self, "labels", tuple(self.labels))
+        object.__setattr__(self, "output", Path(self.output))
+
+
+@dataclasses.dataclass(frozen=True)
+class SegmentResults:
+    """What came of the images, those of this process alone.
+
+    Attributes:
+        written: number of images whose results were written.
+        known: number of images whose results were there already.
+        failed: what could not be segmented, and why.
+    """
+
+    written: int
+    known: int
+    failed: Mapping[Path, str]
+
+
+def segment(
+    asked: SegmentSettings,
+    *,
+    say: Callable[[str], None] | None = None,
+    progress: bool = False,
+) -> SegmentResults:
+    """Segment images and write the results.
+
+    Under ``accelerate launch`` each process takes its share of the images, on its device. An image
+    that cannot be segmented is logged as an error, and the others are segmented all the same.
 
     Args:
-        options: the flags of the command line.
-        config: of the graph stage.
-
-    Returns:
-        The exit code: 2 where an image could not be done, else 0.
+        asked: what is done.
+        say: called with a line for each image that ``asked.verify`` compares with the reference.
+        progress: whether bars on stderr show how far it is.
 
     Raises:
         InputError: a mistake that concerns all images.
     """
-    labels = [label.strip() for label in options.labels.split(";")]
-    classes = parse_labels(labels)
-    if len(classes) == 1 and len(classes[0]) > 1:
-        print(
-            'note: commas separate synonyms of one class; between classes put ";"', file=sys.stderr
-        )
-    check_flags(options)
-    paths = listed(options.images)
-    check_names(paths, options.output)
-    with process_group(options.device) as (index, processes, device), notes():
+    paths = listed(asked.images)
+    check_names(paths, asked.output)
+    with process_group(asked.models.device) as (index, processes, device):
         mine = paths[index::processes]
-        known = {path for path in mine if options.resume and is_done(path, labels, options)}
+        known = {path for path in mine if asked.resume and is_done(path, asked)}
         missing = [path for path in mine if path not in known]
-        written, failed = 0, []
-        with contextlib.closing(readable(missing, options.batch_size, failed)) as images:
+        written, failed = 0, {}
+        with contextlib.closing(readable(missing, asked.batch_size, failed)) as images:
             # The first images before the networks, which take long to load.
-            groups = batches(images, options.batch_size)
+            groups = batches(images, asked.batch_size)
             group = next(groups, None)
             if group:
-                prepare_folder(options.output)
-                pipe = load_pipeline(options, config, device)
-                pipe.clip.encode_words([word for words in classes for word in words], progress=True)
-                view_of(pipe.clip, (1, 1), pipe.prior)
-            bar = tqdm(total=len(missing), desc="images", unit="image", disable=None)
+                prepare_folder(asked.output)
+                pipe = load_pipeline(asked, device)
+                pipe.prior.check_labels(parse_labels(list(asked.labels)), progress=progress)
+                pipe.prior.view((1, 1))
+            hidden = None if progress else True
+            bar = tqdm(total=len(missing), desc="images", unit="image", disable=hidden)
             with bar:
                 while group:
-                    written += segment_group(pipe, group, labels, options, failed)
+                    written += segment_group(pipe, group, asked, failed, say, progress)
                     bar.update(written + len(failed) - bar.n)
                     group = next(groups, None)
-    if written or known:
-        print(summary(written, len(known), len(failed), options.output))
-    return 2 if failed else 0
+    return SegmentResults(written, len(known), failed)
 
 
-def check_flags(options) -> None:
-    """Refuse now what would be refused once the networks are loaded."""
-    for flag, least in (("batch_size", 1), ("token_budget", 0)):
-        if getattr(options, flag) < least:
-            name = flag.replace("_", "-")
-            raise InputError(f"--{name} is {getattr(options, flag)}; expected {least} or more")
-    if options.max_memory is not None:
-        parse_bytes(options.max_memory)
-    if options.tile is not None:
-        overlap = 0 if options.overlap is None else options.overlap
-        Tiling.of((1, 1), options.tile, overlap, 1)
+Failed = MutableMapping[Path, str]
+"""What could not be segmented, and why."""
 
 
-def summary(written: int, known: int, failed: int, folder: Path) -> str:
-    said = f"{written} image{'s' * (written != 1)} written to {folder}"
-    said += f", {known} there already" * (known > 0)
-    return said + f", {failed} could not be done" * (failed > 0)
+def fail(failed: Failed, path: Path, reason: str) -> None:
+    """Put an image in ``failed`` and log why."""
+    failed[path] = reason
+    logger.error("%s", reason)
 
 
 def segment_group(
     pipe: NervePipeline,
     group: Sequence[tuple[Path, Image.Image]],
-    labels: list[str],
-    options,
-    failed: list[Path],
+    asked: SegmentSettings,
+    failed: Failed,
+    say: Callable[[str], None] | None,
+    progress: bool,
 ) -> int:
-    """Some images, to their files; one that cannot be done is said and put in ``failed``.
+    """Segment some images and write the results; what cannot be segmented is put in ``failed``.
 
     Returns:
-        How many were done.
+        The number of images that were written.
     """
     try:
-        segment_images(pipe, group, labels, options)
+        segment_images(pipe, group, asked, say, progress)
         return len(group)
     except InputError as error:
         if len(group) > 1:
-            return sum(segment_group(pipe, [one], labels, options, failed) for one in group)
+            return sum(segment_group(pipe, [one], asked, failed, say, progress) for one in group)
         ((path, _),) = group
-        failed.append(path)
-        tqdm.write(f"nerve-fast: {path}: {error}", file=sys.stderr)
+        fail(failed, path, f"{path}: {error}")
         return 0
 
 
 def segment_images(
-    pipe: NervePipeline, group: Sequence[tuple[Path, Image.Image]], labels: list[str], options
+    pipe: NervePipeline,
+    group: Sequence[tuple[Path, Image.Image]],
+    asked: SegmentSettings,
+    say: Callable[[str], None] | None,
+    progress: bool,
 ) -> None:
-    """Some images, to their files."""
+    """Segment some images and write the results."""
 
     def run(pipe):
         return pipe(
             [image for _, image in group],
-            labels,
-            processing_resolution=options.resolution,
+            list(asked.labels),
+            processing_resolution=asked.resolution,
             # Each image as if it were the only one.
-            generator=[torch.Generator().manual_seed(options.seed) for _ in group],
-            return_steps=visualize.strip_stages(pipe.config.steps) if options.save_steps else (),
-            batch_size=options.batch_size,
-            max_memory=options.max_memory,
-            token_budget=options.token_budget or None,
-            tile=options.tile,
-            overlap=options.overlap,
-            progress=True,
+            generator=[torch.Generator().manual_seed(asked.models.seed) for _ in group],
+            return_steps=visualize.strip_stages(pipe.config.steps) if asked.save_steps else (),
+            batch_size=asked.batch_size,
+            max_memory=asked.max_memory,
+            token_budget=asked.token_budget or None,
+            tile=asked.tile,
+            overlap=asked.overlap,
+            progress=progress,
         )
 
     results = run(pipe)
-    if options.verify:
+    if asked.verify:
         reference = copy.copy(pipe)
         reference.backend = "reference"
         for (path, _), out, expected in zip(group, results, run(reference), strict=True):
-            print(f"{path.name}: {difference(out, expected)}")
+            if say:
+                say(f"{path.name}: {difference(out, expected)}")
     results.reverse()
     for path, _ in group:
         # One at a time: probabilities of all pixels are made, and kept, where they are asked for.
-        write(results.pop(), options.output / path.stem, options)
+        write(results.pop(), asked.output / path.stem, asked)
 
 
 def difference(out: SegmentationOutput, expected: SegmentationOutput) -> str:
@@ -215,32 +287,32 @@ def check_names(images: Sequence[Path], folder: Path) -> None:
                 )
 
 
-def is_done(path: Path, labels: Sequence[str], options) -> bool:
+def is_done(path: Path, asked: SegmentSettings) -> bool:
     """Whether all results of an image are there, and are of these labels."""
-    stem = options.output / path.stem
-    if not all(Path(f"{stem}.{ending}").is_file() for ending in wanted(options)):
+    stem = asked.output / path.stem
+    if not all(Path(f"{stem}.{ending}").is_file() for ending in wanted(asked)):
         return False
     try:
         with Image.open(f"{stem}.labels.png") as result:
-            return result.info.get("labels", "").split("\n") == list(labels)
+            return result.info.get("labels", "").split("\n") == list(asked.labels)
     except OSError:
         return False
 
 
-def wanted(options) -> list[str]:
+def wanted(asked: SegmentSettings) -> list[str]:
     """Endings of the results that were asked for."""
-    asked = {
-        "heatmaps.png": options.save_heatmaps,
-        "steps.png": options.save_steps,
-        "npz": options.save_probabilities,
+    optional = {
+        "heatmaps.png": asked.save_heatmaps,
+        "steps.png": asked.save_steps,
+        "npz": asked.save_probabilities,
     }
-    return [ending for ending in ENDINGS if asked.get(ending, True)]
+    return [ending for ending in ENDINGS if optional.get(ending, True)]
 
 
 def readable(
-    paths: Iterable[Path], ahead: int, failed: list[Path]
+    paths: Iterable[Path], ahead: int, failed: Failed
 ) -> Iterator[tuple[Path, Image.Image]]:
-    """Images in order, read ahead; one that cannot be read is said and put in ``failed``."""
+    """Images in order, read ahead; one that cannot be read is put in ``failed``."""
     waiting = collections.deque()
     paths = iter(paths)
     # One thread: decoding is quicker than all that follows.
@@ -255,8 +327,7 @@ def readable(
             try:
                 yield path, image.result()
             except InputError as error:
-                failed.append(path)
-                tqdm.write(f"nerve-fast: {error}", file=sys.stderr)
+                fail(failed, path, str(error))
             del image
     finally:
         reader.shutdown(cancel_futures=True)
@@ -269,38 +340,32 @@ def batches(items: Iterable, size: int) -> Iterator[list]:
         yield batch
 
 
-def load_pipeline(options, config: NerveConfig, device: torch.device | str | None) -> NervePipeline:
-    """The pipeline that the flags describe."""
+def load_pipeline(asked: SegmentSettings, device: torch.device | str | None) -> NervePipeline:
+    """The pipeline that the settings describe."""
     hide_loading_bars()
-    prior = PriorConfig(
-        name=options.prior,
-        resolution=options.prior_resolution,
-        window=options.prior_window,
-        stride=options.prior_stride,
-        logit_scale=options.logit_scale,
-        proxy=options.prior_proxy,
-    )
+    models = asked.models
     return NervePipeline.from_pretrained(
-        options.models,
-        clip=options.clip,
-        diffusion=options.diffusion,
+        models.models,
+        clip=models.clip,
+        diffusion=models.diffusion,
+        graph=models.graph,
         device=device,
-        dtype=getattr(torch, options.dtype) if options.dtype else None,
-        prior=prior,
-        config=config,
-        backend=options.backend,
-        layers=options.layers,
-        timestep=options.timestep,
-        compile=options.compile,
+        dtype=models.dtype,
+        prior=asked.prior,
+        config=asked.config,
+        backend=models.backend,
+        layers=models.layers,
+        timestep=models.timestep,
+        compile=models.compile,
     )
 
 
-def write(out: SegmentationOutput, stem: Path, options) -> None:
-    """The pictures that were asked for, and the probabilities; the label map last."""
+def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings) -> None:
+    """Write the pictures and the probabilities that were asked for; the label map last."""
     pictures = {"overlay": out.overlay()}
-    if options.save_heatmaps:
+    if asked.save_heatmaps:
         pictures["heatmaps"] = visualize.heat_maps(out.image, out.walked.numpy(), out.labels)
-    if options.save_steps:
+    if asked.save_steps:
         steps = {count: maps.numpy() for count, maps in out.steps.items()}
         pictures["steps"] = visualize.steps_strip(out.image, out.prior.numpy(), steps, out.labels)
     label_map = Path(f"{stem}.labels.png")
@@ -308,6 +373,6 @@ def write(out: SegmentationOutput, stem: Path, options) -> None:
     label_map.unlink(missing_ok=True)
     for kind, picture in pictures.items():
         visualize.save_picture(picture, Path(f"{stem}.{kind}.png"))
-    if options.save_probabilities:
+    if asked.save_probabilities:
         out.save(Path(f"{stem}.npz"))
     out.save(label_map)

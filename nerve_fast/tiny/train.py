@@ -1,11 +1,10 @@
-"""Make the tiny models: ``python -m nerve_fast.tiny.train --out DIR``.
+"""Make the tiny models: ``nerve-fast train-tiny --out DIR``.
 
 Everything is drawn and trained on the CPU from one seed: scenes, then a VAE on them, a CLIP from
 captions and masks, and a latent diffusion UNet that reads prompts through CLIP's text encoder. The
 UNet learns to remove noise and nothing else: no mask ever reaches it.
 """
 
-import argparse
 import math
 import random
 import tempfile
@@ -29,6 +28,7 @@ from tqdm import tqdm
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
+from nerve_fast.errors import InputError
 from nerve_fast.priors import READ_OUTS
 from nerve_fast.tiny import scenes
 
@@ -386,30 +386,12 @@ def train(out, budget=Budget(), seed=0):
     """Make the models and put them at ``out``, which must not exist: whole or not at all.
 
     Raises:
-        FileExistsError: ``out`` is there already.
+        InputError: ``out`` is there already.
     """
     out = Path(out)
     if out.exists():
-        raise FileExistsError(f"{out} exists already; choose another folder or remove it")
+        raise InputError(f"{out} exists already; choose another folder or remove it")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         make_models(Path(folder) / "models", budget, seed)
         (Path(folder) / "models").rename(out)
-
-
-def main(arguments=None):
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m nerve_fast.tiny.train", description=__doc__.split("\n\n")[0]
-    )
-    parser.add_argument("--out", required=True, help="folder to write; must not exist")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args(arguments)
-    try:
-        train(options.out, seed=options.seed)
-    except FileExistsError as error:
-        parser.error(str(error))
-
-
-if __name__ == "__main__":
-    main()

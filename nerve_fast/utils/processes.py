@@ -1,14 +1,11 @@
-"""A command in one process or in several, and what it says there."""
+"""Work shared by several processes."""
 
 import contextlib
 import datetime
-import logging
 import os
-import sys
 from collections.abc import Iterator
 
 import torch
-from tqdm import tqdm
 
 from nerve_fast.errors import InputError
 
@@ -52,23 +49,3 @@ def wait(processes: int) -> None:
         from accelerate import PartialState
 
         PartialState().wait_for_everyone()
-
-
-@contextlib.contextmanager
-def notes() -> Iterator[None]:
-    """Warnings of the package as notes that leave the bars whole, each of them once."""
-    said = set()
-
-    class Notes(logging.Handler):
-        def emit(self, record):
-            if record.getMessage() not in said:
-                said.add(record.getMessage())
-                tqdm.write(f"note: {record.getMessage()}", file=sys.stderr)
-
-    handler = Notes(logging.WARNING)
-    logger = logging.getLogger("nerve_fast")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)

@@ -130,5 +130,5 @@ def test_devices_that_are_not_there_are_refused():
 
 def test_the_dtype_is_that_asked_for():
     pipe = load("tiny", dtype=torch.bfloat16)
-    assert pipe.clip.model.dtype == pipe.diffusion.unet.dtype == torch.bfloat16
-    assert load("tiny").diffusion.vae.dtype == torch.float32
+    assert pipe.prior.clip.model.dtype == pipe.graph.unet.dtype == torch.bfloat16
+    assert load("tiny").graph.vae.dtype == torch.float32

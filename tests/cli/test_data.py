@@ -13,8 +13,17 @@ def run(*arguments):
     return options.run(options)
 
 
-def test_data_check(make, tmp_path, capsys):
-    make("cityscapes", tmp_path)
+def test_data_check(tmp_path, capsys):
+    for part, ending in (
+        ("leftImg8bit", "_leftImg8bit.png"),
+        ("gtFine", "_gtFine_labelTrainIds.png"),
+    ):
+        folder = tmp_path / part / "val" / "bonn"
+        folder.mkdir(parents=True)
+        for number in range(3):
+            Image.new("RGB" if part == "leftImg8bit" else "L", (4, 3)).save(
+                folder / f"bonn_{number}{ending}"
+            )
     assert run("check", "cityscapes", tmp_path) == 0
     assert "cityscapes: 3 images, 19 classes, no problem" in capsys.readouterr().out
 

@@ -82,7 +82,7 @@ def test_every_setting_of_the_graph_stage_is_a_flag(image, tmp_path, monkeypatch
     monkeypatch.setattr(
         commands,
         "load_pipeline",
-        lambda options, config, *rest: seen.append(config) or load(options, config, *rest),
+        lambda asked, device: seen.append(asked.config) or load(asked, device),
     )
     assert segment(image, "--labels", LABELS, "-o", tmp_path / "out", *flags) == 0
     assert seen == [NerveConfig(**values)]
@@ -211,9 +211,9 @@ def test_flags_reach_the_pipeline(image, tmp_path, monkeypatch):
     flags += ("--prior-stride", 16, "--logit-scale", 20, "--timestep", 50, "--backend", "reference")
     assert segment(image, "--labels", LABELS, "-o", tmp_path / "out", *flags) == 0
     (pipe,) = seen
-    assert pipe.diffusion.unet.dtype == torch.bfloat16
+    assert pipe.graph.unet.dtype == torch.bfloat16
     assert pipe.prior == PriorConfig("naclip", 96, 64, 16, 20.0)
-    assert (pipe.diffusion.timestep, pipe.backend) == (50, "reference")
+    assert (pipe.graph.timestep, pipe.backend) == (50, "reference")
 
 
 def test_one_class_with_commas_gets_a_hint(image, tmp_path, capsys):

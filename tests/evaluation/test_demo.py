@@ -5,15 +5,15 @@ from nerve_fast.tiny.scenes import generate
 
 
 def test_the_untrained_unet_is_another_of_the_same_shape(pipe):
-    untrained = demo._untrained(pipe.diffusion)
-    trained, fresh = (x.unet.state_dict() for x in (pipe.diffusion, untrained))
+    untrained = demo._untrained(pipe.graph)
+    trained, fresh = (x.unet.state_dict() for x in (pipe.graph, untrained))
     assert trained.keys() == fresh.keys()
-    name = f"{pipe.diffusion.layers[0]}.to_q.weight"
+    name = f"{pipe.graph.layers[0]}.to_q.weight"
     assert trained[name].shape == fresh[name].shape
     assert not torch.allclose(trained[name], fresh[name])
-    again = demo._untrained(pipe.diffusion).unet.state_dict()
+    again = demo._untrained(pipe.graph).unet.state_dict()
     assert torch.equal(again[name], fresh[name])
-    assert untrained.vae is pipe.diffusion.vae
+    assert untrained.vae is pipe.graph.vae
 
 
 def test_colours_are_the_mean_of_each_tokens_pixels():

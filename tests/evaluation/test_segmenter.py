@@ -24,14 +24,14 @@ def segmenter(pipe, refiner=None, **changes):
         logit_scale=20.0,
         **changes,
     )
-    return Segmenter(pipe.clip, settings, CLASSES, False, refiner)
+    return Segmenter(pipe.prior.clip, settings, CLASSES, False, refiner)
 
 
 def test_similarities_and_not_probabilities_are_brought_to_pixels(pipe):
     """Also with PAMR, which NACLIP lets refine similarities."""
     image = generate(990_100, (70, 90))[0]
     config = PriorConfig("naclip", 100, 64, 32, 20.0, "mmseg")
-    similarity = similarities(pipe.clip, [image], NAMES, config)
+    similarity = CLIPPrior(pipe.prior.clip, config).similarities([image], NAMES)
     at_pixels = interpolate(similarity, (70, 90), mode="bilinear")[0]
     for refiner in (None, PAMR(3, (1, 2))):
         refined = refiner(image, similarity[0]) if refiner else at_pixels
@@ -54,7 +54,7 @@ def test_other_refiners_get_probabilities(pipe):
         return probabilities.roll(1, 0)
 
     config = PriorConfig("naclip", 100, 64, 32, 20.0, "mmseg")
-    similarity = similarities(pipe.clip, [image], NAMES, config)
+    similarity = CLIPPrior(pipe.prior.clip, config).similarities([image], NAMES)
     expected = probabilities_of(similarity, CLASSES, 20.0)
     found = segmenter(pipe, refiner)(image)
     torch.testing.assert_close(seen[0], expected[0])
@@ -63,9 +63,9 @@ def test_other_refiners_get_probabilities(pipe):
 
 
 def test_values_that_are_not_finite_are_no_labels(pipe, monkeypatch):
-    features = pipe.clip.patch_features
+    features = pipe.prior.clip.patch_features
     monkeypatch.setattr(
-        type(pipe.clip), "patch_features", lambda self, *given: features(*given) * float("nan")
+        type(pipe.prior.clip), "patch_features", lambda self, *given: features(*given) * float("nan")
     )
     with pytest.raises(InputError, match="CLIP gave values that are not finite in torch.float32"):
         segmenter(pipe)(generate(990_100, (70, 90))[0])

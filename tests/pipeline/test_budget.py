@@ -47,8 +47,8 @@ def test_a_prior_that_keeps_maps_of_all_heads_stays_within_its_plan(own_cache):
 
 def test_less_memory_means_fewer_tiles_together_and_narrower_features(pipe, monkeypatch):
     request = budgets.Request(
-        clip=pipe.clip,
-        diffusion=pipe.diffusion,
+        clip=pipe.prior.clip,
+        diffusion=pipe.graph,
         prior=pipe.prior,
         backend="auto",
         images=1,

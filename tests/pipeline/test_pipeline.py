@@ -52,9 +52,9 @@ def test_the_steps_are_those_of_the_parts(pipe, image):
     """What the pipeline does, from its public parts in float64."""
     config = nf.NerveConfig(steps=4, alpha=0.7, sharpness=3.0, temperature=0.3)
     classes = [["grass"], ["water", "sea"], ["ball"], ["köttbullar"]]
-    probabilities = label_probabilities(pipe.clip, [image], classes, nf.PriorConfig())
-    size = model_size(image.size, 128, pipe.diffusion.multiple)
-    features = pipe.diffusion.queries_and_keys([image], size, [seeded(5)])
+    probabilities = CLIPPrior(pipe.prior.clip, nf.PriorConfig())([image], classes)
+    size = model_size(image.size, 128, pipe.graph.multiple)
+    features = pipe.graph.queries_and_keys([image], size, [seeded(5)])
     G = to_tokens(probabilities, features.grid).double()
     P = nf.random_walk(features.q.double(), features.k.double(), G, features.grid, config)
     maps = P.mT.unflatten(2, features.grid)
@@ -66,7 +66,7 @@ def test_the_steps_are_those_of_the_parts(pipe, image):
 
 
 def test_the_default_resolution_is_the_models_own(pipe, image):
-    unet, vae = pipe.diffusion.unet.config, pipe.diffusion.vae.config
+    unet, vae = pipe.graph.unet.config, pipe.graph.vae.config
     side = unet.sample_size * 2 ** (len(vae.block_out_channels) - 1)
     assert_same(pipe(image, LABELS), pipe(image, LABELS, processing_resolution=side))
 
@@ -313,7 +313,7 @@ def test_values_that_are_not_finite_are_no_result(image, network):
     if network == "CLIP":
         broken.clip.model.visual_projection.weight.data[0] = float("nan")
     else:
-        broken.diffusion.unet.conv_in.weight.data[0] = float("inf")
+        broken.graph.unet.conv_in.weight.data[0] = float("inf")
     with pytest.raises(
         nf.InputError, match=f"{network} gave values that are not finite in torch.fl"
     ):
@@ -426,5 +426,5 @@ def test_compiled_networks_give_the_same_picture(pipe, image):
     compiled = nf.NervePipeline.from_pretrained("tiny", device="cpu", compile=True)
     out, expected = (one(image, LABELS) for one in (compiled, pipe))
     torch.testing.assert_close(out.probabilities, expected.probabilities, rtol=1e-3, atol=1e-4)
-    blocks = [*compiled.diffusion.unet.down_blocks, compiled.diffusion.vae.encoder]
+    blocks = [*compiled.graph.unet.down_blocks, compiled.graph.vae.encoder]
     assert all(block._compiled_call_impl is not None for block in blocks)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nerve_fast import InputError
-from nerve_fast.priors import READ_OUTS, PriorConfig, ProxyCLIP, read_out_of
+from nerve_fast.priors import METHODS, PriorConfig, ProxyCLIP, read_out_of
 from nerve_fast.priors import config as module
 
 
@@ -28,14 +28,14 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
 
 
 def test_read_outs_are_those_of_their_names(pipe):
-    for name in READ_OUTS:
+    for name in METHODS:
         if name != "proxyclip":
-            assert read_out_of(PriorConfig(name), pipe.clip) is READ_OUTS[name]
+            assert read_out_of(PriorConfig(name), pipe.prior.clip) is METHODS[name].read_out
 
 
 def test_the_proxy_is_loaded_once_as_the_clip_model_is(pipe, proxy):
     config = PriorConfig("proxyclip", proxy=str(proxy))
-    first, second = read_out_of(config, pipe.clip), read_out_of(config, pipe.clip)
+    first, second = read_out_of(config, pipe.prior.clip), read_out_of(config, pipe.prior.clip)
     assert isinstance(first, ProxyCLIP)
     assert first.proxy is second.proxy
     assert first.proxy.model.dtype == torch.float32
@@ -47,11 +47,11 @@ def test_without_a_name_the_proxy_is_that_of_the_paper(pipe, monkeypatch, proxy)
     monkeypatch.setattr(
         module, "_proxy", lambda source, *rest: asked.append(source) or load(proxy, *rest)
     )
-    read_out_of(PriorConfig("proxyclip"), pipe.clip)
+    read_out_of(PriorConfig("proxyclip"), pipe.prior.clip)
     assert asked == ["facebook/dino-vitb8"]
 
 
 def test_a_proxy_that_is_not_there_is_named(pipe, tmp_path):
     config = PriorConfig("proxyclip", proxy=str(tmp_path / "none"))
     with pytest.raises(InputError, match="proxy is .*none.*: no such folder"):
-        read_out_of(config, pipe.clip)
+        read_out_of(config, pipe.prior.clip)

@@ -5,7 +5,7 @@ from torch.nn.functional import normalize
 
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.priors import (
-    READ_OUTS,
+    METHODS,
     PriorConfig,
     label_probabilities,
     similarities,
@@ -18,7 +18,7 @@ from nerve_fast.tiny.scenes import generate
 
 
 def probabilities_of(pipe, image, classes, config):
-    (found,) = label_probabilities(pipe.clip, [image], classes, config)
+    (found,) = CLIPPrior(pipe.prior.clip, config)([image], classes)
     return found
 
 
@@ -27,14 +27,14 @@ def scene():
     return generate(950_000, (96, 144))
 
 
-OWN = [name for name in READ_OUTS if name != "proxyclip"]
+OWN = [name for name in METHODS if name != "proxyclip"]
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_label_probabilities_are_a_distribution_on_the_patches(pipe, scene, name):
     image, _, names = scene
     G = probabilities_of(pipe, image, [[name] for name in names], PriorConfig(name))
-    short = pipe.clip.image_size * 3 // 2 // pipe.clip.patch
+    short = pipe.prior.clip.image_size * 3 // 2 // pipe.prior.clip.patch
     assert G.shape == (len(names), short, round(short * 1.5))
     assert (G >= 0).all()
     torch.testing.assert_close(G.sum(0), torch.ones(G.shape[1:]))
@@ -44,7 +44,7 @@ def test_those_of_proxyclip_lie_on_the_proxys_patches(pipe, scene, proxy):
     image, _, names = scene
     config = PriorConfig("proxyclip", proxy=str(proxy))
     G = probabilities_of(pipe, image, [[name] for name in names], config)
-    short = pipe.clip.image_size * 3 // 2
+    short = pipe.prior.clip.image_size * 3 // 2
     assert G.shape == (len(names), short // 4, round(short * 1.5) // 4)
     torch.testing.assert_close(G.sum(0), torch.ones(G.shape[1:]))
     windowed = PriorConfig("proxyclip", resolution=64, window=64, proxy=str(proxy))
@@ -52,7 +52,7 @@ def test_those_of_proxyclip_lie_on_the_proxys_patches(pipe, scene, proxy):
 
 
 def test_windows_of_proxyclip_meet_on_clips_patches(pipe, scene, proxy):
-    clip, image = pipe.clip, scene[0]
+    clip, image = pipe.prior.clip, scene[0]
     config = PriorConfig("proxyclip", proxy=str(proxy))
     view = view_of(clip, image.size, config, magnified=(288, 192))
     assert len(view) > 1
@@ -63,7 +63,7 @@ def test_windows_of_proxyclip_meet_on_clips_patches(pipe, scene, proxy):
 @pytest.mark.parametrize("name", ["naclip", "maskclip"])
 def test_label_probabilities_are_clips_own_in_the_order_of_the_labels(pipe, scene, name):
     image, words = scene[0], ["grass", "water", "ball"]
-    clip = pipe.clip
+    clip = pipe.prior.clip
     with torch.no_grad():
         text = []
         for word in words:
@@ -75,7 +75,7 @@ def test_label_probabilities_are_clips_own_in_the_order_of_the_labels(pipe, scen
             )
         short = clip.image_size * 3 // 2
         pixels = clip.pixels(clip.resized(image, (short * 3 // 2, short)))[None]
-        features = clip.patch_features(pixels, READ_OUTS[name])[0]
+        features = clip.patch_features(pixels, METHODS[name].read_out)[0]
         logits = 40 * torch.stack([features @ embedding for embedding in text])
     G = probabilities_of(pipe, image, [[word] for word in words], PriorConfig(name))
     torch.testing.assert_close(G, logits.softmax(0), rtol=1e-3, atol=1e-4)
@@ -110,10 +110,10 @@ def test_probabilities_of_similarities_are_those_of_labels(pipe, scene, generato
     classes = [["grass", "water"], ["ball"], ["sky", "house", "tree"]]
     words = [word for synonyms in classes for word in synonyms]
     config = PriorConfig(logit_scale=5.0)
-    similarity = similarities(pipe.clip, [scene[0]], words, config)
+    similarity = CLIPPrior(pipe.prior.clip, config).similarities([scene[0]], words)
     assert similarity.dtype == torch.float32
     assert similarity.abs().max() <= 1
-    expected = label_probabilities(pipe.clip, [scene[0]], classes, config)
+    expected = CLIPPrior(pipe.prior.clip, config)([scene[0]], classes)
     assert torch.equal(probabilities_of_similarities(similarity, classes, 5.0), expected)
 
     similarity = torch.randn(2, 6, 3, 4, generator=generator)
@@ -185,7 +185,7 @@ def test_to_tokens_averages_what_a_token_covers():
     ("window", "stride"), [(None, None), (40, 20), (37, 11)], ids=["whole", "patches", "anywhere"]
 )
 def test_the_protocol_of_the_field_step_by_step(pipe, window, stride):
-    clip, words = pipe.clip, ["grass", "ball", "sky"]
+    clip, words = pipe.prior.clip, ["grass", "ball", "sky"]
     image = Image.effect_noise((150, 91), 80).convert("RGB")
     config = PriorConfig("naclip", resolution=43, window=window, stride=stride, protocol="mmseg")
     seen = opencv_bilinear(image, (71, 43))
@@ -199,7 +199,7 @@ def test_the_protocol_of_the_field_step_by_step(pipe, window, stride):
             y, x = max(min(i * stride, 43 - window), 0), max(min(j * stride, 71 - window), 0)
             crop = seen.crop((x, y, min(x + window, 71), min(y + window, 43)))
             pixels = clip.pixels(crop)[None]
-            features = clip.patch_features(pixels, READ_OUTS["naclip"], position_offset=0.1)
+            features = clip.patch_features(pixels, METHODS["naclip"].read_out, position_offset=0.1)
             maps = (features @ text.T).permute(0, 3, 1, 2)
             maps = torch.nn.functional.interpolate(maps, crop.size[::-1], mode="bilinear")[0]
             total[:, y : y + crop.height, x : x + crop.width] += maps

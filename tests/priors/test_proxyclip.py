@@ -68,7 +68,7 @@ def test_sides_come_to_whole_patches(size, seen):
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 72), (80, 40)])
 def test_proxyclip_reads_values_on_the_proxys_grid(pipe, proxy, generator, size):
-    clip = pipe.clip
+    clip = pipe.prior.clip
     loaded = DINOBackbone.from_pretrained(proxy, device=clip.device, dtype=torch.float32)
     read_out = ProxyCLIP(loaded, clip.image_mean, clip.image_std)
     pixels = torch.randn(2, 3, *size, generator=generator)

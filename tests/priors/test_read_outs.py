@@ -8,14 +8,14 @@ from transformers.models.clip.modeling_clip import CLIPEncoder
 
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.dino import DINOBackbone
-from nerve_fast.priors import READ_OUTS, ProxyCLIP, clip, cliper, gem, maskclip, naclip, sclip
+from nerve_fast.priors import METHODS, ProxyCLIP, clip, cliper, gem, maskclip, naclip, sclip
 from nerve_fast.priors import clearclip as clearclip_read_out
 from nerve_fast.priors.gem import LAYERS as GEM_LAYERS
 
 GRID = (3, 4)
 TOKENS = 1 + GRID[0] * GRID[1]
 HEADS = (slice(0, 4), slice(4, 8))
-OWN = [name for name in READ_OUTS if name != "proxyclip"]
+OWN = [name for name in METHODS if name != "proxyclip"]
 
 
 def encoder_of(layers, generator):
@@ -176,10 +176,10 @@ def test_cliper_of_patches_that_are_all_alike_is_a_number(layers):
 def test_only_naclip_knows_where_patches_lie(layers, x, generator, name):
     order = torch.randperm(TOKENS - 1, generator=generator)
     moved = torch.cat([x[:, :1], x[:, 1:][:, order]], dim=1)
-    found = READ_OUTS[name](layers, x, GRID, None).flatten(-3, -2)
+    found = METHODS[name].read_out(layers, x, GRID, None).flatten(-3, -2)
     tolerance = {"rtol": 1e-5, "atol": 1e-5}
     torch.testing.assert_close(
-        READ_OUTS[name](layers, moved, GRID, None).flatten(-3, -2),
+        METHODS[name].read_out(layers, moved, GRID, None).flatten(-3, -2),
         found[..., order, :],
         **tolerance,
     )
@@ -187,8 +187,8 @@ def test_only_naclip_knows_where_patches_lie(layers, x, generator, name):
 
 @pytest.mark.parametrize("name", OWN)
 def test_images_of_a_batch_do_not_meet(layers, x, name):
-    both = READ_OUTS[name](layers, x, GRID, None)
-    single = [READ_OUTS[name](layers, one[None], GRID, None) for one in x]
+    both = METHODS[name].read_out(layers, x, GRID, None)
+    single = [METHODS[name].read_out(layers, one[None], GRID, None) for one in x]
     torch.testing.assert_close(both, torch.cat(single, dim=-4), rtol=1e-6, atol=1e-6)
 
 
@@ -219,9 +219,9 @@ def base():
     )
 
 
-@pytest.mark.parametrize("name", READ_OUTS)
+@pytest.mark.parametrize("name", METHODS)
 def test_every_prior_runs_on_the_base_model(base, proxy, generator, name):
-    read_out = READ_OUTS[name]
+    read_out = METHODS[name].read_out
     grid = (4, 3)
     if name == "proxyclip":
         loaded = DINOBackbone.from_pretrained(proxy, device=base.device, dtype=torch.float32)

@@ -8,23 +8,23 @@ from nerve_fast.tiny.scenes import generate
 
 def test_they_are_those_of_the_models_own_size_and_seed_0(pipe):
     image = generate(960_000, (96, 144))[0]
-    features = features_of(pipe.diffusion, image)
+    features = features_of(pipe.graph, image)
     seeded = [torch.Generator().manual_seed(0)]
-    expected = pipe.diffusion.queries_and_keys([image], (192, 128), seeded)
+    expected = pipe.graph.queries_and_keys([image], (192, 128), seeded)
     assert features.grid == expected.grid
     assert torch.equal(features.q, expected.q)
     assert torch.equal(features.k, expected.k)
-    assert not torch.equal(features_of(pipe.diffusion, image, seed=1).q, expected.q)
+    assert not torch.equal(features_of(pipe.graph, image, seed=1).q, expected.q)
 
 
 def test_values_that_are_not_finite_are_refused(pipe, monkeypatch):
-    queries_and_keys = pipe.diffusion.queries_and_keys
+    queries_and_keys = pipe.graph.queries_and_keys
 
     def broken(*arguments, **options):
         features = queries_and_keys(*arguments, **options)
         features.k[0, 0, 0, 0] = torch.inf
         return features
 
-    monkeypatch.setattr(pipe.diffusion, "queries_and_keys", broken)
+    monkeypatch.setattr(pipe.graph, "queries_and_keys", broken)
     with pytest.raises(InputError, match="not finite in torch.float32: take another dtype"):
-        features_of(pipe.diffusion, generate(960_000, (128, 128))[0])
+        features_of(pipe.graph, generate(960_000, (128, 128))[0])

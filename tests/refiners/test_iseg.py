@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from nerve_fast import InputError
-from nerve_fast.backbones.diffusion import DiffusionFeatures
+from nerve_fast.backbones.source import GraphFeatures
 from nerve_fast.refiners import ISeg, features_of, iseg
 from nerve_fast.refiners.iseg import MAX_TOKENS, attention_map, reduce_entropy_
 from nerve_fast.tiny.scenes import generate
@@ -17,7 +17,7 @@ TOKENS = 20
 @pytest.fixture
 def features(make_qk):
     q, k = make_qk(1, 3, TOKENS, 4)
-    return DiffusionFeatures(q, k, GRID)
+    return GraphFeatures(q, k, GRID)
 
 
 @pytest.fixture
@@ -127,7 +127,7 @@ def test_only_the_chosen_heads_count(features, probabilities):
     q, k = (projection[:, [2, 0]] for projection in (features.q, features.k))
     torch.testing.assert_close(
         iseg(features, probabilities, heads=(2, 0)),
-        iseg(DiffusionFeatures(q, k, GRID), probabilities),
+        iseg(GraphFeatures(q, k, GRID), probabilities),
     )
     assert not torch.allclose(
         iseg(features, probabilities, heads=(1,)), iseg(features, probabilities)
@@ -157,7 +157,7 @@ def test_an_objects_label_fills_it():
     probabilities = torch.full((2, 6, 6), 0.5)
     probabilities[:, 2, 0] = torch.tensor([0.9, 0.1])
     probabilities[:, 4, 5] = torch.tensor([0.1, 0.9])
-    label_map = iseg(DiffusionFeatures(k, k, (6, 6)), probabilities).argmax(0)
+    label_map = iseg(GraphFeatures(k, k, (6, 6)), probabilities).argmax(0)
     assert torch.equal(label_map.flatten(), side.long())
 
 
@@ -171,9 +171,9 @@ def test_one_map_is_all_that_is_as_large(make_qk, recorder):
 
 def test_the_refiner_takes_the_features_that_others_share(pipe, probabilities):
     image = generate(960_000, (96, 144))[0]
-    refiner = ISeg(pipe.diffusion, iterations=2, step_size=0.1, heads=(0,), seed=3)
+    refiner = ISeg(pipe.graph, iterations=2, step_size=0.1, heads=(0,), seed=3)
     refined = refiner(image, probabilities)
-    features = features_of(pipe.diffusion, image, seed=3)
+    features = features_of(pipe.graph, image, seed=3)
     assert refined.shape == (3, *features.grid)
     expected = iseg(features, probabilities, iterations=2, step_size=0.1, heads=(0,))
     assert torch.equal(refined, expected)
@@ -181,7 +181,7 @@ def test_the_refiner_takes_the_features_that_others_share(pipe, probabilities):
 
 def test_too_many_tokens_are_refused(probabilities):
     few = torch.zeros(1, 1, MAX_TOKENS + 1, 1)
-    features = DiffusionFeatures(few, few, (1, MAX_TOKENS + 1))
+    features = GraphFeatures(few, few, (1, MAX_TOKENS + 1))
     with pytest.raises(InputError, match="has 16385 tokens, .* expected at most 16384: make the"):
         iseg(features, probabilities)
 
@@ -199,6 +199,6 @@ def test_too_many_tokens_are_refused(probabilities):
 )
 def test_bad_settings_are_refused(pipe, features, probabilities, settings, message):
     with pytest.raises(ValueError, match=message):
-        ISeg(pipe.diffusion, **settings)
+        ISeg(pipe.graph, **settings)
     with pytest.raises(ValueError, match=message):
         iseg(features, probabilities, **settings)

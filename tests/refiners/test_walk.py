@@ -12,7 +12,7 @@ LABELS = ["grass", "water", "ball", "house"]
 def prior_of(pipe, image, plan):
     """``(K, h, w)`` as the pipeline had it."""
     classes = [[label] for label in LABELS]
-    return label_probabilities(pipe.clip, [image], classes, pipe.prior, view=plan.view)[0]
+    return CLIPPrior(pipe.prior.clip, pipe.prior)([image], classes, plan.view)[0]
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_it_is_what_the_pipeline_makes_of_the_same_prior(pipe, size, config):
     image = generate(960_000, size)[0]
     out = pipe(image, LABELS, config=config, token_budget=None)
     assert (len(out.plan.tiling) > 1) == (size != (128, 128))
-    refined = Walk(pipe.diffusion, config)(image, prior_of(pipe, image, out.plan))
+    refined = Walk(pipe.graph, config)(image, prior_of(pipe, image, out.plan))
     assert refined.dtype == torch.float32
     torch.testing.assert_close(refined, out.walked, rtol=1e-5, atol=1e-6)
 
@@ -36,13 +36,13 @@ def test_a_negative_walk_becomes_a_distribution(pipe, make_prior):
     image = generate(960_000, (128, 128))[0]
     probabilities = make_prior(4, 4, 6, dtype=torch.float32).permute(2, 0, 1)
     config = NerveConfig(normalization="l1", alpha=1.0)
-    refined = Walk(pipe.diffusion, config)(image, probabilities)
+    refined = Walk(pipe.graph, config)(image, probabilities)
     assert (refined >= 0).all()
     torch.testing.assert_close(refined.sum(0), torch.ones(refined.shape[1:]))
 
 
 def test_entropies_may_be_had_before(pipe, make_prior):
-    features = features_of(pipe.diffusion, generate(960_000, (128, 128))[0])
+    features = features_of(pipe.graph, generate(960_000, (128, 128))[0])
     probabilities = make_prior(4, 4, 3, dtype=torch.float32).permute(2, 0, 1)
     config = NerveConfig(sharpness=8.0)
     entropy = head_entropy(features.q, features.k)
@@ -55,15 +55,15 @@ def test_entropies_may_be_had_before(pipe, make_prior):
 def test_settings_reach_the_walk(pipe, make_prior):
     image = generate(960_000, (128, 128))[0]
     probabilities = make_prior(4, 4, 3, dtype=torch.float32).permute(2, 0, 1)
-    features = features_of(pipe.diffusion, image, seed=7)
+    features = features_of(pipe.graph, image, seed=7)
     config = NerveConfig(steps=2)
-    refined = Walk(pipe.diffusion, config, backend="reference", seed=7)(image, probabilities)
+    refined = Walk(pipe.graph, config, backend="reference", seed=7)(image, probabilities)
     assert torch.equal(refined, walk(features, probabilities, config, backend="reference"))
     with pytest.raises(ValueError, match="backend"):
-        Walk(pipe.diffusion, backend="none")(image, probabilities)
+        Walk(pipe.graph, backend="none")(image, probabilities)
 
 
 def test_maps_of_several_images_are_refused(pipe, make_prior):
     image = generate(960_000, (128, 128))[0]
     with pytest.raises(InputError, match=r"shape \(1, 3, 4, 4\); expected \(K, h, w\)"):
-        Walk(pipe.diffusion)(image, make_prior(1, 4, 4, 3).permute(0, 3, 1, 2))
+        Walk(pipe.graph)(image, make_prior(1, 4, 4, 3).permute(0, 3, 1, 2))

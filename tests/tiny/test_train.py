@@ -6,6 +6,8 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPTokenizer
 
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
+from nerve_fast.cli import main as cli
+from nerve_fast.errors import InputError
 from nerve_fast.tiny import scenes, train
 
 LITTLE = train.Budget(
@@ -93,11 +95,9 @@ def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
 
 def test_a_folder_that_exists_is_refused_before_any_work(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(train, "make_models", lambda *_: pytest.fail("it went to work"))
-    with pytest.raises(FileExistsError, match="exists already"):
+    with pytest.raises(InputError, match="exists already"):
         train.train(tmp_path)
-    with pytest.raises(SystemExit) as stop:
-        train.main(["--out", str(tmp_path)])
-    assert stop.value.code == 2
+    assert cli.main(["train-tiny", "--out", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
 
 

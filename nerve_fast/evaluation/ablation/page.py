@@ -63,7 +63,8 @@ def introduction(document: dict) -> str:
     """What was run, on what."""
     run = document["run"]
     dataset, models = run["dataset"], run["models"]
-    networks = f"CLIP {models['clip']} and diffusion {models['diffusion']}"
+    graph = models.get("graph") or f"diffusion {models['diffusion']}"
+    networks = f"CLIP {models['clip']} and {graph}"
     if is_tiny(run):
         networks = "the tiny models"
     parts = [

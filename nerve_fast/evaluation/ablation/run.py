@@ -1,4 +1,4 @@
-"""The command ``ablate``: features of each image once, then each setting only walks.
+"""Ablations: the features of each image once, then each setting only walks.
 
 The folder holds ``features/``, what was computed of each image, and ``counts.jsonl``, what each
 setting made of it; what is there of earlier runs, of other ablations too, is not done again as long
@@ -6,7 +6,9 @@ as the files of the image, the models and the packages are what they were.
 """
 
 import dataclasses
+import importlib.util
 import json
+import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,14 +17,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from nerve_fast import datasets
-from nerve_fast.backbones.diffusion import DiffusionFeatures
-from nerve_fast.config import NerveConfig
+from nerve_fast.backbones.source import GraphFeatures
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.errors import InputError
 from nerve_fast.evaluation import record
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting
 from nerve_fast.evaluation.ablation.features import FeatureCache, Features, Source
-from nerve_fast.evaluation.ablation.page import table, write_page
 from nerve_fast.evaluation.method import (
     description,
     load_segmenter,
@@ -32,11 +32,10 @@ from nerve_fast.evaluation.method import (
 from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou, without_nan
 from nerve_fast.evaluation.presets import Settings
 from nerve_fast.evaluation.rules import thresholded
-from nerve_fast.evaluation.segmenter import prior_of
+from nerve_fast.evaluation.settings import AblationSettings
 from nerve_fast.pipeline.loading import device_and_dtype
-from nerve_fast.refiners import walk
+from nerve_fast.pipeline.stages import walk
 from nerve_fast.utils.files import prepare_folder, written_whole
-from nerve_fast.utils.processes import notes
 from nerve_fast.utils.provenance import commit, digest
 from nerve_fast.utils.units import parse_bytes
 
@@ -93,65 +92,82 @@ class Counts:
         self._take(line)
 
 
-def ablate(options, config: NerveConfig) -> int:
-    """Run the ablations named, print their tables and write them with their plots.
+@dataclasses.dataclass(frozen=True)
+class AblationResults:
+    """What ablations found.
+
+    Attributes:
+        folder: that holds it.
+        figures: as in ``results.json``, but for ``nan`` where that has ``null``.
+    """
+
+    folder: Path
+    figures: dict
+
+
+def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResults:
+    """Run ablations and write their tables and plots.
 
     Args:
-        options: the flags of the command line.
-        config: of the walk that the others are compared with.
-
-    Returns:
-        The exit code, 0.
+        asked: what is done; ``asked.config`` is of the walk that others are compared with.
+        progress: whether bars on stderr show how far it is.
 
     Raises:
-        InputError: a mistake, or an image or mask that cannot be read.
+        InputError: a setting is not usable, an image or mask cannot be read, or a folder cannot be
+            written; or there are several processes, or no matplotlib.
     """
-    cache_size = parse_bytes(options.cache_size)
-    dataset = datasets.load(options.dataset, options.root)
-    settings = settings_asked_for(options, dataset)
+    if os.environ.get("WORLD_SIZE", "") not in ("", "1"):
+        raise InputError(
+            f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']}; expected 1, as ablate "
+            "runs in one process: start it without accelerate launch or torchrun"
+        )
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("plots are drawn with matplotlib: pip install 'nerve-fast[bench]'")
+    dataset = datasets.load(asked.dataset, asked.root)
+    settings = settings_asked_for(asked, dataset)
     if settings.score is not None:
         raise InputError(
-            f"the preset {options.preset} labels pixels by a score of each class, which needs more "
+            f"the preset {asked.preset} labels pixels by a score of each class, which needs more "
             "than the walk's result; take one with a threshold, such as nerve or fixed"
         )
     classes = datasets.words(dataset, settings.vocabulary)
-    folder = options.output or Path("ablations", f"{dataset.name}-{options.preset}")
-    for place in (folder, *([options.document.parent] if options.document else [])):
+    folder = asked.output or Path("ablations", f"{dataset.name}-{asked.preset}")
+    for place in (folder, *([asked.document.parent] if asked.document else [])):
         prepare_folder(place)
-    samples = dataset.samples[: options.limit]
-    device, _ = device_and_dtype(options.device, None)
-    run = description(options, config, dataset, settings, classes, device)
-    with notes():
-        segmenter, weights = load_segmenter(options, config, dataset, settings, device)
-        source = Source(
-            segmenter.clip,
-            segmenter.refiner.diffusion,
-            classes,
-            prior_of(settings),
-            digest(weights),
-            run["versions"],
-            options.backend,
-            options.seed,
-        )
-        cache = FeatureCache(folder / "features", cache_size)
-        ablations = measured(options.names, dataset, samples, source, settings, config, cache)
-    document = {
-        "command": options.command,
+    samples = dataset.samples[: asked.limit]
+    device, _ = device_and_dtype(asked.models.device, None)
+    run = description(asked, dataset, settings, classes, device)
+    segmenter, weights = load_segmenter(asked, dataset, settings, device, progress=progress)
+    source = Source(
+        segmenter.prior,
+        segmenter.graph,
+        classes,
+        run["versions"],
+        asked.models.backend,
+        asked.models.seed,
+    )
+    cache = FeatureCache(folder / "features", parse_bytes(asked.cache_size))
+    base = Setting(asked.config, asked.models.timestep)
+    ablations = measured(
+        asked.names, dataset, samples, source, settings, base, cache, progress=progress
+    )
+    figures = {
+        "command": asked.command or f"nerve_fast.evaluation.ablate({asked})",
         "images": len(samples),
         "complete": len(samples) == len(dataset),
         "ablations": ablations,
         "run": {**run, "weights": weights, "commit": commit()},
     }
     with written_whole(folder / "results.json") as path:
-        text = json.dumps(without_nan(document), indent=2, ensure_ascii=False)
+        text = json.dumps(without_nan(figures), indent=2, ensure_ascii=False)
         path.write_text(text, encoding="utf-8")
-    for name, rows in ablations.items():
-        print(f"{ABLATIONS[name].title}\n\n{table(ABLATIONS[name], rows)}")
-    write_page(document, folder / "table.md", folder)
-    if options.document:
-        write_page(document, options.document, options.document.parent / "plots", "ablation-")
-    print(f"written to {folder}")
-    return 0
+    # It imports matplotlib, which is looked for above.
+    from nerve_fast.evaluation.ablation.page import write_page
+
+    write_page(figures, folder / "table.md", folder)
+    if asked.document:
+        write_page(figures, asked.document, asked.document.parent / "plots", "ablation-")
+    return AblationResults(folder, figures)
 
 
 def measured(
@@ -160,8 +176,10 @@ def measured(
     samples: Sequence[Sample],
     source: Source,
     settings: Settings,
-    config: NerveConfig,
+    base: Setting,
     cache: FeatureCache,
+    *,
+    progress: bool = False,
 ) -> dict[str, list[dict]]:
     """The :func:`rows` of each ablation.
 
@@ -170,16 +188,16 @@ def measured(
         samples: those of the data set that are looked at.
         source: of features at the timestep that others are compared with.
         settings: of the method.
-        config: of the walk that others are compared with.
+        base: what others are compared with.
         cache: of features, in a folder beside ``counts.jsonl``.
+        progress: whether a bar on stderr shows how far it is.
     """
-    base = Setting(config, source.diffusion.timestep)
     tried = {name: ABLATIONS[name].settings(base) for name in names}
     every = list(dict.fromkeys(setting for of in tried.values() for setting in of.values()))
-    sources = {
-        timestep: dataclasses.replace(source, diffusion=source.diffusion.at_timestep(timestep))
-        for timestep in {setting.timestep for setting in every}
-    }
+    sources = {base.timestep: source}
+    for timestep in {setting.timestep for setting in every} - {base.timestep}:
+        graph = source.graph.at_timestep(timestep)
+        sources[timestep] = dataclasses.replace(source, graph=graph)
     made_of = {timestep: source.key() for timestep, source in sources.items()}
     rule = {"threshold": settings.threshold, "area_threshold": settings.area_threshold}
     keys = {
@@ -195,7 +213,7 @@ def measured(
     path = cache.folder.parent / "counts.jsonl"
     counts = Counts(path, len(dataset.classes), set(keys.values()))
     images = {name_of(dataset, sample): sample for sample in samples}
-    tally(dataset, images, keys, sources, label_map, cache, counts)
+    tally(dataset, images, keys, sources, label_map, cache, counts, progress=progress)
 
     def matrices(setting):
         return (counts.matrix(image, keys[setting]) for image in images)
@@ -203,14 +221,43 @@ def measured(
     return {name: rows(settings, base, matrices) for name, settings in tried.items()}
 
 
-def walked(features: Features, setting: Setting, backend: str) -> Tensor:
-    """What a setting makes of an image: ``(K, h, w)`` float32 on the UNet's tokens."""
+def walked_steps(
+    features: Features, setting: Setting, steps: Sequence[int], backend: str
+) -> dict[int, Tensor]:
+    """What settings that differ in the number of steps alone make of an image.
+
+    Args:
+        features: of the image.
+        setting: one of them; its own number of steps is not looked at.
+        steps: numbers of steps.
+        backend: what carries out the walk.
+
+    Returns:
+        ``(K, h, w)`` float32 on the tokens of the graph, by the number of steps.
+    """
     graph, entropy = features.graph, features.entropy
     if setting.single_head:
         head = entropy[0].argmin()[None]
-        graph = DiffusionFeatures(graph.q[:, head], graph.k[:, head], graph.grid)
+        graph = GraphFeatures(graph.q[:, head], graph.k[:, head], graph.grid)
         entropy = entropy[:, head]
-    return walk(graph, features.prior, setting.config, entropy=entropy, backend=backend)
+    prior = features.prior.flatten(1).T[None]
+    (walked,) = walk(
+        graph,
+        prior,
+        setting.config.replace(steps=max(steps)),
+        entropy=entropy,
+        backend=backend,
+        return_steps=steps,
+    )
+    return dict(walked.at_steps)
+
+
+def alike_but_for_steps(settings: Iterable[Setting]) -> list[list[Setting]]:
+    """Settings in groups whose members differ in the number of steps alone."""
+    groups = {}
+    for setting in settings:
+        groups.setdefault(setting.with_config(steps=0), []).append(setting)
+    return list(groups.values())
 
 
 def tally(
@@ -221,16 +268,20 @@ def tally(
     label_map: Callable[[Tensor, tuple[int, int]], Tensor],
     cache: FeatureCache,
     counts: Counts,
+    *,
+    progress: bool = False,
 ) -> None:
-    """Every setting on every image, but for what ``counts`` has already.
+    """Count every setting on every image, except for what ``counts`` holds already.
 
     Args:
-        images: by how ``counts`` calls them.
-        keys: the settings, and how ``counts`` calls them.
+        images: by their names in ``counts``.
+        keys: the settings, with their names in ``counts``.
         sources: of features, by timestep.
         label_map: from ``(K, h, w)`` and ``(H, W)`` to labels ``(H, W)``, ``K`` for none.
+        progress: whether a bar on stderr shows how far it is.
     """
-    for called, sample in tqdm(images.items(), "images", unit="image", disable=None):
+    hidden = None if progress else True
+    for called, sample in tqdm(images.items(), "images", unit="image", disable=hidden):
         missing = {setting: key for setting, key in keys.items() if (called, key) not in counts}
         if not missing:
             continue
@@ -238,15 +289,18 @@ def tally(
         matrices = {}
         for timestep in sorted({setting.timestep for setting in missing}):
             source = sources[timestep]
-            features = cache.features(source, sample.name, image).to(source.diffusion.unet.device)
-            for setting, key in missing.items():
-                if setting.timestep == timestep:
-                    maps = walked(features, setting, source.backend)
-                    labels = label_map(maps, tuple(truth.shape))
-                    matrices[key] = confusion_matrix(
+            features = cache.features(source, sample.name, image).to(source.graph.device)
+            of_timestep = [setting for setting in missing if setting.timestep == timestep]
+            for alike in alike_but_for_steps(of_timestep):
+                steps = [setting.config.steps for setting in alike]
+                maps = walked_steps(features, alike[0], steps, source.backend)
+                for setting in alike:
+                    labels = label_map(maps[setting.config.steps], tuple(truth.shape))
+                    matrices[missing[setting]] = confusion_matrix(
                         labels, truth, len(dataset.classes), unlabelled=True
                     )
-        counts.add(called, matrices)
+        # In the order of the settings, however they were grouped.
+        counts.add(called, {key: matrices[key] for key in missing.values()})
 
 
 def rows(

@@ -22,7 +22,7 @@ def image():
 
 @pytest.fixture
 def source(pipe):
-    return Source(pipe.clip, pipe.diffusion, CLASSES, PriorConfig(), "weights", {"torch": "2"})
+    return Source(pipe.prior.clip, pipe.graph, CLASSES, PriorConfig(), "weights", {"torch": "2"})
 
 
 @pytest.fixture
@@ -56,8 +56,8 @@ def test_what_is_kept_is_what_was_computed(source, image, made, tmp_path):
 def test_a_walk_on_features_is_the_walk_on_the_image(pipe, source, image, tmp_path):
     kept = FeatureCache(tmp_path, PLENTY).features(source, "scene", image)
     config = NerveConfig(sharpness=3.0)
-    prior = label_probabilities(pipe.clip, [image], CLASSES, PriorConfig())[0]
-    expected = walk(features_of(pipe.diffusion, image), prior, config)
+    prior = CLIPPrior(pipe.prior.clip, PriorConfig())([image], CLASSES)[0]
+    expected = walk(features_of(pipe.graph, image), prior, config)
     found = walk(kept.graph, kept.prior, config, entropy=kept.entropy)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
 
@@ -137,7 +137,7 @@ def test_the_key_is_of_all_that_features_depend_on(pipe, source):
         {"weights": "others"},
         {"versions": {"torch": "3"}},
         {"seed": 1},
-        {"diffusion": pipe.diffusion.at_timestep(101)},
+        {"diffusion": pipe.graph.at_timestep(101)},
     ]
     keys = [source.key(), *(dataclasses.replace(source, **other).key() for other in others)]
     assert len(set(keys)) == len(keys)

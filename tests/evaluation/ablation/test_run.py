@@ -15,7 +15,12 @@ from nerve_fast.errors import InputError
 from nerve_fast.evaluation.ablation import run as module
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting
 from nerve_fast.evaluation.ablation.features import Features, Source
-from nerve_fast.evaluation.ablation.run import Counts, difference_interval, walked
+from nerve_fast.evaluation.ablation.run import (
+    Counts,
+    alike_but_for_steps,
+    difference_interval,
+    walked_steps,
+)
 from nerve_fast.refiners import walk
 from nerve_fast.tiny.scenes import NAMES, generate
 
@@ -54,13 +59,13 @@ def scores(results, name):
 def walks(monkeypatch):
     """The settings that were walked with."""
     settings = []
-    whole = module.walked
+    whole = module.walked_steps
 
-    def counted(features, setting, *given):
-        settings.append(setting)
-        return whole(features, setting, *given)
+    def counted(features, setting, steps, *given):
+        settings.extend(setting.with_config(steps=count) for count in steps)
+        return whole(features, setting, steps, *given)
 
-    monkeypatch.setattr(module, "walked", counted)
+    monkeypatch.setattr(module, "walked_steps", counted)
     return settings
 
 
@@ -133,20 +138,66 @@ def test_published_figures_stand_at_their_settings():
     assert ABLATIONS["steps"].published == {}
 
 
+def walked(features, setting, backend="auto"):
+    """What one setting makes of an image."""
+    (maps,) = walked_steps(features, setting, [setting.config.steps], backend).values()
+    return maps
+
+
 def test_single_is_the_head_of_least_entropy(make_qk, make_prior):
     q, k = make_qk(1, 3, 12, 4, dtype=torch.float32)
     prior = make_prior(12, 5, dtype=torch.float32).T.unflatten(1, (3, 4))
     features = Features(prior, q, k, torch.tensor([[2.0, 0.5, 1.0]]))
-    found = walked(features, Setting(BASE.config, 100, single_head=True), "auto")
+    found = walked(features, Setting(BASE.config, 100, single_head=True))
     alone = Features(prior, q[:, 1:2], k[:, 1:2], features.entropy[:, 1:2])
-    torch.testing.assert_close(found, walked(alone, BASE, "auto"))
+    torch.testing.assert_close(found, walked(alone, BASE))
     # What the weights tend to.
     sharp = walk(
         features.graph, prior, BASE.config.replace(sharpness=1e3), entropy=features.entropy
     )
     torch.testing.assert_close(found, sharp)
-    mean = walked(features, BASE.with_config(sharpness=0.0), "auto")
+    mean = walked(features, BASE.with_config(sharpness=0.0))
     assert not torch.allclose(found, mean)
+
+
+def test_settings_that_differ_in_steps_are_walked_together(root, tmp_path, monkeypatch):
+    calls = []
+    whole = module.walked_steps
+
+    def counted(features, setting, steps, *given):
+        calls.append(list(steps))
+        return whole(features, setting, steps, *given)
+
+    monkeypatch.setattr(module, "walked_steps", counted)
+    run("ablate steps alpha --limit 1", root, tmp_path / "out")
+    curve = [0, 1, 2, 3, 5, 10, 15, 20, 30, 50]
+    assert sorted(calls, key=len) == [[10]] * 8 + [curve]
+    # Those that are left of an earlier run as well.
+    calls.clear()
+    run("ablate steps --limit 1 --steps 4", root, tmp_path / "out")
+    assert calls == [[4]]
+
+
+def test_groups_differ_in_steps_alone():
+    settings = [
+        setting for ablation in ABLATIONS.values() for setting in ablation.settings(BASE).values()
+    ]
+    groups = alike_but_for_steps(settings)
+    assert sorted(map(hash, settings)) == sorted(hash(one) for group in groups for one in group)
+    for group in groups:
+        assert len({setting.with_config(steps=1) for setting in group}) == 1
+    assert len({group[0].with_config(steps=1) for group in groups}) == len(groups)
+
+
+def test_several_numbers_of_steps_are_what_each_gives(make_qk, make_prior):
+    q, k = make_qk(1, 3, 12, 4, dtype=torch.float32)
+    prior = make_prior(12, 5, dtype=torch.float32).T.unflatten(1, (3, 4))
+    features = Features(prior, q, k, torch.tensor([[2.0, 0.5, 1.0]]))
+    found = walked_steps(features, BASE, [0, 7, 3], "auto")
+    assert list(found) == [0, 7, 3]
+    for count, maps in found.items():
+        torch.testing.assert_close(maps, walked(features, BASE.with_config(steps=count)))
+    assert not torch.allclose(found[3], found[7])
 
 
 def test_the_default_is_what_evaluate_measures(root, tmp_path):

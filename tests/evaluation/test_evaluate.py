@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nerve_fast.cli import main as cli
+from nerve_fast.evaluation import evaluate as command
 from nerve_fast.evaluation import method
-from nerve_fast.evaluation import run as command
 from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou
 from nerve_fast.refiners import ISeg
 from nerve_fast.tiny.scenes import NAMES, generate

@@ -1,8 +1,9 @@
-"""The command ``evaluate``: a data set in, a table and ``results.json`` out."""
+"""A data set in, its figures and ``results.json`` out."""
 
+import dataclasses
 import datetime
 import json
-import sys
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +11,7 @@ import torch
 from tqdm import tqdm
 
 from nerve_fast import datasets
-from nerve_fast.config import NerveConfig
 from nerve_fast.datasets import Dataset
-from nerve_fast.errors import InputError
 from nerve_fast.evaluation import pictures, record
 from nerve_fast.evaluation.method import (
     description,
@@ -28,55 +27,68 @@ from nerve_fast.evaluation.metrics import (
     scores,
     without_nan,
 )
+from nerve_fast.evaluation.settings import EvaluationSettings
 from nerve_fast.utils.files import written_whole
-from nerve_fast.utils.processes import notes, process_group, wait
+from nerve_fast.utils.processes import process_group, wait
 from nerve_fast.utils.provenance import commit
 
+logger = logging.getLogger(__name__)
 
-def evaluate(options, config: NerveConfig) -> int:
-    """Segment a data set's images and say how right that is.
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationResults:
+    """What an evaluation found.
+
+    Attributes:
+        folder: that holds it.
+        figures: as in ``results.json``.
+        pictures: the files that were drawn.
+    """
+
+    folder: Path
+    figures: dict
+    pictures: tuple[Path, ...] = ()
+
+
+def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResults | None:
+    """Segment the images of a data set and say how right that is.
 
     Under ``accelerate launch`` each process takes its share of the images. What earlier processes
     of the same run have done is not done again as long as the image's files are what they were.
 
     Args:
-        options: the flags of the command line.
-        config: of the walk.
+        asked: what is done.
+        progress: whether bars on stderr show how far it is.
 
     Returns:
-        The exit code, 0.
+        The figures over all images, also written to ``results.json``; of several processes the
+        first one returns them and the others ``None``.
 
     Raises:
-        InputError: a mistake, or an image or mask that cannot be read.
+        InputError: a setting is not usable, or an image or mask cannot be read.
     """
-    for flag, least in (("limit", 1), ("draw", 0)):
-        value = getattr(options, flag)
-        if value is not None and value < least:
-            raise InputError(f"--{flag} is {value}; expected {least} or more")
-    dataset = datasets.load(options.dataset, options.root)
-    settings = settings_asked_for(options, dataset)
+    dataset = datasets.load(asked.dataset, asked.root)
+    settings = settings_asked_for(asked, dataset)
     classes = datasets.words(dataset, settings.vocabulary)
-    folder = options.output or Path(
-        "evaluation", f"{dataset.name}-{options.preset}-{settings.refiner}"
-    )
-    samples = {name_of(dataset, sample): sample for sample in dataset.samples[: options.limit]}
+    folder = asked.output or Path("evaluation", f"{dataset.name}-{asked.preset}-{settings.refiner}")
+    samples = {name_of(dataset, sample): sample for sample in dataset.samples[: asked.limit]}
     count = len(classes)
-    with process_group(options.device) as (index, processes, device), notes():
-        run = description(options, config, dataset, settings, classes, device)
-        if index == 0 and options.fresh:
+    with process_group(asked.models.device) as (index, processes, device):
+        made_with = description(asked, dataset, settings, classes, device)
+        if index == 0 and asked.fresh:
             record.forget(folder)
             pictures.forget(folder)
         wait(processes)
-        record.refuse_another(folder, run)
+        record.refuse_another(folder, made_with)
         known = record.done(folder, count)
         missing = [name for name in samples if name not in known]
         # Nobody adds an image before everybody has seen which ones are there.
         wait(processes)
-        if missing or options.draw:
-            segmenter, weights = load_segmenter(options, config, dataset, settings, device)
-            run |= {"weights": weights, "commit": commit()}
+        if missing or asked.draw:
+            segmenter, weights = load_segmenter(asked, dataset, settings, device, progress=progress)
+            made_with |= {"weights": weights, "commit": commit()}
         if index == 0:
-            record.begin(folder, run)
+            record.begin(folder, made_with)
         wait(processes)
         if missing:
             done = [name for name in samples if name in known]
@@ -88,7 +100,7 @@ def evaluate(options, config: NerveConfig) -> int:
                 unit="image",
                 total=total,
                 initial=len(done),
-                disable=None if index == 0 else True,
+                disable=None if progress and index == 0 else True,
             ) as bar:
                 for name in mine:
                     image, truth = dataset.read(samples[name])
@@ -98,16 +110,18 @@ def evaluate(options, config: NerveConfig) -> int:
                     bar.set_postfix_str(f"mIoU {100 * mean_iou(confusion):.2f}", refresh=False)
                     bar.update()
             wait(processes)
-        if index == 0:
-            if not (missing or options.draw):
-                print(f"note: {nothing_done(folder)}", file=sys.stderr)
-            known = record.done(folder, count)
-            results = summary(folder, dataset, known, list(samples))
-            print("\n".join(table(results)))
-            print(f"written to {folder / 'results.json'}")
-            if options.draw:
-                pictures.draw(folder, dataset, segmenter, known, samples, options.draw)
-    return 0
+        if index != 0:
+            return None
+        if not (missing or asked.draw):
+            logger.warning("%s", nothing_done(folder))
+        known = record.done(folder, count)
+        figures = summary(folder, dataset, known, list(samples))
+        drawn = []
+        if asked.draw:
+            drawn = pictures.draw(
+                folder, dataset, segmenter, known, samples, asked.draw, progress=progress
+            )
+        return EvaluationResults(folder, figures, tuple(drawn))
 
 
 def nothing_done(folder: Path) -> str:
@@ -155,31 +169,3 @@ def summary(
     with written_whole(folder / "results.json") as path:
         path.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
     return results
-
-
-def table(results: Mapping) -> list[str]:
-    """The figures in %, a line a class, the means last."""
-
-    def line(name, *values):
-        cells = ("    –" if value is None else f"{100 * value:5.1f}" for value in values)
-        return f"{name:24.24}" + "".join(f"{cell:>14}" for cell in cells)
-
-    run, count = results["run"], results["images"]
-    of = "" if results["complete"] else f" of {run['dataset']['images']}"
-    return [
-        f"{run['dataset']['name']}, preset {run['preset']['name']}, {count}{of} images",
-        f"note: {run['preset']['note']}",
-        f"{'':24}{'IoU':>14}{'accuracy':>14}{'boundary IoU':>14}",
-        *(
-            line(row["name"], row["iou"], row["accuracy"], row["boundary_iou"])
-            for row in results["classes"]
-        ),
-        line("mean", results["miou"], results["mean_accuracy"], results["boundary_iou"]),
-        f"mIoU {percent(results['miou'])}, aAcc {percent(results['accuracy'])}, "
-        f"mAcc {percent(results['mean_accuracy'])}, Boundary IoU "
-        f"{percent(results['boundary_iou'])}",
-    ]
-
-
-def percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"

@@ -1,0 +1,30 @@
+"""What a command says while it works: warnings of the package, on stderr."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+
+@contextlib.contextmanager
+def notes() -> Iterator[None]:
+    """Print each warning and error of the package once, without breaking progress bars."""
+    said = set()
+
+    class Notes(logging.Handler):
+        def emit(self, record):
+            text = record.getMessage()
+            if text not in said:
+                said.add(text)
+                kind = "note" if record.levelno < logging.ERROR else "nerve-fast"
+                tqdm.write(f"{kind}: {text}", file=sys.stderr)
+
+    handler = Notes(logging.WARNING)
+    logger = logging.getLogger("nerve_fast")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

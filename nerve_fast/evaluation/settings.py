@@ -1,0 +1,124 @@
+"""What an evaluation or an ablation is asked for: immutable settings, checked when made."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from nerve_fast.config import NerveConfig
+from nerve_fast.errors import InputError, SettingError
+from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting, refuse_doubles
+from nerve_fast.evaluation.presets import PRESETS, REFINERS
+from nerve_fast.pipeline.settings import ModelSettings, check_count
+from nerve_fast.utils.units import parse_bytes
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MethodSettings:
+    """A method on the images of a data set.
+
+    Attributes:
+        dataset: its name, see :func:`nerve_fast.datasets.load`.
+        root: the folder where it lies; ``None`` for ``"tiny"``.
+        preset: the settings of a method, one of
+            :data:`~nerve_fast.evaluation.presets.PRESETS`.
+        limit: only so many images, the first ones; ``None`` takes all.
+        output: the folder that results are written to; ``None`` is a name made of the data set and
+            the preset.
+        models: the networks.
+        config: of the random walk.
+        prior, prior_resolution, prior_window, prior_stride, prior_proxy, logit_scale, threshold,
+            vocabulary: what takes the place of the preset's ``prior``, ``resolution``, ``window``,
+            ``stride``, ``proxy``, ``logit_scale``, ``threshold`` and ``vocabulary``; ``None``
+            leaves the preset's. See :class:`nerve_fast.evaluation.presets.Settings`.
+
+    Raises:
+        SettingError, InputError: a value is out of its range.
+        TypeError: a value is of the wrong type.
+    """
+
+    dataset: str
+    root: str | os.PathLike | None = None
+    preset: str = "fixed"
+    limit: int | None = None
+    output: str | os.PathLike | None = None
+    models: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+    config: NerveConfig = dataclasses.field(default_factory=NerveConfig)
+    prior: str | None = None
+    prior_resolution: int | None = None
+    prior_window: int | None = None
+    prior_stride: int | None = None
+    prior_proxy: str | None = None
+    logit_scale: float | None = None
+    threshold: float | None = None
+    vocabulary: str | None = None
+
+    def __post_init__(self):
+        check_count("limit", self.limit, 1)
+        if self.preset not in PRESETS:
+            raise InputError(f"preset is {self.preset!r}; expected one of {', '.join(PRESETS)}")
+        for name, kind in (("models", ModelSettings), ("config", NerveConfig)):
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(f"{name} is {getattr(self, name)!r}; expected {kind.__name__}(…)")
+        for field in ("root", "output"):
+            if getattr(self, field) is not None:
+                object.__setattr__(self, field, Path(getattr(self, field)))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationSettings(MethodSettings):
+    """What :func:`nerve_fast.evaluation.run` does.
+
+    Attributes:
+        refiner: what improves the prior, in place of the preset's.
+        draw: so many of the worst and of the best images are drawn.
+        fresh: forget what an earlier run left in the folder.
+    """
+
+    refiner: str | None = None
+    draw: int = 0
+    fresh: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_count("draw", self.draw, 0)
+        if self.refiner is not None and self.refiner not in REFINERS:
+            raise InputError(f"refiner is {self.refiner!r}; expected one of {', '.join(REFINERS)}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AblationSettings(MethodSettings):
+    """What :func:`nerve_fast.evaluation.ablate` does.
+
+    Attributes:
+        names: of :data:`~nerve_fast.evaluation.ablation.ablations.ABLATIONS`.
+        cache_size: bytes that the features on disk may take, a number or such as ``"20GB"``.
+        document: a Markdown file that takes the tables too, with the plots in ``plots/`` beside it.
+        command: what the page says it was written by; ``None`` is the call in Python.
+    """
+
+    names: Sequence[str]
+    cache_size: int | str = "20GB"
+    document: str | os.PathLike | None = None
+    command: str | None = None
+
+    refiner: ClassVar[str] = "walk"
+    """What is varied is the walk, whatever the preset has."""
+
+    def __post_init__(self):
+        super().__post_init__()
+        if isinstance(self.names, str):
+            raise TypeError(f"names is {self.names!r}; expected a list of names of ablations")
+        object.__setattr__(self, "names", tuple(self.names))
+        for name in self.names:
+            if name not in ABLATIONS:
+                raise InputError(f"ablation is {name!r}; expected some of {', '.join(ABLATIONS)}")
+            refuse_doubles(name, Setting(self.config, self.models.timestep))
+        if "timestep" in self.names and self.models.graph is not None:
+            raise SettingError(
+                "the ablation timestep varies the noise that the UNet sees; leave out {graph}"
+            )
+        parse_bytes(self.cache_size)
+        if self.document is not None:
+            object.__setattr__(self, "document", Path(self.document))
