@@ -17,7 +17,6 @@ from nerve_fast.cli.evaluate import add_evaluate
 from nerve_fast.cli.plan import add_plan
 from nerve_fast.cli.report import add_report
 from nerve_fast.cli.segment import add_segment
-from nerve_fast.cli.train_tiny import add_train_tiny
 from nerve_fast.cli.tune import add_tune
 from nerve_fast.errors import InputError, SettingError
 
@@ -74,5 +73,4 @@ def _parser() -> argparse.ArgumentParser:
     add_tune(commands)
     add_bench(commands)
     add_doctor(commands)
-    add_train_tiny(commands)
     return parser

@@ -5,20 +5,21 @@ from nerve_fast.tiny.scenes import generate
 
 
 def test_the_untrained_unet_is_another_of_the_same_shape(pipe):
-    untrained = demo._untrained(pipe.graph)
+    untrained = pipe.graph.untrained()
     trained, fresh = (x.unet.state_dict() for x in (pipe.graph, untrained))
     assert trained.keys() == fresh.keys()
     name = f"{pipe.graph.layers[0]}.to_q.weight"
     assert trained[name].shape == fresh[name].shape
     assert not torch.allclose(trained[name], fresh[name])
-    again = demo._untrained(pipe.graph).unet.state_dict()
+    again = pipe.graph.untrained().unet.state_dict()
     assert torch.equal(again[name], fresh[name])
     assert untrained.vae is pipe.graph.vae
 
 
 def test_colours_are_the_mean_of_each_tokens_pixels():
     image = generate(980_000)[0]
-    q, k = demo._colours(image, torch.zeros(3, 32, 32))
+    graph = demo._colours(image, (32, 32))
+    q, k = graph.q[0], graph.k[0]
     assert torch.equal(q, k)
     assert q.shape == (1, 1024, 3)
     pixels = torch.tensor([image.getpixel((4 + x, 8 + y)) for y in range(4) for x in range(4)])

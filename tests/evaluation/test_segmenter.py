@@ -4,8 +4,8 @@ from torch.nn.functional import interpolate
 
 from nerve_fast import InputError
 from nerve_fast.evaluation.presets import Settings
-from nerve_fast.evaluation.segmenter import Segmenter
-from nerve_fast.priors import PriorConfig, probabilities_of, similarities
+from nerve_fast.evaluation.segmenter import Segmenter, prior_of
+from nerve_fast.priors import CLIPPrior, PriorConfig, probabilities_of
 from nerve_fast.refiners import PAMR
 from nerve_fast.tiny.scenes import NAMES, generate
 
@@ -24,7 +24,8 @@ def segmenter(pipe, refiner=None, **changes):
         logit_scale=20.0,
         **changes,
     )
-    return Segmenter(pipe.prior.clip, settings, CLASSES, False, refiner)
+    prior = CLIPPrior(pipe.prior.clip, prior_of(settings))
+    return Segmenter(prior, settings, CLASSES, False, refiner)
 
 
 def test_similarities_and_not_probabilities_are_brought_to_pixels(pipe):
@@ -49,14 +50,17 @@ def test_other_refiners_get_probabilities(pipe):
     image = generate(990_100, (70, 90))[0]
     seen = []
 
-    def refiner(image, probabilities):
-        seen.append(probabilities)
-        return probabilities.roll(1, 0)
+    class Refiner:
+        needs_graph = False
+
+        def __call__(self, image, probabilities, graph):
+            seen.append(probabilities)
+            return probabilities.roll(1, 0)
 
     config = PriorConfig("naclip", 100, 64, 32, 20.0, "mmseg")
     similarity = CLIPPrior(pipe.prior.clip, config).similarities([image], NAMES)
     expected = probabilities_of(similarity, CLASSES, 20.0)
-    found = segmenter(pipe, refiner)(image)
+    found = segmenter(pipe, Refiner())(image)
     torch.testing.assert_close(seen[0], expected[0])
     at_pixels = interpolate(expected, (70, 90), mode="bilinear")[0]
     assert (found == (at_pixels.argmax(0) + 1) % len(NAMES)).double().mean() > 0.999
@@ -65,7 +69,9 @@ def test_other_refiners_get_probabilities(pipe):
 def test_values_that_are_not_finite_are_no_labels(pipe, monkeypatch):
     features = pipe.prior.clip.patch_features
     monkeypatch.setattr(
-        type(pipe.prior.clip), "patch_features", lambda self, *given: features(*given) * float("nan")
+        type(pipe.prior.clip),
+        "patch_features",
+        lambda self, *given: features(*given) * float("nan"),
     )
-    with pytest.raises(InputError, match="CLIP gave values that are not finite in torch.float32"):
+    with pytest.raises(InputError, match="the prior's network gave values that are not finite"):
         segmenter(pipe)(generate(990_100, (70, 90))[0])

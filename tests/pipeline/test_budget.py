@@ -47,20 +47,17 @@ def test_a_prior_that_keeps_maps_of_all_heads_stays_within_its_plan(own_cache):
 
 def test_less_memory_means_fewer_tiles_together_and_narrower_features(pipe, monkeypatch):
     request = budgets.Request(
-        clip=pipe.prior.clip,
-        diffusion=pipe.graph,
         prior=pipe.prior,
+        source=pipe.graph,
         backend="auto",
         images=1,
         image_size=(1024, 1024),
         words=3,
         labels=3,
         config=nf.NerveConfig(normalization="shift"),
-        short_side=None,
         tile=256,
         overlap=32,
         token_budget=1000,
-        further_steps=0,
     )
     monkeypatch.setattr(budgets, "CPU_PIXELS", 1 << 22)
     sizes = [1_670_000_000, 970_000_000, 490_000_000]

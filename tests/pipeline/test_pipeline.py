@@ -13,7 +13,7 @@ import nerve_fast as nf
 from nerve_fast.imaging.images import model_size
 from nerve_fast.imaging.resampling import as_distribution
 from nerve_fast.pipeline import budget, pipeline
-from nerve_fast.priors import label_probabilities, to_tokens
+from nerve_fast.priors import CLIPPrior, to_tokens
 from nerve_fast.tiny.scenes import generate
 
 LABELS = ["grass", "water, sea", "ball", "köttbullar"]

@@ -6,9 +6,8 @@ from torch.nn.functional import normalize
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.priors import (
     METHODS,
+    CLIPPrior,
     PriorConfig,
-    label_probabilities,
-    similarities,
     to_tokens,
     view_of,
 )
@@ -56,7 +55,7 @@ def test_windows_of_proxyclip_meet_on_clips_patches(pipe, scene, proxy):
     config = PriorConfig("proxyclip", proxy=str(proxy))
     view = view_of(clip, image.size, config, magnified=(288, 192))
     assert len(view) > 1
-    similarity = similarities(clip, [image], ["grass", "ball"], config, view=view)
+    similarity = CLIPPrior(clip, config).similarities([image], ["grass", "ball"], view)
     assert similarity.shape == (1, 2, 192 // clip.patch, 288 // clip.patch)
 
 
@@ -204,5 +203,5 @@ def test_the_protocol_of_the_field_step_by_step(pipe, window, stride):
             maps = torch.nn.functional.interpolate(maps, crop.size[::-1], mode="bilinear")[0]
             total[:, y : y + crop.height, x : x + crop.width] += maps
             count[y : y + crop.height, x : x + crop.width] += 1
-    found = similarities(clip, [image], words, config)[0]
+    found = CLIPPrior(clip, config).similarities([image], words)[0]
     torch.testing.assert_close(found, total / count, rtol=1e-4, atol=1e-5)

@@ -3,10 +3,12 @@ import sys
 
 import pytest
 import torch
+from PIL import Image
 
 from nerve_fast import InputError
 from nerve_fast.backbones.source import GraphFeatures
-from nerve_fast.refiners import ISeg, features_of, iseg
+from nerve_fast.pipeline import stages
+from nerve_fast.refiners import ISeg, iseg
 from nerve_fast.refiners.iseg import MAX_TOKENS, attention_map, reduce_entropy_
 from nerve_fast.tiny.scenes import generate
 
@@ -171,9 +173,11 @@ def test_one_map_is_all_that_is_as_large(make_qk, recorder):
 
 def test_the_refiner_takes_the_features_that_others_share(pipe, probabilities):
     image = generate(960_000, (96, 144))[0]
-    refiner = ISeg(pipe.graph, iterations=2, step_size=0.1, heads=(0,), seed=3)
-    refined = refiner(image, probabilities)
-    features = features_of(pipe.graph, image, seed=3)
+    refiner = ISeg(iterations=2, step_size=0.1, heads=(0,))
+    view = stages.graph_view(pipe.graph, image.size)
+    generators = [torch.Generator().manual_seed(3)]
+    features = stages.graph_of(pipe.graph, [image], view, generators)
+    refined = refiner(image, probabilities, features)
     assert refined.shape == (3, *features.grid)
     expected = iseg(features, probabilities, iterations=2, step_size=0.1, heads=(0,))
     assert torch.equal(refined, expected)
@@ -192,13 +196,12 @@ def test_too_many_tokens_are_refused(probabilities):
         ({"iterations": -1}, "iterations is -1; expected a whole number, 0 or more"),
         ({"step_size": -0.1}, "step_size is -0.1; expected a finite number, 0 or more"),
         ({"heads": ()}, r"heads is \(\); expected one or more of 0 to"),
-        # The tiny UNet has eight.
         ({"heads": (0, 8)}, r"heads is \(0, 8\); expected one or more of 0 to"),
         ({"heads": (1, 1)}, "none of them twice"),
     ],
 )
-def test_bad_settings_are_refused(pipe, features, probabilities, settings, message):
+def test_bad_settings_are_refused(features, probabilities, settings, message):
     with pytest.raises(ValueError, match=message):
-        ISeg(pipe.graph, **settings)
+        ISeg(**settings)(Image.new("RGB", (8, 8)), probabilities, features)
     with pytest.raises(ValueError, match=message):
         iseg(features, probabilities, **settings)

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from nerve_fast import InputError, NerveConfig, head_entropy
-from nerve_fast.priors import label_probabilities
-from nerve_fast.refiners import Walk, features_of, walk
+from nerve_fast.imaging.resampling import to_tokens
+from nerve_fast.pipeline import stages
+from nerve_fast.refiners import Walk, walk
 from nerve_fast.tiny.scenes import generate
 
 LABELS = ["grass", "water", "ball", "house"]
@@ -12,7 +13,18 @@ LABELS = ["grass", "water", "ball", "house"]
 def prior_of(pipe, image, plan):
     """``(K, h, w)`` as the pipeline had it."""
     classes = [[label] for label in LABELS]
-    return CLIPPrior(pipe.prior.clip, pipe.prior)([image], classes, plan.view)[0]
+    return pipe.prior([image], classes, plan.view)[0]
+
+
+def graph_of(pipe, image, seed=0):
+    generators = [torch.Generator().manual_seed(seed)]
+    view = stages.graph_view(pipe.graph, image.size)
+    return stages.graph_of(pipe.graph, [image], view, generators)
+
+
+def walked(graph, probabilities, config, **options):
+    prior = to_tokens(probabilities[None], graph.grid)
+    return walk(graph, prior, config, **options)[0].maps
 
 
 @pytest.mark.parametrize(
@@ -27,7 +39,7 @@ def test_it_is_what_the_pipeline_makes_of_the_same_prior(pipe, size, config):
     image = generate(960_000, size)[0]
     out = pipe(image, LABELS, config=config, token_budget=None)
     assert (len(out.plan.tiling) > 1) == (size != (128, 128))
-    refined = Walk(pipe.graph, config)(image, prior_of(pipe, image, out.plan))
+    refined = Walk(config)(image, prior_of(pipe, image, out.plan), graph_of(pipe, image))
     assert refined.dtype == torch.float32
     torch.testing.assert_close(refined, out.walked, rtol=1e-5, atol=1e-6)
 
@@ -36,34 +48,40 @@ def test_a_negative_walk_becomes_a_distribution(pipe, make_prior):
     image = generate(960_000, (128, 128))[0]
     probabilities = make_prior(4, 4, 6, dtype=torch.float32).permute(2, 0, 1)
     config = NerveConfig(normalization="l1", alpha=1.0)
-    refined = Walk(pipe.graph, config)(image, probabilities)
+    refined = Walk(config)(image, probabilities, graph_of(pipe, image))
     assert (refined >= 0).all()
     torch.testing.assert_close(refined.sum(0), torch.ones(refined.shape[1:]))
 
 
 def test_entropies_may_be_had_before(pipe, make_prior):
-    features = features_of(pipe.graph, generate(960_000, (128, 128))[0])
+    features = graph_of(pipe, generate(960_000, (128, 128))[0])
     probabilities = make_prior(4, 4, 3, dtype=torch.float32).permute(2, 0, 1)
     config = NerveConfig(sharpness=8.0)
     entropy = head_entropy(features.q, features.k)
-    expected = walk(features, probabilities, config)
-    torch.testing.assert_close(walk(features, probabilities, config, entropy=entropy), expected)
-    other = walk(features, probabilities, config, entropy=entropy.flip(1))
+    expected = walked(features, probabilities, config)
+    torch.testing.assert_close(walked(features, probabilities, config, entropy=entropy), expected)
+    other = walked(features, probabilities, config, entropy=entropy.flip(1))
     assert not torch.allclose(other, expected)
 
 
 def test_settings_reach_the_walk(pipe, make_prior):
     image = generate(960_000, (128, 128))[0]
     probabilities = make_prior(4, 4, 3, dtype=torch.float32).permute(2, 0, 1)
-    features = features_of(pipe.graph, image, seed=7)
+    features = graph_of(pipe, image, seed=7)
     config = NerveConfig(steps=2)
-    refined = Walk(pipe.graph, config, backend="reference", seed=7)(image, probabilities)
-    assert torch.equal(refined, walk(features, probabilities, config, backend="reference"))
+    refined = Walk(config, backend="reference")(image, probabilities, features)
+    assert torch.equal(refined, walked(features, probabilities, config, backend="reference"))
     with pytest.raises(ValueError, match="backend"):
-        Walk(pipe.graph, backend="none")(image, probabilities)
+        Walk(backend="none")(image, probabilities, features)
 
 
 def test_maps_of_several_images_are_refused(pipe, make_prior):
     image = generate(960_000, (128, 128))[0]
     with pytest.raises(InputError, match=r"shape \(1, 3, 4, 4\); expected \(K, h, w\)"):
-        Walk(pipe.graph)(image, make_prior(1, 4, 4, 3).permute(0, 3, 1, 2))
+        Walk()(image, make_prior(1, 4, 4, 3).permute(0, 3, 1, 2), graph_of(pipe, image))
+
+
+def test_it_needs_the_graph_of_one_image(pipe, make_prior):
+    image = generate(960_000, (128, 128))[0]
+    with pytest.raises(InputError, match="graph is None; the refiner walk needs the features"):
+        Walk()(image, make_prior(4, 4, 3, dtype=torch.float32).permute(2, 0, 1))

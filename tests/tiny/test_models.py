@@ -47,7 +47,7 @@ def test_weights_are_fp16_and_finite():
 
 def test_there_is_a_model_card():
     card = (MODELS / "README.md").read_text()
-    assert "nerve-fast train-tiny" in card
+    assert "examples.tiny.train" in card
     assert "not evidence" in card
 
 

@@ -5,10 +5,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from nerve_fast import NerveConfig
-from nerve_fast.evaluation.ablation import features as module
 from nerve_fast.evaluation.ablation.features import FeatureCache, Source
-from nerve_fast.priors import PriorConfig, label_probabilities
-from nerve_fast.refiners import features_of, walk
+from nerve_fast.imaging.resampling import to_tokens
+from nerve_fast.pipeline import stages
+from nerve_fast.priors import CLIPPrior, PriorConfig
 from nerve_fast.tiny.scenes import NAMES, generate
 
 CLASSES = tuple((name,) for name in NAMES)
@@ -22,7 +22,7 @@ def image():
 
 @pytest.fixture
 def source(pipe):
-    return Source(pipe.prior.clip, pipe.graph, CLASSES, PriorConfig(), "weights", {"torch": "2"})
+    return Source(CLIPPrior(pipe.prior.clip), pipe.graph, CLASSES, {"torch": "2"})
 
 
 @pytest.fixture
@@ -56,10 +56,13 @@ def test_what_is_kept_is_what_was_computed(source, image, made, tmp_path):
 def test_a_walk_on_features_is_the_walk_on_the_image(pipe, source, image, tmp_path):
     kept = FeatureCache(tmp_path, PLENTY).features(source, "scene", image)
     config = NerveConfig(sharpness=3.0)
-    prior = CLIPPrior(pipe.prior.clip, PriorConfig())([image], CLASSES)[0]
-    expected = walk(features_of(pipe.graph, image), prior, config)
-    found = walk(kept.graph, kept.prior, config, entropy=kept.entropy)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    view = stages.graph_view(pipe.graph, image.size)
+    graph = stages.graph_of(pipe.graph, [image], view, [torch.Generator().manual_seed(0)])
+    prior = to_tokens(source.prior([image], CLASSES), graph.grid)
+    (expected,) = stages.walk(graph, prior, config)
+    kept_prior = kept.prior.flatten(1).T[None]
+    (found,) = stages.walk(kept.graph, kept_prior, config, entropy=kept.entropy)
+    torch.testing.assert_close(found.maps, expected.maps, rtol=1e-4, atol=1e-6)
 
 
 def test_another_image_or_a_damaged_file_is_computed_anew(source, image, made, tmp_path):
@@ -132,12 +135,12 @@ def test_a_folder_that_cannot_be_written_costs_a_warning(source, image, tmp_path
 def test_the_key_is_of_all_that_features_depend_on(pipe, source):
     others = [
         {"classes": CLASSES[:-1]},
-        {"prior": PriorConfig("maskclip")},
-        {"prior": PriorConfig(resolution=64)},
-        {"weights": "others"},
+        {"prior": CLIPPrior(pipe.prior.clip, PriorConfig("maskclip"))},
+        {"prior": CLIPPrior(pipe.prior.clip, PriorConfig(resolution=64))},
+        {"graph": pipe.graph.untrained()},
         {"versions": {"torch": "3"}},
         {"seed": 1},
-        {"diffusion": pipe.graph.at_timestep(101)},
+        {"graph": pipe.graph.at_timestep(101)},
     ]
     keys = [source.key(), *(dataclasses.replace(source, **other).key() for other in others)]
     assert len(set(keys)) == len(keys)
@@ -146,7 +149,7 @@ def test_the_key_is_of_all_that_features_depend_on(pipe, source):
 
 def test_networks_that_overflow_are_named(pipe, source, image, monkeypatch):
     monkeypatch.setattr(
-        module, "label_probabilities", lambda *given: torch.full((1, 16, 8, 8), float("nan"))
+        CLIPPrior, "__call__", lambda *given: torch.full((1, 16, 8, 8), float("nan"))
     )
-    with pytest.raises(ValueError, match="CLIP gave values that are not finite in torch.float32"):
+    with pytest.raises(ValueError, match="the prior's network gave values that are not finite"):
         source.of(image)

@@ -1,12 +1,14 @@
-"""Make the tiny models: ``nerve-fast train-tiny --out DIR``.
+"""Make the tiny models: ``python -m examples.tiny.train --out DIR``.
 
 Everything is drawn and trained on the CPU from one seed: scenes, then a VAE on them, a CLIP from
 captions and masks, and a latent diffusion UNet that reads prompts through CLIP's text encoder. The
 UNet learns to remove noise and nothing else: no mask ever reaches it.
 """
 
+import argparse
 import math
 import random
+import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,7 +31,7 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.errors import InputError
-from nerve_fast.priors import READ_OUTS
+from nerve_fast.priors import METHODS
 from nerve_fast.tiny import scenes
 
 LOGIT_SCALE = 40  # of the class probabilities that the pipeline forms from cosines
@@ -253,7 +255,7 @@ def train_clip(images, masks, tokenizer, caption_steps, patch_steps):
         words = F.normalize(words.unflatten(0, (-1, len(few))).mean(1), dim=-1)
         share = F.one_hot(mask, len(scenes.NAMES)).permute(0, 3, 1, 2).float()
         share = F.adaptive_avg_pool2d(share, grid).flatten(2).mT
-        read_out = READ_OUTS[("maskclip", "naclip")[step % 2]]
+        read_out = METHODS[("maskclip", "naclip")[step % 2]].read_out
         patches = project(read_out(vision.encoder.layers[-1:], x, grid, pixels).flatten(1, 2))
         logits = LOGIT_SCALE * patches @ words.mT
         return F.cross_entropy(logits.flatten(0, 1).float(), share.flatten(0, 1)) + 0.1 * contrast
@@ -395,3 +397,25 @@ def train(out, budget=Budget(), seed=0):
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as folder:
         make_models(Path(folder) / "models", budget, seed)
         (Path(folder) / "models").rename(out)
+
+
+def main(arguments=None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(
+        description="Trains the models that ship on invented scenes, on the CPU."
+    )
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder to write; must not exist"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    options = parser.parse_args(arguments)
+    try:
+        train(options.out, seed=options.seed)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -5,10 +5,10 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from transformers import CLIPModel, CLIPTokenizer
 
+from examples.tiny import train
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
-from nerve_fast.cli import main as cli
 from nerve_fast.errors import InputError
-from nerve_fast.tiny import scenes, train
+from nerve_fast.tiny import scenes
 
 LITTLE = train.Budget(
     scenes=12, vae_steps=2, clip_caption_steps=1, clip_patch_steps=2, unet_steps=2
@@ -97,7 +97,7 @@ def test_a_folder_that_exists_is_refused_before_any_work(tmp_path, monkeypatch, 
     monkeypatch.setattr(train, "make_models", lambda *_: pytest.fail("it went to work"))
     with pytest.raises(InputError, match="exists already"):
         train.train(tmp_path)
-    assert cli.main(["train-tiny", "--out", str(tmp_path)]) == 2
+    assert train.main(["--out", str(tmp_path)]) == 2
     assert str(tmp_path) in capsys.readouterr().err
 
 
