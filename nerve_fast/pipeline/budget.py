@@ -10,7 +10,6 @@ import torch
 
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.diffusion import DiffusionBackbone
-from nerve_fast.blocked.tiles import GPU_TILE_BYTES
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan, plan, resolve
 from nerve_fast.dispatch.machine import free_memory
@@ -19,6 +18,7 @@ from nerve_fast.imaging.images import model_size
 from nerve_fast.imaging.resampling import STRIPE_BYTES
 from nerve_fast.imaging.tiling import Tiling
 from nerve_fast.priors import WINDOW_BATCH, PriorConfig, View, read_out_of, view_of
+from nerve_fast.utils.tiles import GPU_TILE_BYTES
 from nerve_fast.utils.units import format_bytes, parse_bytes
 
 ENTROPY_ROWS = 1024
