@@ -12,6 +12,10 @@ from nerve_fast.numerics import LARGEST
 TOKEN_BUDGET = 16_384
 """Tokens that the pipeline takes keys and values of the global part from, if not told otherwise."""
 
+# Formatted here because torch.compile cannot format numbers that it traces as symbols.
+UP_TO_LARGEST = f"from 0 to {LARGEST:g}"
+FROM_SMALLEST = f"of {1 / LARGEST:g} or more"
+
 
 @dataclasses.dataclass(frozen=True)
 class NerveConfig:
@@ -54,8 +58,8 @@ class NerveConfig:
         for name in ("alpha", "beta"):
             self._check_real(name, lambda x: 0 <= x <= 1, "between 0 and 1")
         for name in ("self_affinity", "sharpness"):
-            self._check_real(name, lambda x: 0 <= x <= LARGEST, f"from 0 to {LARGEST:g}")
-        self._check_real("temperature", lambda x: x >= 1 / LARGEST, f"of {1 / LARGEST:g} or more")
+            self._check_real(name, lambda x: 0 <= x <= LARGEST, UP_TO_LARGEST)
+        self._check_real("temperature", lambda x: x >= 1 / LARGEST, FROM_SMALLEST)
         self._check_real("tolerance", lambda x: x > 0, "above 0")
         if self.steps is not None:
             self._check_integer("steps", 0)
@@ -81,7 +85,8 @@ class NerveConfig:
         value = getattr(self, name)
         if not isinstance(value, numbers.Real) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}; expected a number {expected}")
-        if not (math.isfinite(value) and in_range(value)):
+        # Comparisons alone: torch.compile may trace the number as a symbol.
+        if not (-math.inf < value < math.inf and in_range(value)):
             raise InputError(f"{name} is {value!r}; expected a finite number {expected}")
         object.__setattr__(self, name, float(value))
 

@@ -99,9 +99,13 @@ def check_same_device(name: str, x: Tensor, q: Tensor) -> None:
 
 def check_real(name: str, value: float, least: float | None = None) -> float:
     """``value`` as a finite float, at least ``least`` where that is given."""
-    expected = "a finite number" + ("" if least is None else f", {least:g} or more")
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}; expected {expected}")
-    if not math.isfinite(value) or (least is not None and value < least):
-        raise ValueError(f"{name} is {value!r}; expected {expected}")
+        raise TypeError(f"{name} is {value!r}; expected {_finite_number(least)}")
+    # Comparisons alone: torch.compile may trace the number as a symbol.
+    if not -math.inf < value < math.inf or (least is not None and value < least):
+        raise ValueError(f"{name} is {value!r}; expected {_finite_number(least)}")
     return float(value)
+
+
+def _finite_number(least: float | None) -> str:
+    return "a finite number" + ("" if least is None else f", {least:g} or more")

@@ -176,7 +176,8 @@ def _gradients(call, count, grads, needed, arguments) -> list[Tensor]:
     wanted = [x for x, need in zip(leaves, needed, strict=True) if need]
     if not pairs:
         return [torch.zeros_like(x) for x in wanted]
-    found = torch.autograd.grad(*zip(*pairs, strict=True), wanted, allow_unused=True)
+    outputs, grads = zip(*pairs, strict=True)
+    found = torch.autograd.grad(outputs, wanted, grads, allow_unused=True)
     return [
         torch.zeros_like(x) if grad is None else grad.clone(memory_format=torch.preserve_format)
         for x, grad in zip(wanted, found, strict=True)
