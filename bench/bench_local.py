@@ -21,6 +21,7 @@ from nerve_fast.bench.case import (
     graph_inputs,
     kernels_run,
 )
+from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.reference.walk import series_sum
 
 TEMPERATURE = 0.05
@@ -88,7 +89,7 @@ def unfold_affinity(setting, q, k, prior, weights):
 
 
 def transition(affinity, grid):
-    return blocked.stencil.transition(affinity, grid, 1, "softmax", TEMPERATURE)
+    return blocked.stencil.transition(affinity, grid, 1, NORMALIZATIONS["softmax"], TEMPERATURE)
 
 
 def true_step(setting, q, k, prior, weights):

@@ -21,8 +21,7 @@ from nerve_fast.bench.case import (
     graph_inputs,
     kernels_run,
 )
-
-FACTORIZABLE = ("shift", "l1")
+from nerve_fast.normalization import NORMALIZATIONS
 
 
 def true_walk(setting, q, k, prior, weights=None):
@@ -30,7 +29,9 @@ def true_walk(setting, q, k, prior, weights=None):
     q, k, prior = q.double(), k.double(), prior.double()
     weights = weights if weights is None else weights.double()
     if setting.tokens <= REFERENCED:
-        return reference.random_walk(q, k, prior, setting.grid, setting.config(), weights)
+        return reference.random_walk(
+            q, k, prior, setting.grid, setting.config(), weights
+        ).probabilities
     return blocked.random_walk(
         q,
         k,
@@ -40,7 +41,7 @@ def true_walk(setting, q, k, prior, weights=None):
         weights,
         route="factorized" if setting.normalization == "shift" else "dense",
         stored_rows=setting.tokens,
-    )
+    ).probabilities
 
 
 def walk_floors(setting: Setting) -> list[floors.Floor]:
@@ -89,7 +90,7 @@ def in_float8(setting, q, k, prior, weights):
 
 def compiled_reference(setting, q, k, prior, weights=None):
     config, grid = setting.config(), setting.grid
-    run = compiled(lambda q, k, prior, w: reference.random_walk(q, k, prior, grid, config, w))
+    run = compiled(lambda q, k, prior, w: reference.random_walk(q, k, prior, grid, config, w)[0])
     return lambda: run(q, k, prior, weights)
 
 
@@ -100,7 +101,9 @@ def by_attention(setting, q, k, prior, weights, *, attend):
     def run():
         packed_q, packed_k = blocked.affinity.pack(q, k, weights)
         values = blocked.affinity.packed_local(packed_q, packed_k, grid, 1, 1.0)
-        S_local = blocked.stencil.transition(values, grid, 1, "softmax", config.temperature)
+        S_local = blocked.stencil.transition(
+            values, grid, 1, NORMALIZATIONS["softmax"], config.temperature
+        )
         queries, keys = (x.to(dtype)[None, None] for x in (packed_q, packed_k))
         Y = prior
         for _ in range(config.steps):
@@ -137,12 +140,12 @@ def base(setting: Setting) -> bool:
 
 def route(backend: str, name: str) -> Contender:
     def only(setting):
-        exact = name != "factorized" or setting.normalization in FACTORIZABLE
+        exact = name != "factorized" or NORMALIZATIONS[setting.normalization].linear
         if backend == "triton":
             return exact and kernels_run(setting) and (name != "dense" or setting.tokens <= 16_384)
         if (
             setting.device == "cpu"
-            and setting.normalization in FACTORIZABLE
+            and NORMALIZATIONS[setting.normalization].linear
             and setting.tokens > 1024
         ):
             # Minutes, to learn again how much slower the other routes are.

@@ -6,11 +6,15 @@ import numbers
 from typing import Any
 
 from nerve_fast.errors import InputError
-from nerve_fast.normalization import NORMALIZATIONS
+from nerve_fast.normalization import NORMALIZATIONS, Normalization
 from nerve_fast.numerics import LARGEST
 
 TOKEN_BUDGET = 16_384
 """Tokens that the pipeline takes keys and values of the global part from, if not told otherwise."""
+
+# Formatted here because torch.compile cannot format numbers that it traces as symbols.
+UP_TO_LARGEST = f"from 0 to {LARGEST:g}"
+FROM_SMALLEST = f"of {1 / LARGEST:g} or more"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,15 +24,19 @@ class NerveConfig:
     Args:
         alpha: probability that a walker moves on, in [0, 1].
         beta: share of the global part in the transition matrix, in [0, 1]; the rest is local.
-        steps: number of steps ``L`` of the walk, at least 0.
+        steps: number of steps ``L`` of the walk, at least 0; ``None`` walks to the limit ``P∞``,
+            for which ``alpha`` must be below 1.
         radius: the local window is ``(2·radius + 1)²`` tokens, at least 1.
         self_affinity: ``ε_self``, affinity of a token with itself in the local part, at least 0.
         sharpness: ``c`` of the head weights ``∝ exp(−c · entropy)``, at least 0; 0 is the mean.
-        normalization: how a row of affinities becomes a row of probabilities, one of ``softmax``,
-            ``relu``, ``l1``, ``shift``.
+        normalization: how a row of affinities becomes a row of probabilities: a name in
+            :data:`nerve_fast.normalization.NORMALIZATIONS` (``softmax``, ``relu``, ``l1``,
+            ``shift``).
         temperature: ``τ`` of ``softmax``, above 0; the others do not use it.
         global_stride: the global part takes keys and values pooled over cells of
             ``global_stride × global_stride`` tokens; 1 is exact, more is an approximation.
+        tolerance: with ``steps=None``, the largest absolute sum over labels by which a row of the
+            result may differ from ``P∞``, above 0; a fixed number of steps does not use it.
 
     Raises:
         InputError: a value is out of its range, or not finite; a ``ValueError``.
@@ -37,21 +45,29 @@ class NerveConfig:
 
     alpha: float = 0.9
     beta: float = 0.5
-    steps: int = 10
+    steps: int | None = 10
     radius: int = 1
     self_affinity: float = 1.0
     sharpness: float = 1.0
     normalization: str = "softmax"
     temperature: float = 0.05
     global_stride: int = 1
+    tolerance: float = 1e-4
 
     def __post_init__(self):
         for name in ("alpha", "beta"):
             self._check_real(name, lambda x: 0 <= x <= 1, "between 0 and 1")
         for name in ("self_affinity", "sharpness"):
-            self._check_real(name, lambda x: 0 <= x <= LARGEST, f"from 0 to {LARGEST:g}")
-        self._check_real("temperature", lambda x: x >= 1 / LARGEST, f"of {1 / LARGEST:g} or more")
-        self._check_integer("steps", 0)
+            self._check_real(name, lambda x: 0 <= x <= LARGEST, UP_TO_LARGEST)
+        self._check_real("temperature", lambda x: x >= 1 / LARGEST, FROM_SMALLEST)
+        self._check_real("tolerance", lambda x: x > 0, "above 0")
+        if self.steps is not None:
+            self._check_integer("steps", 0)
+        elif self.alpha == 1:
+            raise InputError(
+                "alpha is 1.0 and steps is None; expected alpha below 1 for the limit of the walk, "
+                "or a number of steps"
+            )
         self._check_integer("radius", 1)
         self._check_integer("global_stride", 1)
         if self.normalization not in NORMALIZATIONS:
@@ -60,11 +76,17 @@ class NerveConfig:
                 f"{', '.join(NORMALIZATIONS)}"
             )
 
+    @property
+    def rule(self) -> Normalization:
+        """The entry of the table that :attr:`normalization` names."""
+        return NORMALIZATIONS[self.normalization]
+
     def _check_real(self, name, in_range, expected):
         value = getattr(self, name)
         if not isinstance(value, numbers.Real) or isinstance(value, bool):
             raise TypeError(f"{name} is {value!r}; expected a number {expected}")
-        if not (math.isfinite(value) and in_range(value)):
+        # Comparisons alone: torch.compile may trace the number as a symbol.
+        if not (-math.inf < value < math.inf and in_range(value)):
             raise InputError(f"{name} is {value!r}; expected a finite number {expected}")
         object.__setattr__(self, name, float(value))
 

@@ -23,6 +23,9 @@ class Normalization:
             are not used, and the temperature ``τ`` is.
         scale, offset: of the affine map; ``scale`` is above 0.
         clamped: whether negative numerators count as 0.
+
+    Raises:
+        ValueError: ``scale`` is not above 0.
     """
 
     name: str
@@ -30,6 +33,13 @@ class Normalization:
     scale: float = 1.0
     offset: float = 0.0
     clamped: bool = False
+
+    def __post_init__(self):
+        if not self.scale > 0:
+            raise ValueError(
+                f"scale of the normalization {self.name!r} is {self.scale}; expected a number "
+                "above 0: a larger affinity has the larger numerator"
+            )
 
     @property
     def linear(self) -> bool:
@@ -39,7 +49,7 @@ class Normalization:
     @property
     def signed(self) -> bool:
         """Whether a numerator can be negative for an affinity in ``[−1, 1]``."""
-        return self.linear and self.offset < abs(self.scale)
+        return self.linear and self.offset < self.scale
 
 
 NORMALIZATIONS = {

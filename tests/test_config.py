@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nerve_fast import NerveConfig
+from nerve_fast.normalization import NORMALIZATIONS, Normalization
 
 
 def test_config_survives_json():
@@ -26,6 +27,7 @@ def test_the_defaults_are_those_of_the_design():
         "normalization": "softmax",
         "temperature": 0.05,
         "global_stride": 1,
+        "tolerance": 1e-4,
     }
 
 
@@ -42,7 +44,9 @@ def test_config_is_frozen_and_replace_gives_a_checked_copy():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-@pytest.mark.parametrize("name", ["alpha", "beta", "self_affinity", "sharpness", "temperature"])
+@pytest.mark.parametrize(
+    "name", ["alpha", "beta", "self_affinity", "sharpness", "temperature", "tolerance"]
+)
 def test_config_refuses_numbers_that_are_not_finite(name, value):
     with pytest.raises(ValueError, match=f"{name} is .*; expected a finite number"):
         NerveConfig(**{name: value})
@@ -61,6 +65,8 @@ def test_config_refuses_numbers_that_are_not_finite(name, value):
         ("self_affinity", 1e39),
         ("sharpness", 1e300),
         ("steps", -1),
+        ("tolerance", 0),
+        ("tolerance", -1e-4),
         ("radius", 0),
         ("global_stride", 0),
         ("normalization", "sofmax"),
@@ -78,3 +84,25 @@ def test_config_refuses_values_out_of_range(name, value):
 def test_config_refuses_wrong_types(name, value):
     with pytest.raises(TypeError, match=f"{name} is {value!r}; expected"):
         NerveConfig(**{name: value})
+
+
+def test_the_limit_of_a_walk_needs_alpha_below_one():
+    assert NerveConfig(steps=None).steps is None
+    assert NerveConfig.from_dict(NerveConfig(steps=None).to_dict()) == NerveConfig(steps=None)
+    with pytest.raises(ValueError, match="alpha is 1.0 and steps is None; expected alpha below 1"):
+        NerveConfig(alpha=1, steps=None)
+
+
+def test_the_rule_is_looked_up_when_it_is_asked_for(monkeypatch):
+    config = NerveConfig(normalization="relu")
+    assert config.rule is NORMALIZATIONS["relu"]
+    with pytest.raises(ValueError, match="normalization is 'another'; expected one of softmax"):
+        NerveConfig(normalization="another")
+    monkeypatch.setitem(NORMALIZATIONS, "another", Normalization("another", offset=2.0))
+    assert NerveConfig(normalization="another").rule.offset == 2
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, float("nan")])
+def test_a_rule_keeps_the_order_of_affinities(scale):
+    with pytest.raises(ValueError, match="scale of the normalization 'x' is .*; expected a number"):
+        Normalization("x", scale=scale)

@@ -5,9 +5,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nerve_fast.blocked.precision import product_dtype
-from nerve_fast.blocked.tiles import spans
-from nerve_fast.reference.affinity import NORM_FLOOR
-from nerve_fast.reference.precision import upcast
+from nerve_fast.numerics import NORM_FLOOR, upcast
+from nerve_fast.utils.tiles import spans
 
 STRIPE_BYTES = 1 << 20
 """Rows of the grid whose packed queries take about this much are compared at a time."""

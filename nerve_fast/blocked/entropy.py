@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor
 
-from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, spans, tile_rows
-from nerve_fast.reference.precision import upcast
+from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, tile_rows
+from nerve_fast.numerics import upcast
+from nerve_fast.utils.tiles import spans
 
 
 def head_entropy(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:

@@ -5,39 +5,18 @@ from ``i``, so a pass over the matrix is a pass over ``(2r+1)²`` shifted views 
 """
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from nerve_fast.reference.precision import upcast
+from nerve_fast.normalization import Normalization
+from nerve_fast.numerics import upcast
 from nerve_fast.reference.walk import numerator, over_row_sum, softmax_rows
-
-
-def shifted(maps: Tensor, radius: int) -> Iterator[Tensor]:
-    """``maps (…, h, w)`` seen from each window position in turn, 0 outside the grid."""
-    h, w = maps.shape[-2:]
-    padded = pad(maps, (radius,) * 4)
-    for dy in range(2 * radius + 1):
-        for dx in range(2 * radius + 1):
-            yield padded[..., dy : dy + h, dx : dx + w]
-
-
-def inside(grid: tuple[int, int], radius: int, device: torch.device) -> Tensor:
-    """``(N, (2r+1)²)`` bool: which window positions lie on the grid."""
-    ones = torch.ones(grid, dtype=torch.bool, device=device)
-    return torch.stack([view.flatten() for view in shifted(ones, radius)], dim=-1)
-
-
-def columns(grid: tuple[int, int], radius: int, device: torch.device) -> Tensor:
-    """``(N, (2r+1)²)`` int64: the token at each window position, 0 outside the grid."""
-    tokens = torch.arange(grid[0] * grid[1], device=device).unflatten(0, grid)
-    return torch.stack([view.flatten() for view in shifted(tokens, radius)], dim=-1)
+from nerve_fast.utils.windows import inside, shifted
 
 
 def transition(
-    values: Tensor, grid: tuple[int, int], radius: int, normalization: str, temperature: float
+    values: Tensor, grid: tuple[int, int], radius: int, rule: Normalization, temperature: float
 ) -> Tensor:
     """``S_local`` from a local affinity, ``(…, N, (2r+1)²)`` each, in float32 or better.
 
@@ -48,12 +27,12 @@ def transition(
     middle[len(middle) // 2] = True
     identity = middle.to(values.dtype)
     outside = ~inside(grid, radius, values.device)
-    if normalization == "softmax":
+    if rule.exponential:
         itself = values[..., len(middle) // 2, None]
         logits = torch.where(middle, itself.log(), (values - 1) / temperature)
         weights = softmax_rows(logits.masked_fill(outside, -math.inf), identity)
     else:
-        weights = torch.where(middle, values, numerator(values, normalization))
+        weights = torch.where(middle, values, numerator(values, rule))
         weights = over_row_sum(weights.masked_fill(outside, 0), identity)
     # One plane of the grid for each window position: what `matmul` reads in turn.
     return weights.mT.contiguous().mT

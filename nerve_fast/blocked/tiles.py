@@ -1,16 +1,12 @@
 """The sizes of blocks, and running them so that gradients do not bring ``N × N`` back."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-CPU_TILE_BYTES = 1 << 20
-"""A tile of affinities: the passes over it stay in the cache of a core."""
-
-GPU_TILE_BYTES = 256 << 20
-"""Launches cost more than memory there."""
+from nerve_fast.utils.tiles import CPU_TILE_BYTES, GPU_TILE_BYTES, spans
 
 MAX_COLUMNS = 1024
 """Wider rows are cut into column tiles, so that a tile keeps enough rows for a fast product."""
@@ -20,12 +16,6 @@ def tile_rows(columns: int, device: torch.device, itemsize: int = 4) -> int:
     """Rows of a tile that is ``columns`` wide, of affinities of ``itemsize`` bytes; at least 16."""
     size = CPU_TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES
     return max(size // (itemsize * min(columns, MAX_COLUMNS)), 16)
-
-
-def spans(length: int, step: int) -> Iterator[slice]:
-    """``length`` cut into slices of ``step``, the last one shorter."""
-    for start in range(0, length, step):
-        yield slice(start, min(start + step, length))
 
 
 def filled(out: Tensor, step: int, rows_of: Callable[[slice], Tensor]) -> Tensor:

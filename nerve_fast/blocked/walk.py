@@ -1,6 +1,6 @@
 """The random walk by three routes, none of which stores an affinity map a head."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -9,11 +9,13 @@ from nerve_fast.blocked import stencil
 from nerve_fast.blocked.affinity import pack, packed_local
 from nerve_fast.blocked.entropy import head_entropy
 from nerve_fast.blocked.precision import product_dtype
-from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, spans, tile_rows
-from nerve_fast.numerics import EMPTY_ROW
+from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, tile_rows
+from nerve_fast.normalization import Normalization
+from nerve_fast.numerics import EMPTY_ROW, upcast
 from nerve_fast.reference.entropy import entropy_weights
-from nerve_fast.reference.precision import upcast
-from nerve_fast.reference.walk import series_sum
+from nerve_fast.reference.walk import walk_along
+from nerve_fast.utils.tiles import spans
+from nerve_fast.walked import Walked
 
 ROUNDING = 1e-5
 """Cosines and sums of weights exceed 1 by less than this part when they should not."""
@@ -35,33 +37,47 @@ def random_walk(
     *,
     route: str,
     stored_rows: int = 0,
-    on_step: Callable[[], None] = lambda: None,
-) -> Tensor:
+    return_steps: Collection[int] = (),
+    on_step: Callable[[], None] | None = None,
+) -> Walked:
     """As :func:`nerve_fast.reference.random_walk`; members of a batch one after the other.
 
     Args:
-        route: ``factorized`` (``shift`` and ``l1`` only), ``streaming`` or ``dense``.
+        route: ``factorized`` (linear rules only), ``streaming`` or ``dense``.
         stored_rows: rows of ``S_global`` that the route ``dense`` keeps; it makes the others again
             each step.
-        on_step: called after each step.
+        on_step: called after each step of each member.
     """
     batch = q.shape[:-3]
-    if batch:
-        inputs = [x.reshape(-1, *x.shape[len(batch) :]) for x in (q, k, prior)]
-        weights = [None] * len(inputs[0])
-        if head_weights is not None:
-            weights = head_weights.reshape(-1, head_weights.shape[-1])
-        walked = [
-            random_walk(
-                *one, grid, config, w, route=route, stored_rows=stored_rows, on_step=on_step
-            )
-            for *one, w in zip(*inputs, weights, strict=True)
-        ]
-        return torch.stack(walked).unflatten(0, batch)
+    inputs = [x.reshape(-1, *x.shape[len(batch) :]) for x in (q, k, prior)]
+    weights = [None] * len(inputs[0])
+    if head_weights is not None:
+        weights = head_weights.reshape(-1, head_weights.shape[-1])
+    members = [
+        _walk_member(*one, grid, config, w, route, stored_rows, return_steps, on_step)
+        for *one, w in zip(*inputs, weights, strict=True)
+    ]
+    if not batch:
+        return members[0]
+    return Walked(
+        torch.stack([member.probabilities for member in members]).unflatten(0, batch),
+        {
+            t: torch.stack([member.at_steps[t] for member in members]).unflatten(0, batch)
+            for t in return_steps
+        },
+        max(member.steps_taken for member in members),
+    )
 
+
+def _walk_member(
+    q, k, prior, grid, config, head_weights, route, stored_rows, return_steps, on_step
+) -> Walked:
+    """The walk of one member of a batch, ``(H, N, D)`` and ``(N, K)``."""
     G = upcast(prior).to(torch.promote_types(upcast(prior).dtype, upcast(q).dtype))
-    if config.alpha == 0 or config.steps == 0:
-        return G.clone()
+    moves = config.steps is None or max([config.steps, *return_steps]) > 0
+    if config.alpha == 0 or not moves:
+        # Nothing moves, so no affinity is needed.
+        return Walked(G.clone(), {t: G.clone() for t in return_steps}, config.steps or 0)
     if head_weights is None:
         head_weights = _head_weights(q, k, config.sharpness)
     packed_q, packed_k = pack(q, k, head_weights)
@@ -70,30 +86,28 @@ def random_walk(
         cells = Cells(grid, config.global_stride)
         pooled_k = cells.mean(packed_k)
         dtype = product_dtype(q.dtype, q.device)
-        most = head_weights.sum().item()
         if route == "factorized":
-            step = _factorized(packed_q, pooled_k, cells, config.normalization, dtype, most)
+            step = _factorized(packed_q, pooled_k, cells, config.rule, dtype)
         else:
-            rows = Rows(packed_q, pooled_k, cells, config, dtype, most)
+            max_weight_sum = head_weights.sum().item()
+            rows = Rows(packed_q, pooled_k, cells, config, dtype, max_weight_sum)
             if route == "dense":
                 rows.keep(stored_rows)
             step = rows.step
     if config.beta < 1:
         values = packed_local(packed_q, packed_k, grid, config.radius, config.self_affinity)
-        S_local = stencil.transition(
-            values, grid, config.radius, config.normalization, config.temperature
-        )
+        S_local = stencil.transition(values, grid, config.radius, config.rule, config.temperature)
     del packed_q, packed_k
-    Y = G
-    for _ in range(config.steps):
+
+    def advance(Y, source):
         moved = 0
         if config.beta > 0:
             moved = config.beta * step(Y)
         if config.beta < 1:
             moved = moved + (1 - config.beta) * stencil.matmul(S_local, grid, config.radius, Y)
-        Y = torch.add(G, moved, alpha=config.alpha)
-        on_step()
-    return Y / series_sum(config.alpha, config.steps)
+        return torch.add(source, moved, alpha=config.alpha)
+
+    return walk_along(advance, G, config, return_steps, on_step or (lambda: None))
 
 
 def _head_weights(q: Tensor, k: Tensor, sharpness: float) -> Tensor:
@@ -134,33 +148,28 @@ class Cells:
         return self.sum(like.new_ones(self.grid[0] * self.grid[1], 1))
 
 
-def _signed(normalization: str, most: float) -> bool:
-    """Whether numerators can be negative, so that a row's absolute sum is not its sum."""
-    return normalization == "l1" or (normalization == "shift" and most > 1 + ROUNDING)
-
-
 def _factorized(
     packed_q: Tensor,
     packed_k: Tensor,
     cells: Cells,
-    normalization: str,
+    rule: Normalization,
     dtype: torch.dtype,
-    most: float,
 ) -> Step:
     """``Q̃ (K̃ᵀ Y)``: exact where a row is linear in the affinity.
 
-    ``shift``: the numerators (1 + a) / 2 give ``(Σ Y + Q̃ (K̃ᵀ Y)) / (N + Q̃ (K̃ᵀ 1))``, the halves
-    cancel. ``l1``: ``Q̃ (K̃ᵀ Y)`` over absolute row sums, found in one streaming pass.
+    With the numerators over ``scale``, ``a + b`` where ``b = offset / scale``, the product is
+    ``b Σ Y + Q̃ (K̃ᵀ Y)`` and the row sum ``b N + Q̃ (K̃ᵀ 1)``. Where numerators can be negative,
+    the absolute row sums are found in one streaming pass instead.
     """
     counts = cells.counts(packed_k)
-    shift = 1 if normalization == "shift" else 0
-    if not _signed(normalization, most):
-        total = counts.sum() + packed_q @ (packed_k.mT @ counts)
-        # The sum is N minus nearly N in a row without mass: what rounding leaves is no mass.
-        floor = 16 * torch.finfo(total.dtype).eps * counts.sum()
-    else:
+    shift = rule.offset / rule.scale
+    if rule.signed:
         total = _absolute_row_sums(packed_q, packed_k, counts, dtype, shift)
-        floor = EMPTY_ROW * (1 + shift)
+        floor = EMPTY_ROW / rule.scale
+    else:
+        total = shift * counts.sum() + packed_q @ (packed_k.mT @ counts)
+        # The sum is N minus nearly N in a row without mass: what rounding leaves is no mass.
+        floor = 16 * torch.finfo(total.dtype).eps * shift * counts.sum()
     empty = total <= floor
 
     def step(Y):
@@ -172,7 +181,7 @@ def _factorized(
 
 
 def _absolute_row_sums(
-    packed_q: Tensor, packed_k: Tensor, counts: Tensor, dtype: torch.dtype, shift: int
+    packed_q: Tensor, packed_k: Tensor, counts: Tensor, dtype: torch.dtype, shift: float
 ) -> Tensor:
     """``Σ_j |shift + a_ij|``, ``(N, 1)``, without keeping ``a``."""
 
@@ -198,32 +207,39 @@ class Rows:
         cells: on which ``Y`` is pooled.
         config: the walk's settings.
         dtype: of the products with ``K̃`` and of what is kept.
-        most: what no affinity exceeds, the sum of the head weights.
+        max_weight_sum: the sum of the head weights, which no affinity exceeds.
     """
 
     def __init__(
-        self, packed_q: Tensor, packed_k: Tensor, cells: Cells, config, dtype, most: float
+        self,
+        packed_q: Tensor,
+        packed_k: Tensor,
+        cells: Cells,
+        config,
+        dtype: torch.dtype,
+        max_weight_sum: float,
     ):
-        self.normalization = config.normalization
+        self.rule = config.rule
         self.cells = cells
         self.counts = cells.counts(packed_k)
         self.dtype = dtype
-        if self.normalization == "softmax":
+        if self.rule.exponential:
             packed_q = packed_q / config.temperature
         self.q, self.k = packed_q.to(dtype), packed_k.to(dtype)
         self.size = tile_rows(len(packed_k), packed_q.device, dtype.itemsize)
         self.offsets = packed_q.new_full((len(packed_q), 1), -1 / config.temperature)
-        if (most * (1 + ROUNDING) - 1) / config.temperature > MAX_EXPONENT:
+        largest_exponent = (max_weight_sum * (1 + ROUNDING) - 1) / config.temperature
+        if self.rule.exponential and largest_exponent > MAX_EXPONENT:
             # A row with mass above exp(0) is not empty; relative to its largest it cannot overflow.
             self.offsets = torch.minimum(self.offsets, -self._row_maxima())
         # Added in the tile's own dtype, a pass costs half as much; a row's rounding cancels out.
         self.offsets = self.offsets.to(dtype)
         self.kept: list[Tensor] = []
         self.totals = None
-        if _signed(self.normalization, most):
-            shift = 1 if self.normalization == "shift" else 0
+        if self.rule.signed:
+            shift = self.rule.offset / self.rule.scale
             sums = _absolute_row_sums(packed_q, packed_k, self.counts, dtype, shift)
-            self.totals = sums / (1 + shift)
+            self.totals = sums * self.rule.scale
 
     def keep(self, stored_rows: int) -> None:
         """Keep the first blocks of numerators, as many as ``stored_rows`` rows fill."""
@@ -267,10 +283,10 @@ class Rows:
 
     def _numerators(self, q: Tensor, k: Tensor, offsets: Tensor) -> Tensor:
         A = q @ k.mT
-        if self.normalization == "softmax":
+        if self.rule.exponential:
             return A.add_(offsets).exp_()
-        if self.normalization == "relu":
-            return A.relu_()
-        if self.normalization == "shift":
-            return A.add_(1).mul_(0.5)
-        return A
+        if self.rule.scale != 1:
+            A = A.mul_(self.rule.scale)
+        if self.rule.offset != 0:
+            A = A.add_(self.rule.offset)
+        return A.relu_() if self.rule.clamped else A

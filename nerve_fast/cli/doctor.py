@@ -6,7 +6,7 @@ from importlib import metadata
 
 import torch
 
-from nerve_fast.dispatch import pick_device, resolve, without_triton
+from nerve_fast.dispatch import pick_device, resolve, triton_obstacle
 from nerve_fast.errors import InputError
 from nerve_fast.utils.files import cache_folder
 
@@ -48,7 +48,7 @@ def _run(options) -> int:
     print("\nbackends")
     device = pick_device(None)
     print("  reference: ready\n  blocked: ready")
-    print(f"  triton: {without_triton(device, torch.float16) or 'ready'}")
+    print(f"  triton: {triton_obstacle(device, torch.float16) or 'ready'}")
     try:
         resolve("auto")
     except InputError as error:

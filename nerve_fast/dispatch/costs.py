@@ -8,52 +8,7 @@ from importlib import resources
 
 import torch
 
-from nerve_fast.blocked.precision import product_dtype
-from nerve_fast.config import NerveConfig
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """A walk, as far as its cost goes."""
-
-    batch: int
-    heads: int
-    tokens: int
-    head_dim: int
-    labels: int
-    config: NerveConfig
-    device: torch.device
-    dtype: torch.dtype
-    weights_given: bool
-    grid: tuple[int, int] | None = None
-
-    @property
-    def channels(self) -> int:
-        """Of the packed queries and keys."""
-        return self.heads * self.head_dim
-
-    @property
-    def columns(self) -> int:
-        """Of the global part: cells of ``global_stride²`` tokens, without a grid about so many."""
-        stride = self.config.global_stride
-        if self.grid is None:
-            return math.ceil(self.tokens / stride**2)
-        return math.prod(math.ceil(side / stride) for side in self.grid)
-
-    @property
-    def window(self) -> int:
-        return (2 * self.config.radius + 1) ** 2
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of the dtype in which sums are kept."""
-        return 8 if self.dtype == torch.float64 else 4
-
-    def stored_itemsize(self, backend: str) -> int:
-        """Bytes of the dtype of large products, and so of a stored ``S``."""
-        if backend == "triton":
-            return self.dtype.itemsize
-        return product_dtype(self.dtype, self.device).itemsize
+from nerve_fast.dispatch.problem import Problem
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,18 +92,18 @@ def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Wo
         maps = p.heads * p.tokens**2
         total += Work(products=2 * maps * p.head_dim, elements=2 * p.tokens**2, maps=4 * maps)
         read = p.tokens**2 * p.itemsize * math.ceil(p.labels / 32)
-        total += Work(narrow_bytes=read) * c.steps
+        total += Work(narrow_bytes=read) * p.steps
         return total * p.batch
     if c.beta < 1:
-        total += Work(stencil=p.tokens * p.window * (p.channels + p.labels * c.steps))
+        total += Work(stencil=p.tokens * p.window * (p.channels + p.labels * p.steps))
     if c.beta > 0:
         if route == "factorized":
             products = 4 * p.tokens * p.channels * p.labels
-            total += Work(products=products) * c.steps
+            total += Work(products=products) * p.steps
         else:
             total += affinities * kept
-            total += (affinities * (1 - kept) + Work(narrow_bytes=row_bytes)) * c.steps
-        if c.normalization == "l1":
+            total += (affinities * (1 - kept) + Work(narrow_bytes=row_bytes)) * p.steps
+        if p.rule.signed:
             total += affinities
     return total * p.batch
 
@@ -163,7 +118,7 @@ def peak_memory(problem: Problem, backend: str, route: str, stored_rows: int = 0
     if backend == "triton":
         return p.batch * (stored + p.tokens * _kernel_bytes(p)) + KERNEL_WORKSPACE
     copies = 2 * p.stored_itemsize(backend)
-    if route == "factorized" and p.config.normalization == "shift":
+    if route == "factorized" and not p.rule.signed:
         # It makes no large product: what is packed is taken as it is.
         copies = 0
     packed = p.tokens * p.channels * (2 * p.itemsize + copies)

@@ -11,18 +11,18 @@ import torch
 
 from nerve_fast.blocked.tiles import tile_rows
 from nerve_fast.config import NerveConfig
-from nerve_fast.dispatch.costs import Problem, peak_memory, rates_for, row_memory, work
+from nerve_fast.dispatch.costs import peak_memory, rates_for, row_memory, work
 from nerve_fast.dispatch.machine import free_memory
-from nerve_fast.dispatch.select import CAN_RUN, candidates, resolve, without_triton
+from nerve_fast.dispatch.plans import Option, Plan, Way
+from nerve_fast.dispatch.problem import Problem, problem_of
+from nerve_fast.dispatch.select import CAN_RUN, candidates, resolve, triton_obstacle
 from nerve_fast.errors import InputError
-from nerve_fast.utils.units import format_bytes, format_seconds, parse_bytes
+from nerve_fast.normalization import NORMALIZATIONS
+from nerve_fast.utils.units import format_bytes, parse_bytes
 
 logger = logging.getLogger(__name__)
 
 ROUTES = ("auto", "dense", "streaming", "factorized")
-FACTORIZABLE = ("shift", "l1")
-"""Normalizations whose row is linear in the affinity, so that ``Q̃ (K̃ᵀ Y)`` is exact."""
-
 WAYS = (
     ("triton", "factorized"),
     ("triton", "dense"),
@@ -40,84 +40,6 @@ FREE_SHARE = 0.8
 
 SMALL_WALK = 128 << 20
 """Bytes that are taken without asking how many are free."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Way:
-    """One way to carry out a walk, and what it costs.
-
-    Attributes:
-        backend, route: its names.
-        stored_rows: rows of ``S_global`` that the blocked dense route keeps.
-        flops: operations of products and stencil.
-        bytes: of ``S`` read.
-        peak_memory: bytes beyond the inputs.
-        seconds: expected time; :attr:`Plan.rates` says on which machine.
-    """
-
-    backend: str
-    route: str
-    stored_rows: int
-    flops: int
-    bytes: int
-    peak_memory: int
-    seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Option(Way):
-    """A way that might be taken.
-
-    Attributes:
-        refused: why it cannot be, or ``None`` where it can.
-    """
-
-    refused: str | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan(Way):
-    """The way a walk will take, and why. ``str(plan)`` is a sentence, :meth:`table` the rest.
-
-    Attributes:
-        reason: why it is taken.
-        rates: where the expected times come from.
-        options: all there are, the one taken among them.
-    """
-
-    reason: str
-    rates: str
-    options: tuple[Option, ...]
-
-    def __str__(self) -> str:
-        return (
-            f"{self.backend} / {self.route}: {self.reason}; about {format_seconds(self.seconds)} "
-            f"and {format_bytes(self.peak_memory)} beyond the inputs."
-        )
-
-    def table(self) -> str:
-        """All routes, a line each, with the reason each was not taken."""
-        rows = [("backend", "route", "operations", "memory", "time", "")]
-        for option in self.options:
-            taken = (option.backend, option.route) == (self.backend, self.route)
-            note = "taken" if taken else option.refused or "slower"
-            rows.append(
-                (
-                    option.backend,
-                    option.route,
-                    f"{option.flops:.2g}",
-                    format_bytes(option.peak_memory),
-                    format_seconds(option.seconds),
-                    note,
-                )
-            )
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False))
-            + ("  " + row[5] if row[5] else "")
-            for row in rows
-        ]
-        return "\n".join(line.rstrip() for line in lines)
 
 
 def plan(
@@ -138,43 +60,40 @@ def plan(
 
     Args:
         shape: of ``q``: ``(…, H, N, D)``.
-        num_labels: ``K``.
-        config: settings; ``None`` is ``NerveConfig()``.
+        num_labels: ``K``, at least 1.
+        config: settings; ``None`` is ``NerveConfig()``. With ``steps=None`` the cost is that of
+            the most steps that the tolerance can take.
         device, dtype: of ``q``.
         backend, route: as for the walk.
         max_memory: bytes that the walk may take beyond its inputs, or text such as ``"6GB"``;
             ``None`` is four fifths of what is free.
-        weights_given: the head weights come from the caller, and no entropy is computed.
-        requires_grad: an input requires a gradient.
+        weights_given: whether the caller gives the head weights, so that no entropy is computed.
+        requires_grad: whether an input requires a gradient.
         grid: ``(h, w)``, which tells how many cells ``global_stride`` leaves; without it they are
-            counted as on a grid that it divides.
+            counted as on a grid that the stride divides.
 
     Returns:
-        The plan.
+        The plan, which ``random_walk(plan=…)`` executes.
 
     Raises:
-        InputError: the budget is too small, the route cannot be exact, or the backend is not there;
-            the message says what can be had.
+        InputError: a value is out of range, the budget is too small, the route is not exact, or
+            the backend is not available; the message says what is.
+        TypeError: an argument is of the wrong type.
     """
-    if len(shape) < 3 or min(shape) < 1:
-        raise InputError(f"shape is {tuple(shape)}; expected (…, H, N, D), none of them 0")
-    if num_labels < 1:
-        raise InputError(f"num_labels is {num_labels}; expected 1 or more")
-    *batch, heads, tokens, head_dim = shape
-    if grid is not None and math.prod(grid) != tokens:
-        raise InputError(f"grid is {tuple(grid)}; expected h · w = {tokens}, the tokens of shape")
-    problem = Problem(
-        batch=math.prod(batch),
-        heads=heads,
-        tokens=tokens,
-        head_dim=head_dim,
-        labels=num_labels,
-        config=config or NerveConfig(),
-        device=torch.device(device),
-        dtype=dtype,
-        weights_given=weights_given,
-        grid=None if grid is None else tuple(grid),
-    )
+    problem = problem_of(shape, num_labels, config, device, dtype, weights_given, grid)
+    if not isinstance(requires_grad, bool):
+        raise TypeError(f"requires_grad is {requires_grad!r}; expected True or False")
+    return plan_for(problem, backend, route, max_memory, requires_grad)
+
+
+def plan_for(
+    problem: Problem,
+    backend: str,
+    route: str,
+    max_memory: int | str | None,
+    requires_grad: bool,
+) -> Plan:
+    """:func:`plan` for a problem that has been checked."""
     request = (problem, resolve(backend), route, requires_grad)
     if max_memory is not None:
         return _planned(*request, parse_bytes(max_memory), named=True)
@@ -183,6 +102,19 @@ def plan(
         # Asking a GPU takes as long as such a walk.
         return at_best
     return _planned(*request, _coarse(int(FREE_SHARE * free_memory(problem.device))))
+
+
+def check_plan(plan: Plan, problem: Problem, requires_grad: bool) -> None:
+    """Raises :class:`InputError` unless ``plan`` can carry out ``problem``."""
+    if not isinstance(plan, Plan):
+        raise TypeError(f"plan is a {type(plan).__name__}; expected what nerve_fast.plan returns")
+    misfit = plan.problem.misfit(problem)
+    if misfit is not None:
+        raise InputError(
+            f"plan does not fit this walk: {misfit}; make one with nerve_fast.plan for these inputs"
+        )
+    kind = (problem.device, problem.dtype, requires_grad, problem.config.radius)
+    CAN_RUN[plan.backend](*kind, raise_error=True)
 
 
 def _coarse(size: int) -> int:
@@ -206,7 +138,7 @@ def _planned(
     if not possible:
         # Only memory is left as a reason: the request itself has been checked.
         best = min(
-            (option for option in options if option.refused.startswith("needs more")),
+            (option for option in options if option.exceeds_memory),
             key=lambda option: option.peak_memory,
         )
         if named:
@@ -220,6 +152,7 @@ def _planned(
         reason = _reason(best, possible, problem)
     chosen = Plan(
         **{field.name: getattr(best, field.name) for field in dataclasses.fields(Way)},
+        problem=problem,
         reason=reason,
         rates=rates_for(best.backend, problem.device)["source"],
         options=tuple(options),
@@ -236,10 +169,11 @@ def _check_request(problem: Problem, backend: str, route: str, requires_grad: bo
     if backend != "auto":
         kind = (problem.device, problem.dtype, requires_grad, problem.config.radius)
         CAN_RUN[backend](*kind, raise_error=True)
-    if route == "factorized" and problem.config.normalization not in FACTORIZABLE:
+    if route == "factorized" and not problem.rule.linear:
+        linear = [repr(rule.name) for rule in NORMALIZATIONS.values() if rule.linear]
         raise InputError(
-            f"route 'factorized' is not exact with normalization {problem.config.normalization!r}; "
-            f"it is with {' and '.join(map(repr, FACTORIZABLE))}: change the normalization, or "
+            f"route 'factorized' is not exact with normalization {problem.rule.name!r}; "
+            f"it is with {' and '.join(linear)}: change the normalization, or "
             "take 'auto', 'dense' or 'streaming'"
         )
     if backend == "reference" and route not in ("auto", "dense"):
@@ -263,10 +197,10 @@ def _option(
         stored = _stored_rows(problem, budget, backend)
     amount = work(problem, backend, route, stored)
     memory = peak_memory(problem, backend, route, stored)
-    cannot = None
+    cannot, exceeds_memory = None, False
     if backend == "triton":
         kind = (problem.device, problem.dtype, requires_grad, problem.config.radius)
-        cannot = without_triton(*kind)
+        cannot = triton_obstacle(*kind)
         if cannot is None and backend not in (wanted_backend, *candidates(problem.device)):
             cannot = "interpreted here, not for speed"
     if wanted_backend not in ("auto", backend):
@@ -275,9 +209,10 @@ def _option(
         refused = cannot
     elif wanted_route not in ("auto", route):
         refused = f"route {wanted_route!r} was asked for"
-    elif route == "factorized" and problem.config.normalization not in FACTORIZABLE:
-        refused = f"not exact with {problem.config.normalization!r}"
+    elif route == "factorized" and not problem.rule.linear:
+        refused = f"not exact with {problem.rule.name!r}"
     elif memory > budget:
+        exceeds_memory = True
         refused = f"needs more than the {format_bytes(budget)} there are"
     else:
         refused = None
@@ -291,6 +226,7 @@ def _option(
         # The rates of a GPU say nothing about a machine without.
         seconds=math.inf if cannot else amount.seconds(backend, problem.device),
         refused=refused,
+        exceeds_memory=exceeds_memory,
     )
 
 

@@ -134,7 +134,7 @@ def can_run_triton(
     raise_error: bool = False,
 ) -> bool:
     """Kernels run on CUDA and ROCm GPUs, forward, in up to 32 bits."""
-    reason = without_triton(device, dtype, requires_grad, radius)
+    reason = triton_obstacle(device, dtype, requires_grad, radius)
     if reason is None:
         return True
     reason = f"backend 'triton' {reason}; 'blocked' and 'reference' can: pass one, or 'auto'"
@@ -144,7 +144,7 @@ def can_run_triton(
     return False
 
 
-def without_triton(
+def triton_obstacle(
     device: torch.device, dtype: torch.dtype, requires_grad: bool = False, radius: int = 1
 ) -> str | None:
     """Why the kernels cannot take such inputs, or ``None`` where they can."""
@@ -152,7 +152,7 @@ def without_triton(
     if device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
         # Without Triton's import, which takes a second.
         return elsewhere
-    reason = _without_triton_at_all()
+    reason = _missing_triton()
     if reason:
         return reason
     from nerve_fast.kernels import launch
@@ -177,7 +177,7 @@ def without_triton(
 
 
 @functools.cache
-def _without_triton_at_all() -> str | None:
+def _missing_triton() -> str | None:
     if importlib.util.find_spec("triton") is None:
         return "needs the package triton, which is not installed"
     import triton

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from nerve_fast.blocked.tiles import GPU_TILE_BYTES, spans
+from nerve_fast.utils.tiles import GPU_TILE_BYTES, spans
 
 STRIPE_BYTES = 1 << 20
 """What a stripe takes, all labels together: it stays in a core's cache, and ``(K, H, W)`` is never

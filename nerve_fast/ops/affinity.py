@@ -4,8 +4,8 @@ import numbers
 
 from torch import Tensor
 
-from nerve_fast.dispatch import backend_for
-from nerve_fast.ops import library
+from nerve_fast.dispatch import wants_grad
+from nerve_fast.ops import eager, library
 from nerve_fast.ops.checks import check_grid, check_head_weights, check_qk, check_real
 from nerve_fast.ops.local import LocalAffinity
 
@@ -36,9 +36,9 @@ def cosine_affinity(
     check_qk(q, k)
     if head_weights is not None:
         check_head_weights(head_weights, q)
-    if library.compiled(q, k, head_weights):
+    if library.compiled():
         return library.cosine_affinity(q, k, head_weights, backend)
-    return backend_for(backend, q, k, head_weights).cosine_affinity(q, k, head_weights).to(q.dtype)
+    return eager.cosine_affinity(q, k, head_weights, backend, wants_grad(q, k, head_weights))
 
 
 def local_affinity(
@@ -63,7 +63,8 @@ def local_affinity(
         head_weights: ``(…, H)``, finite, 0 or more, used as given.
         radius: the window is ``(2·radius + 1)²`` tokens, clipped at the border; at least 1.
         self_affinity: ``ε_self``, 0 or more.
-        backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
+        backend: ``auto``, ``reference``, ``blocked`` or ``triton``; the result's operations run on
+            it too.
 
     Returns:
         A :class:`LocalAffinity` with values ``(…, N, (2r+1)²)``, or ``(…, H, N, (2r+1)²)`` without
@@ -83,10 +84,9 @@ def local_affinity(
         raise ValueError(f"radius is {radius}; expected 1 or more")
     self_affinity = check_real("self_affinity", self_affinity, least=0)
     radius = int(radius)
-    if library.compiled(q, k, head_weights):
-        values = library.local_affinity(q, k, *grid, head_weights, radius, self_affinity, backend)
+    settings = (q, k, head_weights, grid, radius, self_affinity, backend)
+    if library.compiled():
+        values = library.local_affinity(*settings)
     else:
-        values = backend_for(backend, q, k, head_weights, radius=radius).local_affinity(
-            q, k, grid, head_weights, radius, self_affinity
-        )
-    return LocalAffinity(values, grid, radius)
+        values = eager.local_affinity(*settings, wants_grad(q, k, head_weights))
+    return LocalAffinity(values, grid, radius, backend)

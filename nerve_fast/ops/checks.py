@@ -53,7 +53,7 @@ def check_grid(grid: tuple[int, int], tokens: int) -> tuple[int, int]:
 
 
 def check_head_weights(head_weights: Tensor, q: Tensor) -> None:
-    """``head_weights`` is ``(…, H)``, finite and non-negative, on the device of ``q``."""
+    """``head_weights`` is ``(…, H)`` on the device of ``q``."""
     check_float_tensor("head_weights", head_weights, "(…, H)", 1)
     if head_weights.shape != q.shape[:-2]:
         raise ValueError(
@@ -61,15 +61,22 @@ def check_head_weights(head_weights: Tensor, q: Tensor) -> None:
             f"{tuple(q.shape[:-2])}, one weight for each head of q"
         )
     check_same_device("head_weights", head_weights, q)
-    if torch.compiler.is_compiling() or (
-        q.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
-    ):
-        # Values are checked when the compiled program runs; a graph that is recorded has none yet.
+
+
+def check_values(**tensors: Tensor | None) -> None:
+    """``head_weights``, where it is among ``tensors``, is finite and non-negative."""
+    head_weights = tensors.get("head_weights")
+    if head_weights is None or _is_capturing(head_weights.device):
         return
     if not (torch.isfinite(head_weights).all() and (head_weights >= 0).all()):
         raise ValueError(
             f"head_weights holds {head_weights.tolist()}; expected finite numbers, 0 or more"
         )
+
+
+def _is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is recorded, during which no value can be read."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def check_prior(prior: Tensor, q: Tensor) -> None:
@@ -92,9 +99,13 @@ def check_same_device(name: str, x: Tensor, q: Tensor) -> None:
 
 def check_real(name: str, value: float, least: float | None = None) -> float:
     """``value`` as a finite float, at least ``least`` where that is given."""
-    expected = "a finite number" + ("" if least is None else f", {least:g} or more")
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}; expected {expected}")
-    if not math.isfinite(value) or (least is not None and value < least):
-        raise ValueError(f"{name} is {value!r}; expected {expected}")
+        raise TypeError(f"{name} is {value!r}; expected {_finite_number(least)}")
+    # Comparisons alone: torch.compile may trace the number as a symbol.
+    if not -math.inf < value < math.inf or (least is not None and value < least):
+        raise ValueError(f"{name} is {value!r}; expected {_finite_number(least)}")
     return float(value)
+
+
+def _finite_number(least: float | None) -> str:
+    return "a finite number" + ("" if least is None else f", {least:g} or more")

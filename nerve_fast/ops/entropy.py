@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from nerve_fast import reference
-from nerve_fast.dispatch import backend_for
-from nerve_fast.ops import library
+from nerve_fast.dispatch import wants_grad
+from nerve_fast.ops import eager, library
 from nerve_fast.ops.checks import check_float_tensor, check_qk, check_real
 
 
@@ -48,9 +48,9 @@ def head_entropy(
             raise ValueError(f"max_rows is {max_rows}; expected 1 or more, or None for all rows")
         if max_rows < q.shape[-2]:
             q = q[..., _spread(q.shape[-2], max_rows).to(q.device), :]
-    if library.compiled(q, k):
+    if library.compiled():
         return library.head_entropy(q, k, scale, backend)
-    return backend_for(backend, q, k).head_entropy(q, k, scale)
+    return eager.head_entropy(q, k, scale, backend, wants_grad(q, k))
 
 
 def _spread(tokens: int, rows: int) -> Tensor:

@@ -1,135 +1,320 @@
 """The operations as ``torch.library`` operators, which ``torch.compile`` takes whole.
 
-Outside the compiler the public functions are called as they are; while it traces, they put in their
-own place one of these operators, whose implementation calls them when the program runs. So checks
-of values, the choice of a backend and of a route happen then, and no graph is broken.
+Outside the compiler the public functions call :mod:`nerve_fast.ops.eager`; while it traces, they
+put one of these operators in their own place, whose implementation makes that call when the program
+runs. So checks of values, the choice of a backend and of a route happen then, and no graph is
+broken. Gradients are those of the same call, made again on the way back.
 """
 
-from typing import Optional
+import contextlib
+import contextvars
+import threading
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import wants_grad
+from nerve_fast.ops import eager
 
 
-def compiled(*inputs: Tensor | None) -> bool:
-    """Whether an operator should stand for the call: the compiler traces, and wants no gradient."""
-    return torch.compiler.is_compiling() and not wants_grad(*inputs)
+def compiled() -> bool:
+    """Whether the compiler traces, so that an operator stands for the call."""
+    return torch.compiler.is_compiling()
 
 
-# Annotations as the schema's parser knows them.
-# ruff: noqa: UP045
+def head_entropy(q: Tensor, k: Tensor, scale: float | None, backend: str) -> Tensor:
+    """The operator of :func:`nerve_fast.ops.eager.head_entropy`."""
+    return _head_entropy(q, k, scale, backend, wants_grad(q, k))[0]
 
 
-@torch.library.custom_op("nerve_fast::head_entropy", mutates_args=())
-def head_entropy(q: Tensor, k: Tensor, scale: Optional[float], backend: str) -> Tensor:
-    """See :func:`nerve_fast.head_entropy`."""
-    from nerve_fast.ops import entropy
-
-    return entropy.head_entropy(q, k, scale=scale, backend=backend)
+def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None, backend: str) -> Tensor:
+    """The operator of :func:`nerve_fast.ops.eager.cosine_affinity`."""
+    return _cosine_affinity(q, k, head_weights, backend, wants_grad(q, k, head_weights))[0]
 
 
-@head_entropy.register_fake
-def _(q, k, scale, backend):
-    return q.new_empty(q.shape[:-2], dtype=torch.promote_types(q.dtype, torch.float32))
-
-
-@torch.library.custom_op("nerve_fast::cosine_affinity", mutates_args=())
-def cosine_affinity(q: Tensor, k: Tensor, head_weights: Optional[Tensor], backend: str) -> Tensor:
-    """See :func:`nerve_fast.cosine_affinity`."""
-    from nerve_fast.ops import affinity
-
-    return affinity.cosine_affinity(q, k, head_weights, backend=backend)
-
-
-@cosine_affinity.register_fake
-def _(q, k, head_weights, backend):
-    heads = () if head_weights is not None else q.shape[-3:-2]
-    return q.new_empty(*q.shape[:-3], *heads, q.shape[-2], q.shape[-2])
-
-
-@torch.library.custom_op("nerve_fast::local_affinity", mutates_args=())
 def local_affinity(
     q: Tensor,
     k: Tensor,
-    height: int,
-    width: int,
-    head_weights: Optional[Tensor],
+    head_weights: Tensor | None,
+    grid: tuple[int, int],
     radius: int,
     self_affinity: float,
     backend: str,
 ) -> Tensor:
-    """The values of :func:`nerve_fast.local_affinity`, contiguous."""
-    from nerve_fast.ops import affinity
-
-    return affinity.local_affinity(
-        q,
-        k,
-        (height, width),
-        head_weights=head_weights,
-        radius=radius,
-        self_affinity=self_affinity,
-        backend=backend,
-    ).values.contiguous()
+    """The operator of :func:`nerve_fast.ops.eager.local_affinity`."""
+    requires_grad = wants_grad(q, k, head_weights)
+    return _local_affinity(
+        q, k, head_weights, *grid, radius, self_affinity, backend, requires_grad
+    )[0]
 
 
-@local_affinity.register_fake
-def _(q, k, height, width, head_weights, radius, self_affinity, backend):
-    heads = () if head_weights is not None else q.shape[-3:-2]
-    dtype = torch.promote_types(q.dtype, torch.float32)
-    return q.new_empty(*q.shape[:-3], *heads, q.shape[-2], (2 * radius + 1) ** 2, dtype=dtype)
+def local_transition(
+    values: Tensor, grid: tuple[int, int], radius: int, config: NerveConfig, backend: str
+) -> Tensor:
+    """The operator of :func:`nerve_fast.ops.eager.local_transition`."""
+    settings = (radius, config.normalization, config.temperature, backend, wants_grad(values))
+    return _local_transition(values, *grid, *settings)[0]
 
 
-@torch.library.custom_op("nerve_fast::random_walk", mutates_args=())
+def local_matmul(
+    values: Tensor, x: Tensor, grid: tuple[int, int], radius: int, backend: str
+) -> Tensor:
+    """The operator of :func:`nerve_fast.ops.eager.local_matmul`."""
+    return _local_matmul(values, x, *grid, radius, backend, wants_grad(values, x))[0]
+
+
 def random_walk(
     q: Tensor,
     k: Tensor,
     prior: Tensor,
-    height: int,
-    width: int,
-    head_weights: Optional[Tensor],
-    alpha: float,
-    beta: float,
-    steps: int,
-    radius: int,
-    self_affinity: float,
-    sharpness: float,
-    normalization: str,
-    temperature: float,
-    global_stride: int,
+    head_weights: Tensor | None,
+    grid: tuple[int, int],
+    config: NerveConfig,
     backend: str,
     route: str,
-    max_memory: Optional[str],
-) -> Tensor:
-    """See :func:`nerve_fast.random_walk`; the fields of its config one by one."""
-    from nerve_fast.config import NerveConfig
-    from nerve_fast.ops import walk
-
-    config = NerveConfig(
-        alpha=alpha,
-        beta=beta,
-        steps=steps,
-        radius=radius,
-        self_affinity=self_affinity,
-        sharpness=sharpness,
-        normalization=normalization,
-        temperature=temperature,
-        global_stride=global_stride,
-    )
-    return walk.random_walk(
+    max_memory: int | str | None,
+    return_steps: tuple[int, ...],
+) -> list[Tensor]:
+    """The operator of :func:`nerve_fast.ops.eager.walked`: ``P``, then each of ``return_steps``."""
+    return _random_walk(
         q,
         k,
         prior,
-        (height, width),
-        config,
-        head_weights=head_weights,
-        backend=backend,
-        route=route,
-        max_memory=max_memory,
+        head_weights,
+        *grid,
+        *(getattr(config, name) for name in _CONFIG),
+        backend,
+        route,
+        None if max_memory is None else str(max_memory),
+        list(return_steps),
+        wants_grad(q, k, prior, head_weights),
     )
 
 
-@random_walk.register_fake
-def _(q, k, prior, *settings):
-    return torch.empty_like(prior, memory_format=torch.contiguous_format)
+_CONFIG = {
+    "alpha": "float",
+    "beta": "float",
+    "steps": "SymInt?",
+    "radius": "SymInt",
+    "self_affinity": "float",
+    "sharpness": "float",
+    "normalization": "str",
+    "temperature": "float",
+    "global_stride": "SymInt",
+    "tolerance": "float",
+}
+"""The fields of a :class:`NerveConfig` and their types in an operator's schema."""
+
+
+def _operator(
+    name: str,
+    tensors: str,
+    settings: str,
+    call: Callable[..., Sequence[Tensor]],
+    shapes: Callable[..., Sequence[Tensor]],
+) -> Callable[..., list[Tensor]]:
+    """An operator ``(tensors, settings, bool requires_grad) -> Tensor[]`` and its gradients.
+
+    Args:
+        name: of the operator.
+        tensors, settings: its arguments as a schema has them.
+        call: carries it out; takes all arguments, and returns tensors that share no memory.
+        shapes: takes all arguments, and returns empty tensors like the results.
+    """
+    count = len(tensors.split(","))
+
+    def gradients(grads, needed, *arguments):
+        return _on_a_thread(_gradients, call, count, grads, needed, arguments)
+
+    operator = torch.library.custom_op(
+        f"nerve_fast::{name}",
+        call,
+        mutates_args=(),
+        schema=f"({tensors}, {settings}, bool requires_grad) -> Tensor[]",
+    )
+    backward_operator = torch.library.custom_op(
+        f"nerve_fast::{name}_backward",
+        gradients,
+        mutates_args=(),
+        schema=f"(Tensor[] grads, bool[] needed, {tensors}, {settings}, bool requires_grad)"
+        " -> Tensor[]",
+    )
+
+    @backward_operator.register_fake
+    def _(grads, needed, *arguments):
+        return [torch.empty_like(x) for x, need in zip(arguments, needed, strict=False) if need]
+
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs[:count])
+        ctx.settings = inputs[count:]
+
+    def backward(ctx, grads):
+        needed = list(ctx.needs_input_grad[:count])
+        arguments = (*ctx.saved_tensors, *ctx.settings)
+        found = iter(backward_operator(list(grads), needed, *arguments))
+        return *(next(found) if need else None for need in needed), *(None for _ in ctx.settings)
+
+    operator.register_fake(shapes)
+    operator.register_autograd(backward, setup_context=setup_context)
+    return operator
+
+
+def _gradients(call, count, grads, needed, arguments) -> list[Tensor]:
+    """The gradients of ``call`` by those of its first ``count`` arguments that are needed."""
+    leaves = [
+        x if x is None else x.detach().requires_grad_(need)
+        for x, need in zip(arguments[:count], needed, strict=True)
+    ]
+    outputs = call(*leaves, *arguments[count:])
+    pairs = [
+        (out, grad)
+        for out, grad in zip(outputs, grads, strict=True)
+        if grad is not None and out.requires_grad
+    ]
+    wanted = [x for x, need in zip(leaves, needed, strict=True) if need]
+    if not pairs:
+        return [torch.zeros_like(x) for x in wanted]
+    outputs, grads = zip(*pairs, strict=True)
+    found = torch.autograd.grad(outputs, wanted, grads, allow_unused=True)
+    return [
+        torch.zeros_like(x) if grad is None else grad.clone(memory_format=torch.preserve_format)
+        for x, grad in zip(wanted, found, strict=True)
+    ]
+
+
+def _on_a_thread(function, *arguments):
+    """``function(*arguments)`` with autograd at work.
+
+    Within an operator's implementation torch records nothing for autograd; this is a state of the
+    thread, so a thread of its own has it not. It takes the context's variables, such as the chosen
+    backend, and the stream of the device with it.
+    """
+    context = contextvars.copy_context()
+    tensors = [x for x in arguments[-1] if isinstance(x, Tensor)]
+    device = tensors[0].device
+    stream = contextlib.nullcontext()
+    if device.type == "cuda":
+        stream = torch.cuda.stream(torch.cuda.current_stream(device))
+    outcome = {}
+
+    def work():
+        try:
+            with stream:
+                outcome["result"] = context.run(function, *arguments)
+        except BaseException as error:
+            outcome["error"] = error
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["result"]
+
+
+def _per_head(q: Tensor, head_weights: Tensor | None) -> tuple[int, ...]:
+    """The dimensions before the tokens: the heads are among them where no weights sum them."""
+    return q.shape[:-2] if head_weights is None else q.shape[:-3]
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+_head_entropy = _operator(
+    "head_entropy",
+    "Tensor q, Tensor k",
+    "float? scale, str backend",
+    lambda *arguments: [eager.head_entropy(*arguments)],
+    lambda q, *_: [q.new_empty(q.shape[:-2], dtype=_wide(q))],
+)
+
+_cosine_affinity = _operator(
+    "cosine_affinity",
+    "Tensor q, Tensor k, Tensor? head_weights",
+    "str backend",
+    lambda *arguments: [eager.cosine_affinity(*arguments)],
+    lambda q, k, head_weights, *_: [
+        q.new_empty(*_per_head(q, head_weights), q.shape[-2], q.shape[-2])
+    ],
+)
+
+_local_affinity = _operator(
+    "local_affinity",
+    "Tensor q, Tensor k, Tensor? head_weights",
+    "SymInt height, SymInt width, SymInt radius, float self_affinity, str backend",
+    lambda q, k, head_weights, height, width, *settings: [
+        eager.local_affinity(q, k, head_weights, (height, width), *settings).contiguous()
+    ],
+    lambda q, k, head_weights, height, width, radius, *_: [
+        q.new_empty(*_per_head(q, head_weights), q.shape[-2], (2 * radius + 1) ** 2, dtype=_wide(q))
+    ],
+)
+
+_local_transition = _operator(
+    "local_transition",
+    "Tensor values",
+    "SymInt height, SymInt width, SymInt radius, str normalization, float temperature, str backend",
+    lambda values, height, width, radius, normalization, temperature, *settings: [
+        eager.local_transition(
+            values,
+            (height, width),
+            radius,
+            NerveConfig(normalization=normalization, temperature=temperature),
+            *settings,
+        ).contiguous()
+    ],
+    lambda values, *_: [values.new_empty(values.shape, dtype=_wide(values))],
+)
+
+_local_matmul = _operator(
+    "local_matmul",
+    "Tensor values, Tensor x",
+    "SymInt height, SymInt width, SymInt radius, str backend",
+    lambda values, x, height, width, *settings: [
+        eager.local_matmul(values, x, (height, width), *settings).contiguous()
+    ],
+    lambda values, x, *_: [
+        x.new_empty(*torch.broadcast_shapes(values.shape[:-2], x.shape[:-2]), *x.shape[-2:])
+    ],
+)
+
+
+def _walk(q, k, prior, head_weights, height, width, *settings) -> list[Tensor]:
+    fields, settings = settings[: len(_CONFIG)], settings[len(_CONFIG) :]
+    backend, route, max_memory, return_steps, requires_grad = settings
+    config = NerveConfig(**dict(zip(_CONFIG, fields, strict=True)))
+    return_steps = tuple(return_steps)
+    P, at_steps, _ = eager.walked(
+        q,
+        k,
+        prior,
+        head_weights,
+        (height, width),
+        config,
+        backend,
+        route,
+        None,
+        max_memory,
+        return_steps,
+        None,
+        requires_grad,
+    )
+    # P may be one of the others.
+    return [P.contiguous(), *(at_steps[t].clone() for t in return_steps)]
+
+
+_random_walk = _operator(
+    "random_walk",
+    "Tensor q, Tensor k, Tensor prior, Tensor? head_weights",
+    "SymInt height, SymInt width, "
+    + ", ".join(f"{kind} {name}" for name, kind in _CONFIG.items())
+    + ", str backend, str route, str? max_memory, int[] return_steps",
+    _walk,
+    lambda q, k, prior, *settings: [
+        torch.empty_like(prior, memory_format=torch.contiguous_format)
+        for _ in range(1 + len(settings[-2]))
+    ],
+)

@@ -5,9 +5,11 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from nerve_fast.blocked import stencil
 from nerve_fast.config import NerveConfig
+from nerve_fast.dispatch import wants_grad
+from nerve_fast.ops import eager, library
 from nerve_fast.ops.checks import check_float_tensor, check_grid
+from nerve_fast.utils import windows
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -19,11 +21,14 @@ class LocalAffinity:
             of the window, the token itself in the middle, 0 outside the grid.
         grid: ``(h, w)`` with ``h · w = N``, row-major.
         radius: ``r``.
+        backend: what :meth:`normalized` and :meth:`matmul` run on: ``auto``, ``reference``,
+            ``blocked`` or ``triton``.
     """
 
     values: Tensor
     grid: tuple[int, int]
     radius: int
+    backend: str = "auto"
 
     def __post_init__(self):
         check_float_tensor("values", self.values, "(…, N, (2r+1)²)", 2)
@@ -37,23 +42,29 @@ class LocalAffinity:
     @property
     def inside(self) -> Tensor:
         """``(N, (2r+1)²)`` bool: which window positions lie on the grid."""
-        return stencil.inside(self.grid, self.radius, self.values.device)
+        return windows.inside(self.grid, self.radius, self.values.device)
 
     def normalized(self, normalization: str, temperature: float = 0.05) -> "LocalAffinity":
         """``S_local``: numerators over the row's absolute sum, ``ε_self`` as it is in the middle.
 
         Args:
-            normalization: ``softmax``, ``relu``, ``l1`` or ``shift``.
+            normalization: as :class:`nerve_fast.NerveConfig` takes it.
             temperature: ``τ`` of ``softmax``.
 
         Returns:
             The transition matrix, in the dtype of :attr:`values`. A row whose absolute sum is not
             above 1e-12 is the identity's.
+
+        Raises:
+            ValueError, TypeError: an argument is not as described, or the backend cannot take
+                these values; the message says how.
         """
-        NerveConfig(normalization=normalization, temperature=temperature)
-        weights = stencil.transition(
-            self.values, self.grid, self.radius, normalization, temperature
-        )
+        config = NerveConfig(normalization=normalization, temperature=temperature)
+        settings = (self.values, self.grid, self.radius, config, self.backend)
+        if library.compiled():
+            weights = library.local_transition(*settings)
+        else:
+            weights = eager.local_transition(*settings, wants_grad(self.values))
         return dataclasses.replace(self, values=weights.to(self.values.dtype))
 
     def matmul(self, x: Tensor) -> Tensor:
@@ -66,7 +77,7 @@ class LocalAffinity:
             ``(…, N, K)``, accumulated in float32 or better, in the dtype of ``x``.
 
         Raises:
-            ValueError, TypeError: ``x`` is not as described.
+            ValueError, TypeError: ``x`` is not as described, or the backend cannot take it.
         """
         check_float_tensor("x", x, "(…, N, K)", 2)
         if x.shape[-2] != self.values.shape[-2]:
@@ -75,21 +86,23 @@ class LocalAffinity:
                 f"matrix couples {self.values.shape[-2]} tokens"
             )
         dtype = torch.promote_types(torch.promote_types(x.dtype, self.values.dtype), torch.float32)
-        product = stencil.matmul(self.values.to(dtype), self.grid, self.radius, x.to(dtype))
+        operands = (self.values.to(dtype), x.to(dtype), self.grid, self.radius, self.backend)
+        if library.compiled():
+            product = library.local_matmul(*operands)
+        else:
+            product = eager.local_matmul(*operands, wants_grad(self.values, x))
         return product.to(x.dtype)
 
     def to_dense(self) -> Tensor:
         """The whole matrix, ``(…, N, N)``."""
-        rows = self.values.new_zeros(*self.values.shape[:-1], self.values.shape[-2])
-        values = self.values.masked_fill(~self.inside, 0)
-        return rows.scatter_add(-1, self._columns().expand_as(values), values)
+        return windows.dense(self.values, self.grid, self.radius)
 
     def to_sparse_csr(self) -> Tensor:
         """The matrix as a ``torch.sparse_csr`` tensor ``(…, N, N)``, every window entry stored."""
         batch, tokens = self.values.shape[:-2], self.values.shape[-2]
         starts = torch.zeros(tokens + 1, dtype=torch.int64, device=self.values.device)
         starts[1:] = self.inside.sum(-1).cumsum(0)
-        columns = self._columns()[self.inside]
+        columns = windows.columns(self.grid, self.radius, self.values.device)[self.inside]
         return torch.sparse_csr_tensor(
             starts.expand(*batch, -1),
             columns.expand(*batch, -1),
@@ -97,6 +110,3 @@ class LocalAffinity:
             size=(*batch, tokens, tokens),
             check_invariants=False,
         )
-
-    def _columns(self) -> Tensor:
-        return stencil.columns(self.grid, self.radius, self.values.device)

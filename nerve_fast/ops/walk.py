@@ -1,15 +1,16 @@
 """The random walk: the whole graph stage in one call."""
 
-from collections.abc import Callable
+import numbers
+from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor
 
 from nerve_fast.config import NerveConfig
-from nerve_fast.dispatch import plan, wants_grad
-from nerve_fast.dispatch.select import module_of
-from nerve_fast.ops import library
+from nerve_fast.dispatch import Plan, checked_config, wants_grad
+from nerve_fast.errors import InputError
+from nerve_fast.ops import eager, library
 from nerve_fast.ops.checks import check_grid, check_head_weights, check_prior, check_qk
+from nerve_fast.walked import Walked
 
 
 def random_walk(
@@ -22,87 +23,131 @@ def random_walk(
     head_weights: Tensor | None = None,
     backend: str = "auto",
     route: str = "auto",
+    plan: Plan | None = None,
     max_memory: int | str | None = None,
+    return_steps: Sequence[int] = (),
     on_step: Callable[[], None] | None = None,
-) -> Tensor:
+) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
     r"""Spread labels over the graph of image tokens (NERVE, slides 4.1 to 4.4).
 
     .. math:: P_L = \frac{1 - \alpha}{1 - \alpha^{L+1}} \sum_{t=0}^{L} \alpha^t S^t G, \quad
+              P_\infty = (1 - \alpha) (I - \alpha S)^{-1} G, \quad
               S = \beta S_{global} + (1 - \beta) S_{local}
 
     Args:
         q, k: ``(…, H, N, D)`` queries and keys of a self-attention layer, any floating dtype.
         prior: ``G``, ``(…, N, K)``: a distribution over ``K`` labels for each token.
         grid: ``(h, w)`` with ``h · w = N``; tokens are in row-major order.
-        config: settings; ``None`` is ``NerveConfig()``.
+        config: settings; ``None`` is ``NerveConfig()``. With ``steps=None`` the result is ``P∞``
+            within ``config.tolerance``.
         head_weights: ``(…, H)``, finite, 0 or more, used as given; ``None`` takes them from the
             heads' entropies, with ``config.sharpness``.
         backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
         route: ``auto``, ``dense``, ``streaming`` or ``factorized``; :func:`nerve_fast.plan` says
             what ``auto`` takes, and why.
+        plan: executed as it is, in place of ``backend``, ``route`` and ``max_memory``.
         max_memory: bytes that may be used beyond the inputs, or text such as ``"6GB"``; ``None``
             plans with what is free.
-        on_step: called after each step of each member of a batch, by the backend ``blocked``; the
-            steps of the others are too short to watch.
+        return_steps: numbers of steps after which the walk is wanted too, from the same walk;
+            they may exceed ``config.steps``.
+        on_step: called after each step; by the backend ``blocked`` for each member of a batch, by
+            the others for all members at once.
 
     Returns:
-        ``P_L (…, N, K)`` in the dtype of ``prior``. For ``softmax``, ``relu`` and ``shift`` its
-        rows sum to what the prior's rows sum to; ``l1`` keeps the sign of the cosines, and ``P_L``
-        can be negative.
+        ``P (…, N, K)`` in the dtype of ``prior``; with ``return_steps`` the pair of it and
+        ``{t: P_t}``. Where the numerators of ``config.normalization`` cannot be negative
+        (``softmax``, ``relu``, ``shift``), its rows sum to what the prior's rows sum to; ``l1``
+        keeps the sign of the cosines, and ``P`` can be negative.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the message says how.
     """
+    if library.compiled():
+        grid, config, return_steps = _checked(q, k, prior, grid, config, head_weights, return_steps)
+        if plan is not None:
+            raise InputError(
+                "plan is not taken under torch.compile, where a walk is planned when it runs; pass "
+                "plan.backend as backend and plan.route as route instead"
+            )
+        P, *others = library.random_walk(
+            q, k, prior, head_weights, grid, config, backend, route, max_memory, return_steps
+        )
+        return (P, dict(zip(return_steps, others, strict=True))) if return_steps else P
+    P, at_steps, _ = walked(
+        q,
+        k,
+        prior,
+        grid,
+        config,
+        head_weights=head_weights,
+        backend=backend,
+        route=route,
+        plan=plan,
+        max_memory=max_memory,
+        return_steps=return_steps,
+        on_step=on_step,
+    )
+    return (P, at_steps) if len(at_steps) else P
+
+
+def walked(
+    q: Tensor,
+    k: Tensor,
+    prior: Tensor,
+    grid: tuple[int, int],
+    config: NerveConfig | None = None,
+    *,
+    head_weights: Tensor | None = None,
+    backend: str = "auto",
+    route: str = "auto",
+    plan: Plan | None = None,
+    max_memory: int | str | None = None,
+    return_steps: Sequence[int] = (),
+    on_step: Callable[[], None] | None = None,
+) -> Walked:
+    """:func:`random_walk` with the number of steps that it took; not for ``torch.compile``."""
+    grid, config, return_steps = _checked(q, k, prior, grid, config, head_weights, return_steps)
+    return eager.walked(
+        q,
+        k,
+        prior,
+        head_weights,
+        grid,
+        config,
+        backend,
+        route,
+        plan,
+        max_memory,
+        return_steps,
+        on_step,
+        wants_grad(q, k, prior, head_weights),
+    )
+
+
+def _checked(
+    q, k, prior, grid, config, head_weights, return_steps
+) -> tuple[tuple[int, int], NerveConfig, tuple[int, ...]]:
+    """The grid, the settings and the numbers of steps, after checks of everything but values."""
     check_qk(q, k)
     check_prior(prior, q)
     grid = check_grid(grid, q.shape[-2])
-    if config is None:
-        config = NerveConfig()
-    if not isinstance(config, NerveConfig):
-        raise TypeError(f"config is a {type(config).__name__}; expected a nerve_fast.NerveConfig")
+    config = checked_config(config)
     if head_weights is not None:
         check_head_weights(head_weights, q)
-    if library.compiled(q, k, prior, head_weights):
-        return library.random_walk(
-            q,
-            k,
-            prior,
-            *grid,
-            head_weights,
-            config.alpha,
-            config.beta,
-            config.steps,
-            config.radius,
-            config.self_affinity,
-            config.sharpness,
-            config.normalization,
-            config.temperature,
-            config.global_stride,
-            backend,
-            route,
-            None if max_memory is None else str(max_memory),
-        )
-    if torch.float64 in (q.dtype, prior.dtype):
-        q, k = q.double(), k.double()
-    chosen = plan(
-        q.shape,
-        prior.shape[-1],
-        config=config,
-        device=q.device,
-        dtype=q.dtype,
-        backend=backend,
-        route=route,
-        max_memory=max_memory,
-        weights_given=head_weights is not None,
-        requires_grad=wants_grad(q, k, prior, head_weights),
-        grid=grid,
-    )
-    way = {"route": chosen.route, "stored_rows": chosen.stored_rows}
-    if chosen.backend == "reference":
-        way = {}
-    if chosen.backend == "blocked" and on_step is not None:
-        way["on_step"] = on_step
-    walked = module_of(chosen.backend, q.device).random_walk(
-        q, k, prior, grid, config, head_weights, **way
-    )
-    return walked.to(prior.dtype)
+    return grid, config, _check_return_steps(return_steps)
+
+
+def _check_return_steps(return_steps: Sequence[int]) -> tuple[int, ...]:
+    """The numbers of steps as ints, each once, in the order given."""
+    try:
+        return_steps = tuple(return_steps)
+    except TypeError:
+        raise TypeError(
+            f"return_steps is {return_steps!r}; expected a sequence of whole numbers such as (1, 5)"
+        ) from None
+    for t in return_steps:
+        if not isinstance(t, numbers.Integral) or isinstance(t, bool):
+            raise TypeError(f"return_steps holds {t!r}; expected whole numbers, 0 or more")
+        if t < 0:
+            raise InputError(f"return_steps holds {t}; expected whole numbers, 0 or more")
+    return tuple(dict.fromkeys(int(t) for t in return_steps))

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from nerve_fast.backbones.source import AffinitySource, heads_of
-from nerve_fast.blocked.tiles import GPU_TILE_BYTES
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan, plan, resolve
 from nerve_fast.dispatch.machine import free_memory
@@ -19,6 +18,7 @@ from nerve_fast.imaging.resampling import STRIPE_BYTES
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.pipeline.stages import GraphView, graph_view
 from nerve_fast.priors import Prior
+from nerve_fast.utils.tiles import GPU_TILE_BYTES
 from nerve_fast.utils.units import format_bytes, parse_bytes
 
 ENTROPY_ROWS = 1024

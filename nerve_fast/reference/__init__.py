@@ -11,6 +11,15 @@ the prior over ``K`` labels.
 
 from nerve_fast.reference.affinity import cosine_affinity, local_affinity
 from nerve_fast.reference.entropy import entropy_weights, head_entropy
+from nerve_fast.reference.local import local_matmul, local_transition
 from nerve_fast.reference.walk import random_walk
 
-__all__ = ["cosine_affinity", "entropy_weights", "head_entropy", "local_affinity", "random_walk"]
+__all__ = [
+    "cosine_affinity",
+    "entropy_weights",
+    "head_entropy",
+    "local_affinity",
+    "local_matmul",
+    "local_transition",
+    "random_walk",
+]

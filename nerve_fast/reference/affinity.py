@@ -4,8 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from nerve_fast.numerics import NORM_FLOOR
-from nerve_fast.reference.precision import upcast
+from nerve_fast.numerics import NORM_FLOOR, upcast
 
 
 def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None = None) -> Tensor:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nerve_fast.reference.precision import upcast
+from nerve_fast.numerics import upcast
 
 
 def head_entropy(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:

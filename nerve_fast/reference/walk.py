@@ -1,19 +1,25 @@
 """Transition probabilities and the random walk they drive (slides 4.1 and 4.4)."""
 
 import math
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
 
-from nerve_fast.numerics import EMPTY_ROW
+from nerve_fast.normalization import Normalization
+from nerve_fast.numerics import EMPTY_ROW, steps_to_limit, upcast
 from nerve_fast.reference.affinity import cosine_affinity, neighbours
 from nerve_fast.reference.entropy import entropy_weights, head_entropy
-from nerve_fast.reference.precision import upcast
+from nerve_fast.walked import Walked
+
+Advance = Callable[[Tensor, Tensor], Tensor]
+"""``Y (…, N, K)`` and ``B (…, N, K)`` in, ``B + α S Y`` out: one step of a walk."""
 
 
-def numerator(A: Tensor, normalization: str) -> Tensor:
-    """What stands above the row sum, for all but ``softmax``; element by element, any shape."""
-    return {"relu": A.clamp(min=0), "l1": A, "shift": (1 + A) / 2}[normalization]
+def numerator(A: Tensor, rule: Normalization) -> Tensor:
+    """The numerators of a rule that is not exponential; element by element, any shape."""
+    affine = rule.scale * A + rule.offset
+    return affine.clamp(min=0) if rule.clamped else affine
 
 
 def over_row_sum(A: Tensor, identity: Tensor) -> Tensor:
@@ -51,43 +57,51 @@ def transition(A: Tensor, grid: tuple[int, int], config) -> Tensor:
     .. math:: S = \beta S_{global} + (1 - \beta) S_{local}
 
     ``S_global`` takes all columns of ``A``; ``S_local`` those in the window, and ``ε_self`` as it
-    is on the diagonal. Each row sums to 1; with ``l1`` the absolute values of either part do.
+    is on the diagonal. Each row sums to 1; with a signed rule such as ``l1`` the absolute values of
+    either part do.
     """
-    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
-    diagonal = eye.bool()
-    elsewhere = ~(neighbours(grid, config.radius, A.device) | diagonal)
-    A_global = coarsen(A, grid, config.global_stride)
-    if config.normalization == "softmax":
-        # exp((a−1)/τ) with everything in the exponent, ε_self too.
-        log_self = math.log(config.self_affinity) if config.self_affinity else -math.inf
-        logits = ((A - 1) / config.temperature).masked_fill(diagonal, log_self)
-        S_global = softmax_rows((A_global - 1) / config.temperature, eye)
-        S_local = softmax_rows(logits.masked_fill(elsewhere, -math.inf), eye)
-    else:
-        A_local = numerator(A, config.normalization).masked_fill(elsewhere, 0)
-        S_global = over_row_sum(numerator(A_global, config.normalization), eye)
-        S_local = over_row_sum(A_local.masked_fill(diagonal, config.self_affinity), eye)
+    rule, temperature = config.rule, config.temperature
+    S_global = transition_global(coarsen(A, grid, config.global_stride), rule, temperature)
+    S_local = transition_local(A, config.self_affinity, grid, config.radius, rule, temperature)
     return config.beta * S_global + (1 - config.beta) * S_local
 
 
-def power_series(S: Tensor, G: Tensor, alpha: float, steps: int) -> Tensor:
-    r"""Expected label of a walker that moves on with probability ``α``, at most ``L`` times.
+def transition_global(A: Tensor, rule: Normalization, temperature: float) -> Tensor:
+    """``S_global (…, N, N)`` from an affinity ``(…, N, N)``."""
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    if rule.exponential:
+        return softmax_rows((A - 1) / temperature, eye)
+    return over_row_sum(numerator(A, rule), eye)
 
-    .. math:: P_L = \frac{1 - \alpha}{1 - \alpha^{L+1}} \sum_{t=0}^{L} \alpha^t S^t G
 
-    By Horner's rule. ``α = 1`` is the limit, the mean of the ``L + 1`` terms.
+def transition_local(
+    A: Tensor,
+    itself: float | Tensor,
+    grid: tuple[int, int],
+    radius: int,
+    rule: Normalization,
+    temperature: float,
+) -> Tensor:
+    """``S_local (…, N, N)`` from an affinity ``(…, N, N)``, of which the windows are read.
 
     Args:
-        S: ``(…, N, N)``.
-        G: ``(…, N, K)``.
-
-    Returns:
-        ``P_L (…, N, K)``.
+        itself: ``ε_self``, one for all tokens or ``(…, N)``.
     """
-    Y = G
-    for _ in range(steps):
-        Y = G + alpha * (S @ Y)
-    return Y / series_sum(alpha, steps)
+    eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
+    diagonal = eye.bool()
+    elsewhere = ~(neighbours(grid, radius, A.device) | diagonal)
+    if isinstance(itself, Tensor):
+        itself = itself[..., None]
+    if rule.exponential:
+        # exp((a−1)/τ) with everything in the exponent, ε_self too.
+        if isinstance(itself, Tensor):
+            log_self = itself.log()
+        else:
+            log_self = math.log(itself) if itself else -math.inf
+        logits = torch.where(diagonal, log_self, (A - 1) / temperature)
+        return softmax_rows(logits.masked_fill(elsewhere, -math.inf), eye)
+    numerators = torch.where(diagonal, itself, numerator(A, rule))
+    return over_row_sum(numerators.masked_fill(elsewhere, 0), eye)
 
 
 def series_sum(alpha: float, steps: int) -> float:
@@ -95,22 +109,136 @@ def series_sum(alpha: float, steps: int) -> float:
     return sum(alpha**t for t in range(steps + 1))
 
 
+def power_series(
+    advance: Advance,
+    G: Tensor,
+    alpha: float,
+    steps: Collection[int],
+    on_step: Callable[[], None] = lambda: None,
+) -> dict[int, Tensor]:
+    r"""``P_t`` for each ``t`` in ``steps``, from one walk by Horner's scheme.
+
+    .. math:: P_t = \frac{1 - \alpha}{1 - \alpha^{t+1}} \sum_{u=0}^{t} \alpha^u S^u G, \quad
+              Y_0 = G, \quad Y_{t+1} = G + \alpha S Y_t, \quad P_t = Y_t / \sum_{u=0}^{t} \alpha^u
+
+    Args:
+        advance: takes ``Y`` and ``G`` to ``G + α S Y``.
+        G: ``(…, N, K)``.
+        alpha: probability that a walker moves on.
+        steps: the numbers of steps that are wanted.
+        on_step: called after each step.
+    """
+    results = {}
+    Y = G
+    for t in range(max(steps, default=0) + 1):
+        if t > 0:
+            Y = advance(Y, G)
+            on_step()
+        if t in steps:
+            results[t] = Y / series_sum(alpha, t)
+    return results
+
+
+def towards_limit(
+    advance: Advance,
+    G: Tensor,
+    alpha: float,
+    tolerance: float,
+    on_step: Callable[[], None] = lambda: None,
+) -> tuple[Tensor, int]:
+    r"""``P∞`` within ``tolerance``, and the number of steps that it took.
+
+    .. math:: X_0 = G, \quad X_{t+1} = (1 - \alpha) G + \alpha S X_t
+
+    As :math:`\|S\|_\infty \le 1`, no row of :math:`P_\infty - X_t` has an absolute sum above
+    :math:`\alpha / (1 - \alpha)` times the largest of :math:`X_t - X_{t-1}`; the walk stops when
+    this is at most ``tolerance``. It ends at :func:`nerve_fast.numerics.steps_to_limit` in any
+    case, where rounding keeps the change of a row above so small a tolerance.
+
+    Args:
+        advance: takes ``X`` and ``B`` to ``B + α S X``.
+        G: ``(…, N, K)``.
+        alpha: probability that a walker moves on, below 1.
+        tolerance: above 0.
+        on_step: called after each step.
+    """
+    steps = steps_to_limit(alpha, tolerance, G.detach().abs().sum(-1).max().item())
+    source = (1 - alpha) * G
+    X = G
+    for t in range(1, steps + 1):
+        before, X = X, advance(X, source)
+        on_step()
+        change = (X - before).detach().abs().sum(-1).max().item()
+        if change * alpha / (1 - alpha) <= tolerance:
+            return X, t
+    return X, steps
+
+
+def limit(S: Tensor, G: Tensor, alpha: float) -> Tensor:
+    """``P∞ = (1−α)(I − αS)⁻¹ G`` by an exact solve in float64; ``alpha`` below 1.
+
+    The measure of :func:`towards_limit`; ``S (…, N, N)`` and ``G (…, N, K)`` in.
+    """
+    S, G = S.double(), G.double()
+    eye = torch.eye(S.shape[-1], dtype=S.dtype, device=S.device)
+    return (1 - alpha) * torch.linalg.solve(eye - alpha * S, G)
+
+
+def walk_along(
+    advance: Advance,
+    G: Tensor,
+    config,
+    return_steps: Collection[int] = (),
+    on_step: Callable[[], None] = lambda: None,
+) -> Walked:
+    """The walk that ``config`` describes, and ``P_t`` for each ``t`` in ``return_steps``."""
+    if config.steps is not None:
+        steps = {config.steps, *return_steps}
+        at_steps = power_series(advance, G, config.alpha, steps, on_step)
+        probabilities, taken = at_steps[config.steps], config.steps
+    else:
+        probabilities, taken = towards_limit(advance, G, config.alpha, config.tolerance, on_step)
+        at_steps = power_series(advance, G, config.alpha, return_steps, on_step)
+    return Walked(probabilities, {t: at_steps[t] for t in return_steps}, taken)
+
+
 def random_walk(
-    q: Tensor, k: Tensor, prior: Tensor, grid: tuple[int, int], config, head_weights: Tensor | None
-) -> Tensor:
+    q: Tensor,
+    k: Tensor,
+    prior: Tensor,
+    grid: tuple[int, int],
+    config,
+    head_weights: Tensor | None,
+    *,
+    route: str = "dense",
+    stored_rows: int = 0,
+    return_steps: Collection[int] = (),
+    on_step: Callable[[], None] | None = None,
+) -> Walked:
     """The whole graph stage: entropy, weights, affinity, transition, walk.
 
     Args:
         q, k: ``(…, H, N, D)``.
         prior: ``G``, ``(…, N, K)``.
+        grid: ``(h, w)`` with ``h · w = N``.
         config: a :class:`nerve_fast.NerveConfig`.
         head_weights: ``(…, H)``; ``None`` takes them from the heads' entropies.
+        route, stored_rows: not used: the reference stores the whole of ``S``.
+        return_steps: further numbers of steps after which the walk is wanted.
+        on_step: called after each step, of all members of a batch at once.
 
     Returns:
-        ``P_L (…, N, K)``.
+        ``P (…, N, K)`` in float32, in float64 where an input is float64; with ``return_steps``
+        the walk at those steps too.
     """
     w = head_weights
     if w is None:
         w = entropy_weights(head_entropy(q, k), config.sharpness)
     S = transition(cosine_affinity(q, k, w), grid, config)
-    return power_series(S, upcast(prior).to(S.dtype), config.alpha, config.steps)
+
+    def advance(Y, G):
+        return G + config.alpha * (S @ Y)
+
+    return walk_along(
+        advance, upcast(prior).to(S.dtype), config, return_steps, on_step or (lambda: None)
+    )

@@ -9,12 +9,12 @@ from PIL import Image
 from torch import Tensor
 
 from nerve_fast.backbones.source import GraphFeatures
-from nerve_fast.blocked.tiles import CPU_TILE_BYTES, GPU_TILE_BYTES, spans
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.resampling import as_maps, to_tokens
 from nerve_fast.ops.checks import check_real
 from nerve_fast.refiners.checks import check_count, check_graph, check_maps
 from nerve_fast.refiners.registry import registered
+from nerve_fast.utils.tiles import CPU_TILE_BYTES, GPU_TILE_BYTES, spans
 
 MAX_TOKENS = 16_384
 """More are refused: the map of so many takes a gigabyte. 512 × 2048 pixels have them."""

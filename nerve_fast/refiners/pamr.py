@@ -9,11 +9,11 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from nerve_fast.backbones.source import GraphFeatures
-from nerve_fast.blocked.tiles import GPU_TILE_BYTES, spans
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.refiners.checks import check_count, check_maps
 from nerve_fast.refiners.registry import registered
+from nerve_fast.utils.tiles import GPU_TILE_BYTES, spans
 
 CHUNK_BYTES = 8 << 20
 """Labels are worked on so many at a time that, on a CPU, their maps take this."""

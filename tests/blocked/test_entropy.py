@@ -3,6 +3,7 @@ import torch
 
 from nerve_fast import blocked, reference
 from nerve_fast.blocked import tiles
+from nerve_fast.numerics import ERROR_BOUNDS
 
 
 @pytest.mark.parametrize(("tile_bytes", "columns"), [(4 * 48 * 32, 48), (1 << 20, 1024)])
@@ -19,7 +20,7 @@ def test_head_entropy_agrees_with_the_reference(
     entropy = blocked.head_entropy(q, k)
     expected = reference.head_entropy(q.double(), k.double())
     assert entropy.shape == shape[:-2]
-    bound = 1e-12 if dtype == torch.float64 else 1e-5
+    bound = ERROR_BOUNDS[expected.dtype if dtype == torch.float64 else torch.float32]
     assert (entropy.double() - expected).abs().max() <= bound * max(expected.abs().max(), 1)
     assert blocked.head_entropy(q, k, 0.3).shape == shape[:-2]
 

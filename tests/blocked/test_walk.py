@@ -7,14 +7,22 @@ import nerve_fast as nf
 from nerve_fast import blocked, reference
 from nerve_fast.blocked import tiles
 from nerve_fast.normalization import NORMALIZATIONS
+from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 
-BOUNDS = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 ROUTES = {
     "factorized": {"route": "factorized"},
     "streaming": {"route": "streaming"},
     "dense": {"route": "dense", "stored_rows": 10**6},
     "half dense": {"route": "dense", "stored_rows": 64},
 }
+
+
+def blocked_walk(*arguments, **options):
+    return blocked.random_walk(*arguments, **options).probabilities
+
+
+def reference_walk(*arguments, **options):
+    return reference.random_walk(*arguments, **options).probabilities
 
 
 @pytest.fixture(autouse=True)
@@ -26,17 +34,17 @@ def small_tiles(monkeypatch):
 
 
 def exact_for(normalization):
-    linear = normalization in ("shift", "l1")
+    linear = NORMALIZATIONS[normalization].linear
     return [name for name in ROUTES if linear or name != "factorized"]
 
 
 def check(q, k, G, grid, config, weights=None, names=None):
-    expected = reference.random_walk(q.double(), k.double(), G.double(), grid, config, weights)
+    expected = reference_walk(q.double(), k.double(), G.double(), grid, config, weights)
     best = expected.topk(min(2, G.shape[-1]), dim=-1).values
     for name in names or exact_for(config.normalization):
-        out = blocked.random_walk(q, k, G, grid, config, weights, **ROUTES[name]).double()
-        error = (out - expected).norm() / expected.norm()
-        assert error <= BOUNDS[q.dtype], name
+        out = blocked_walk(q, k, G, grid, config, weights, **ROUTES[name]).double()
+        error = relative_error(out, expected)
+        assert error <= ERROR_BOUNDS[q.dtype], name
         clear = best[..., 0] - best[..., -1] > 10 * error
         assert torch.equal(out.argmax(-1)[clear], expected.argmax(-1)[clear]), name
 
@@ -47,7 +55,7 @@ def related(q, k):
     return (groups + 0.5 * q).to(q.dtype), (groups + 0.5 * k).to(q.dtype)
 
 
-@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("dtype", ERROR_BOUNDS)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_routes_agree_with_the_reference(make_qk, make_prior, normalization, dtype):
     q, k = related(*make_qk(5, 143, 40, dtype=dtype))
@@ -94,7 +102,7 @@ def test_a_row_without_mass_stays_in_place_in_the_factorized_route(make_prior):
     q = torch.ones(1, 6, 4)
     G = make_prior(6, 3, dtype=torch.float32)
     config = nf.NerveConfig(normalization="shift", beta=1.0)
-    out = blocked.random_walk(q, -q, G, (2, 3), config, None, route="factorized")
+    out = blocked_walk(q, -q, G, (2, 3), config, None, route="factorized")
     torch.testing.assert_close(out, G)
 
 
@@ -116,11 +124,9 @@ def test_gradients_are_those_of_the_reference(make_qk, make_prior, normalization
         walk(*leaves, (6, 11), config, None, **arguments).square().sum().backward()
         return [x.grad for x in leaves]
 
-    expected = gradients(reference.random_walk)
+    expected = gradients(reference_walk)
     for name in exact_for(normalization):
-        for mine, other in zip(
-            gradients(blocked.random_walk, **ROUTES[name]), expected, strict=True
-        ):
+        for mine, other in zip(gradients(blocked_walk, **ROUTES[name]), expected, strict=True):
             torch.testing.assert_close(mine, other)
 
 
@@ -130,14 +136,16 @@ def test_weights_are_used_as_given(make_qk, make_prior, normalization, weight):
     q, k = related(*make_qk(2, 143, 40, dtype=torch.float32))
     weights = weight * make_prior(2, dtype=torch.float32)
     G = make_prior(143, 4, dtype=torch.float32)
+    if normalization == "shift" and weight > 1:
+        pytest.skip("refused by nerve_fast.random_walk: numerators would be negative")
     names = exact_for(normalization)
     config = nf.NerveConfig(normalization=normalization)
-    expected = reference.random_walk(
+    expected = reference_walk(
         q.double(), k.double(), G.double(), (11, 13), config, weights.double()
     )
     for name in names:
-        out = blocked.random_walk(q, k, G, (11, 13), config, weights, **ROUTES[name])
-        error = (out.double() - expected).norm() / expected.norm()
+        out = blocked_walk(q, k, G, (11, 13), config, weights, **ROUTES[name])
+        error = relative_error(out, expected)
         # Logits of up to 800 lose digits in float32 before anyone can sum them.
         assert error <= 1e-5 * max(weight, 1), name
 
@@ -147,8 +155,8 @@ def test_the_plain_mean_of_heads_needs_no_entropy(make_qk, make_prior, monkeypat
     G = make_prior(66, 4)
     config = nf.NerveConfig(sharpness=0.0)
     monkeypatch.setattr(blocked.walk, "head_entropy", None)
-    out = blocked.random_walk(q, k, G, (6, 11), config, None, route="streaming")
-    torch.testing.assert_close(out, reference.random_walk(q, k, G, (6, 11), config, None))
+    out = blocked_walk(q, k, G, (6, 11), config, None, route="streaming")
+    torch.testing.assert_close(out, reference_walk(q, k, G, (6, 11), config, None))
 
 
 def test_medium_matmul_precision_allows_16_bit_products(make_qk, make_prior, monkeypatch):
@@ -158,7 +166,7 @@ def test_medium_matmul_precision_allows_16_bit_products(make_qk, make_prior, mon
 
     def walk():
         config = nf.NerveConfig()
-        return blocked.random_walk(q, k, G, (11, 13), config, None, route="streaming")
+        return blocked_walk(q, k, G, (11, 13), config, None, route="streaming")
 
     exact = walk()
     torch.set_float32_matmul_precision("medium")
@@ -166,8 +174,8 @@ def test_medium_matmul_precision_allows_16_bit_products(make_qk, make_prior, mon
         low = walk()
     finally:
         torch.set_float32_matmul_precision("highest")
-    error = (low - exact).norm() / exact.norm()
-    assert 1e-6 < error <= BOUNDS[torch.bfloat16]
+    error = relative_error(low, exact)
+    assert 1e-6 < error <= ERROR_BOUNDS[torch.bfloat16]
 
 
 def test_16_bit_products_only_where_the_hardware_has_them(monkeypatch):

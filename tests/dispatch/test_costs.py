@@ -18,7 +18,7 @@ def plan(normalization="softmax", **options):
 
 @pytest.fixture(autouse=True)
 def a_gpu(monkeypatch):
-    monkeypatch.setattr(planning, "without_triton", lambda *kind: None)
+    monkeypatch.setattr(planning, "triton_obstacle", lambda *kind: None)
 
 
 @pytest.mark.parametrize(

@@ -112,16 +112,16 @@ def test_kernels_asked_for_by_name_are_never_replaced(capability, monkeypatch):
 @pytest.fixture
 def looked_for(monkeypatch):
     """Triton is looked for again, in this test alone."""
-    select._without_triton_at_all.cache_clear()
+    select._missing_triton.cache_clear()
     yield
-    select._without_triton_at_all.cache_clear()
+    select._missing_triton.cache_clear()
 
 
 def test_no_triton_or_an_old_one(looked_for, capability, monkeypatch):
     monkeypatch.setattr(triton, "__version__", "3.5.1")
     with pytest.raises(nf.InputError, match="needs triton 3.6 or newer, not 3.5.1"):
         choose("triton", CUDA, torch.float16)
-    select._without_triton_at_all.cache_clear()
+    select._missing_triton.cache_clear()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(nf.InputError, match="needs the package triton, which is not installed"):
         choose("triton", CUDA, torch.float16)

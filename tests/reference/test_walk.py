@@ -5,10 +5,16 @@ import math
 import pytest
 import torch
 
-from nerve_fast import NerveConfig
+from nerve_fast import NerveConfig, reference
 from nerve_fast.normalization import NORMALIZATIONS
-from nerve_fast.reference import cosine_affinity, random_walk
-from nerve_fast.reference.walk import coarsen, power_series, transition
+from nerve_fast.numerics import steps_to_limit
+from nerve_fast.reference import cosine_affinity
+from nerve_fast.reference.walk import coarsen, limit, power_series, transition
+
+
+def random_walk(*arguments, **options):
+    return reference.random_walk(*arguments, **options).probabilities
+
 
 PROBABILITIES = ("softmax", "relu", "shift")
 
@@ -165,8 +171,25 @@ def test_power_series_agrees_with_its_terms(make_prior):
     S, G = make_prior(7, 7), make_prior(7, 3)
     terms = [torch.linalg.matrix_power(S, t) @ G for t in range(6)]
     expected = sum(0.8**t * term for t, term in enumerate(terms)) * (1 - 0.8) / (1 - 0.8**6)
-    torch.testing.assert_close(power_series(S, G, 0.8, 5), expected)
-    torch.testing.assert_close(power_series(S, G, 1.0, 5), sum(terms) / 6)
+    for alpha, last in ((0.8, expected), (1.0, sum(terms) / 6)):
+        found = power_series(lambda Y, B, alpha=alpha: B + alpha * S @ Y, G, alpha, (0, 5))
+        torch.testing.assert_close(found, {0: G, 5: last})
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_the_limit_is_a_fixed_point(make_qk, make_prior, normalization):
+    S, G = make_transition(make_qk, normalization), make_prior(15, 3)
+    P = limit(S, G, 0.9)
+    torch.testing.assert_close(P, 0.1 * G + 0.9 * S @ P)
+    torch.testing.assert_close(limit(S, G, 0.0), G)
+
+
+def test_a_walk_that_rounding_keeps_from_its_tolerance_ends(make_qk, make_prior):
+    q, k = make_qk(2, 15, 4, dtype=torch.float32)
+    config = NerveConfig(steps=None, tolerance=1e-30)
+    out = reference.random_walk(q, k, make_prior(15, 3).float(), (3, 5), config, None)
+    assert out.steps_taken <= steps_to_limit(0.9, 1e-30, 1.001)
+    assert torch.isfinite(out.probabilities).all()
 
 
 def test_random_walk_takes_head_weights_from_the_entropies(make_qk, make_prior):

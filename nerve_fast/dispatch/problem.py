@@ -1,0 +1,189 @@
+"""A walk as far as its cost goes: its sizes, its settings, and where it runs."""
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Sequence
+
+import torch
+
+from nerve_fast.blocked.precision import product_dtype
+from nerve_fast.config import NerveConfig
+from nerve_fast.errors import InputError
+from nerve_fast.normalization import Normalization
+from nerve_fast.numerics import steps_to_limit
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A walk, as far as its cost goes.
+
+    Attributes:
+        batch: members of the batch.
+        heads, tokens, head_dim, labels: ``H``, ``N``, ``D``, ``K``.
+        config: settings.
+        rule: the entry of ``config.normalization`` in the table at the time of planning.
+        device, dtype: of ``q`` and ``k``.
+        weights_given: whether head weights come from the caller, so that no entropy is computed.
+        grid: ``(h, w)``, or ``None`` where it is not known.
+    """
+
+    batch: int
+    heads: int
+    tokens: int
+    head_dim: int
+    labels: int
+    config: NerveConfig
+    rule: Normalization
+    device: torch.device
+    dtype: torch.dtype
+    weights_given: bool
+    grid: tuple[int, int] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps of the walk; of ``steps=None`` the most that its tolerance can take."""
+        config = self.config
+        if config.steps is None:
+            return steps_to_limit(config.alpha, config.tolerance)
+        return config.steps
+
+    @property
+    def channels(self) -> int:
+        """Channels of the packed queries and keys, ``H · D``."""
+        return self.heads * self.head_dim
+
+    @property
+    def columns(self) -> int:
+        """Columns of the global part: cells of ``global_stride²`` tokens.
+
+        Without a grid they are counted as on a grid that the stride divides.
+        """
+        stride = self.config.global_stride
+        if self.grid is None:
+            return math.ceil(self.tokens / stride**2)
+        return math.prod(math.ceil(side / stride) for side in self.grid)
+
+    @property
+    def window(self) -> int:
+        """Tokens of the local window, ``(2r+1)²``."""
+        return (2 * self.config.radius + 1) ** 2
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of the dtype in which sums are kept."""
+        return 8 if self.dtype == torch.float64 else 4
+
+    def stored_itemsize(self, backend: str) -> int:
+        """Bytes of the dtype of large products, and so of a stored ``S``."""
+        if backend == "triton":
+            return self.dtype.itemsize
+        return product_dtype(self.dtype, self.device).itemsize
+
+    def misfit(self, other: "Problem") -> str | None:
+        """Why a plan for this walk does not fit ``other``, or ``None`` where it does."""
+        for name, what in (
+            ("batch", "a batch of {}"),
+            ("heads", "{} heads"),
+            ("tokens", "{} tokens"),
+            ("head_dim", "heads of dimension {}"),
+            ("labels", "{} labels"),
+            ("dtype", "q of {}"),
+            ("config", "{}"),
+            ("rule", "{}"),
+        ):
+            mine, its = getattr(self, name), getattr(other, name)
+            if mine != its:
+                return f"it was made for {what.format(mine)}, and this walk has {what.format(its)}"
+        if self.device.type != other.device.type or (
+            None
+            not in (
+                self.device.index,
+                other.device.index,
+            )
+            and self.device.index != other.device.index
+        ):
+            return f"it was made for {self.device}, and this walk is on {other.device}"
+        if self.grid not in (None, other.grid):
+            return f"it was made for a grid of {self.grid}, and this walk has {other.grid}"
+        if self.weights_given and not other.weights_given:
+            return "it was made for head weights that are given, and this walk has none"
+        return None
+
+
+def problem_of(
+    shape: Sequence[int],
+    num_labels: int,
+    config: NerveConfig | None,
+    device: str | torch.device,
+    dtype: torch.dtype,
+    weights_given: bool,
+    grid: tuple[int, int] | None,
+) -> Problem:
+    """The problem that the arguments of :func:`nerve_fast.plan` describe, checked.
+
+    Raises:
+        InputError, TypeError: an argument is not as described there; the message says how.
+    """
+    shape = _whole_numbers("shape", shape, "(…, H, N, D)")
+    if len(shape) < 3 or min(shape) < 1:
+        raise InputError(f"shape is {shape}; expected (…, H, N, D), none of them 0")
+    if not _is_whole(num_labels):
+        raise TypeError(f"num_labels is {num_labels!r}; expected a whole number, 1 or more")
+    if num_labels < 1:
+        raise InputError(f"num_labels is {num_labels}; expected 1 or more")
+    config = checked_config(config)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype is {dtype!r}; expected a floating torch.dtype, that of q")
+    if not isinstance(weights_given, bool):
+        raise TypeError(f"weights_given is {weights_given!r}; expected True or False")
+    *batch, heads, tokens, head_dim = shape
+    if grid is not None:
+        grid = _whole_numbers("grid", grid, "(height, width) in tokens")
+        if len(grid) != 2 or min(grid) < 1 or math.prod(grid) != tokens:
+            raise InputError(f"grid is {grid}; expected h · w = {tokens}, the tokens of shape")
+    return Problem(
+        batch=math.prod(batch),
+        heads=heads,
+        tokens=tokens,
+        head_dim=head_dim,
+        labels=int(num_labels),
+        config=config,
+        rule=config.rule,
+        device=_device(device),
+        dtype=dtype,
+        weights_given=weights_given,
+        grid=grid,
+    )
+
+
+def checked_config(config: NerveConfig | None) -> NerveConfig:
+    """``config``, or the default settings in place of ``None``."""
+    if config is None:
+        return NerveConfig()
+    if not isinstance(config, NerveConfig):
+        raise TypeError(f"config is a {type(config).__name__}; expected a nerve_fast.NerveConfig")
+    return config
+
+
+def _whole_numbers(name: str, values: Sequence[int], expected: str) -> tuple[int, ...]:
+    try:
+        values = tuple(values)
+    except TypeError:
+        raise TypeError(f"{name} is {values!r}; expected {expected}") from None
+    if not all(_is_whole(value) for value in values):
+        raise TypeError(f"{name} is {values!r}; expected whole numbers {expected}")
+    return tuple(map(int, values))
+
+
+def _is_whole(value: int) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _device(device: str | torch.device) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise InputError(
+            f"device is {device!r}; expected a torch.device or its name, such as 'cpu' or 'cuda'"
+        ) from None
