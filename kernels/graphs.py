@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 class _Recorded:
     graph: torch.cuda.CUDAGraph
     inputs: list[Tensor | None]
-    output: Tensor
+    outputs: tuple[Tensor, ...]
 
 
 _recorded: collections.OrderedDict[Hashable, _Recorded] = collections.OrderedDict()
@@ -41,11 +41,11 @@ def is_capturing(device: torch.device) -> bool:
 
 
 def replayed(
-    function: Callable[..., Tensor],
+    function: Callable[..., tuple[Tensor, ...]],
     settings: Hashable,
     tensors: Sequence[Tensor | None],
     workspace: int = 0,
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """``function(*tensors)``; from the second call with like arguments on, from a graph.
 
     Args:
@@ -55,7 +55,7 @@ def replayed(
         workspace: bytes that ``function`` needs beyond them, where they are many.
 
     Returns:
-        A tensor of the caller's own.
+        Tensors of the caller's own.
     """
     first = tensors[0]
     if not _worth_recording(first.device, tensors, workspace):
@@ -84,7 +84,7 @@ def replayed(
                 if mine is not None:
                     mine.copy_(given)
             known.graph.replay()
-        return known.output.clone()
+        return tuple(output.clone() for output in known.outputs)
 
 
 def _worth_recording(
@@ -103,7 +103,9 @@ def _remember(kept: collections.OrderedDict, key: Hashable, value) -> None:
         kept.popitem(last=False)
 
 
-def _record(function: Callable[..., Tensor], tensors: Sequence[Tensor | None]) -> _Recorded:
+def _record(
+    function: Callable[..., tuple[Tensor, ...]], tensors: Sequence[Tensor | None]
+) -> _Recorded:
     inputs = [None if x is None else x.detach().clone() for x in tensors]
     # Copies may be laid out otherwise than the caller's tensors, which is another kernel to the
     # compiler: it must be loaded before the recording, within which nothing can be.
@@ -116,5 +118,5 @@ def _record(function: Callable[..., Tensor], tensors: Sequence[Tensor | None]) -
         torch.cuda.stream(torch.cuda.current_stream(device)),
         torch.cuda.graph(graph, capture_error_mode="thread_local"),
     ):
-        output = function(*inputs)
-    return _Recorded(graph, inputs, output)
+        outputs = function(*inputs)
+    return _Recorded(graph, inputs, outputs)

@@ -20,7 +20,8 @@ class NerveConfig:
     Args:
         alpha: probability that a walker moves on, in [0, 1].
         beta: share of the global part in the transition matrix, in [0, 1]; the rest is local.
-        steps: number of steps ``L`` of the walk, at least 0.
+        steps: number of steps ``L`` of the walk, at least 0; ``None`` walks on to the limit ``P∞``,
+            within ``tolerance``, for ``alpha`` below 1.
         radius: the local window is ``(2·radius + 1)²`` tokens, at least 1.
         self_affinity: ``ε_self``, affinity of a token with itself in the local part, at least 0.
         sharpness: ``c`` of the head weights ``∝ exp(−c · entropy)``, at least 0; 0 is the mean.
@@ -29,6 +30,7 @@ class NerveConfig:
         temperature: ``τ`` of ``softmax``, above 0; the others do not use it.
         global_stride: the global part takes keys and values pooled over cells of
             ``global_stride × global_stride`` tokens; 1 is exact, more is an approximation.
+        tolerance: where ``steps`` is ``None``, what a row may be off in its absolute sum, above 0.
 
     Raises:
         InputError: a value is out of its range, or not finite; a ``ValueError``.
@@ -37,13 +39,14 @@ class NerveConfig:
 
     alpha: float = 0.9
     beta: float = 0.5
-    steps: int = 10
+    steps: int | None = 10
     radius: int = 1
     self_affinity: float = 1.0
     sharpness: float = 1.0
     normalization: str = "softmax"
     temperature: float = 0.05
     global_stride: int = 1
+    tolerance: float = 1e-4
 
     def __post_init__(self):
         for name in ("alpha", "beta"):
@@ -51,7 +54,13 @@ class NerveConfig:
         for name in ("self_affinity", "sharpness"):
             self._check_real(name, lambda x: 0 <= x <= LARGEST, f"from 0 to {LARGEST:g}")
         self._check_real("temperature", lambda x: x >= 1 / LARGEST, f"of {1 / LARGEST:g} or more")
-        self._check_integer("steps", 0)
+        self._check_real("tolerance", lambda x: x > 0, "above 0")
+        if self.steps is not None:
+            self._check_integer("steps", 0)
+        elif self.alpha == 1:
+            raise InputError(
+                "steps is None and alpha is 1.0; a walk to the limit ends for alpha below 1 only"
+            )
         self._check_integer("radius", 1)
         self._check_integer("global_stride", 1)
         if self.normalization not in NORMALIZATIONS:

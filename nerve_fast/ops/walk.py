@@ -105,4 +105,5 @@ def random_walk(
     walked = module_of(chosen.backend, q.device).random_walk(
         q, k, prior, grid, config, head_weights, **way
     )
-    return walked.to(prior.dtype)
+    probabilities = walked if isinstance(walked, Tensor) else walked.probabilities
+    return probabilities.to(prior.dtype)

@@ -1,5 +1,6 @@
 """Replay from CUDA graphs: its bookkeeping with a graph that only counts, the rest on a GPU."""
 
+import functools
 import types
 
 import pytest
@@ -25,13 +26,14 @@ def counted(monkeypatch):
 
     def record(function, tensors):
         inputs = [None if x is None else x.clone() for x in tensors]
-        output = function(*inputs)
+        outputs = function(*inputs)
         recorded.append(function)
 
         def replay():
-            output.copy_(function(*inputs))
+            for mine, new in zip(outputs, function(*inputs), strict=True):
+                mine.copy_(new)
 
-        return graphs._Recorded(types.SimpleNamespace(replay=replay), inputs, output)
+        return graphs._Recorded(types.SimpleNamespace(replay=replay), inputs, outputs)
 
     stream = types.SimpleNamespace(cuda_stream=0)
     monkeypatch.setattr(graphs, "_record", record)
@@ -41,11 +43,16 @@ def counted(monkeypatch):
 
 
 def double(x, y):
-    return 2 * x if y is None else x + y
+    return (2 * x if y is None else x + y,)
+
+
+def replayed(settings, tensors):
+    (out,) = graphs.replayed(double, settings, tensors)
+    return out
 
 
 def test_the_second_call_records_and_later_ones_replay(counted):
-    outputs = [graphs.replayed(double, "a", (torch.full((3,), float(i)), None)) for i in range(4)]
+    outputs = [replayed("a", (torch.full((3,), float(i)), None)) for i in range(4)]
     assert len(counted) == 1
     # Each caller's result is its own.
     for i, out in enumerate(outputs):
@@ -64,18 +71,18 @@ def test_other_settings_shapes_strides_and_dtypes_are_other_graphs(counted):
     ):
         before = len(counted)
         for _ in range(3):
-            expected = double(*tensors)
-            assert torch.equal(graphs.replayed(double, settings, tensors), expected)
+            (expected,) = double(*tensors)
+            assert torch.equal(replayed(settings, tensors), expected)
         assert len(counted) == before + 1
 
 
 def test_few_graphs_are_kept(counted):
     for i in range(graphs.KEPT + 3):
         for _ in range(2):
-            graphs.replayed(double, i, (torch.ones(1), None))
+            replayed(i, (torch.ones(1), None))
     assert len(graphs._recorded) == graphs.KEPT
     assert len(counted) == graphs.KEPT + 3
-    graphs.replayed(double, graphs.KEPT + 2, (torch.ones(1), None))
+    replayed(graphs.KEPT + 2, (torch.ones(1), None))
     assert len(counted) == graphs.KEPT + 3
 
 
@@ -85,7 +92,7 @@ def test_a_failed_recording_is_a_warning(counted, monkeypatch, caplog):
 
     monkeypatch.setattr(graphs, "_record", fail)
     for _ in range(4):
-        out = graphs.replayed(double, "a", (torch.ones(1), None))
+        out = replayed("a", (torch.ones(1), None))
         assert torch.equal(out, torch.full((1,), 2.0))
     assert not graphs._recorded
     assert caplog.text.count("no CUDA graph of this walk: capture failed") == 1
@@ -94,8 +101,8 @@ def test_a_failed_recording_is_a_warning(counted, monkeypatch, caplog):
 def test_recorded_in_inference_mode_and_used_outside(counted):
     with torch.inference_mode():
         for _ in range(2):
-            graphs.replayed(double, "a", (torch.ones(2), None))
-    out = graphs.replayed(double, "a", (torch.full((2,), 5.0), None))
+            replayed("a", (torch.ones(2), None))
+    out = replayed("a", (torch.full((2,), 5.0), None))
     assert torch.equal(out, torch.full((2,), 10.0))
     assert not out.is_inference()
     out += 1
@@ -110,7 +117,7 @@ def test_much_memory_is_not_kept_in_graphs(monkeypatch):
 
 def test_on_a_cpu_nothing_is_recorded():
     for _ in range(3):
-        assert torch.equal(graphs.replayed(double, "a", (torch.ones(1), None)), torch.full((1,), 2))
+        assert torch.equal(replayed("a", (torch.ones(1), None)), torch.full((1,), 2))
     assert not graphs._seen
 
 
@@ -123,8 +130,25 @@ def test_the_backend_passes_on_what_it_is_given(make_qk, make_prior, device, wei
     expected = nf.random_walk(q, k, G, (5, 7), config, head_weights=w, backend="reference")
     for stored in (0, 35):
         route = "dense" if stored else "streaming"
-        out = backend.random_walk(q, k, G, (5, 7), config, w, route=route, stored_rows=stored)
-        torch.testing.assert_close(out, expected, rtol=weight * 1e-4, atol=1e-5)
+        steps = []
+        walked = backend.random_walk(
+            q,
+            k,
+            G,
+            (5, 7),
+            config,
+            w,
+            route=route,
+            stored_rows=stored,
+            return_steps=(3, 1),
+            on_step=functools.partial(steps.append, 1),
+        )
+        torch.testing.assert_close(walked.probabilities, expected, rtol=weight * 1e-4, atol=1e-5)
+        assert (walked.steps_taken, len(steps), list(walked.at_steps)) == (2, 2, [1, 3])
+        one = nf.random_walk(
+            q, k, G, (5, 7), config.replace(steps=1), head_weights=w, backend="reference"
+        )
+        torch.testing.assert_close(walked.at_steps[1], one, rtol=weight * 1e-4, atol=1e-5)
 
 
 @needs_gpu
@@ -135,7 +159,7 @@ def test_replays_are_equal_to_the_first_call(make_qk, make_prior, device, given)
         q, k = (x.to(device) for x in make_qk(2, 143, 64, dtype=torch.float16))
         G = make_prior(143, 5, dtype=torch.float32).to(device)
         w = torch.tensor([0.5, 0.5], device=device) if given else None
-        out = backend.random_walk(q, k, G, (11, 13), config, w, route="streaming")
+        out = backend.random_walk(q, k, G, (11, 13), config, w, route="streaming").probabilities
         expected = nf.random_walk(
             q.double(), k.double(), G.double(), (11, 13), config, head_weights=w
         )
@@ -165,5 +189,6 @@ def test_weights_that_cannot_be_looked_at(make_qk, make_prior, device, monkeypat
     config = nf.NerveConfig(normalization=normalization, steps=2)
     given = (x.to(device) for x in (q, k, G))
     out = backend.random_walk(*given, (5, 7), config, w.to(device), route="streaming")
+    out = out.probabilities
     expected = nf.random_walk(q, k, G, (5, 7), config, head_weights=w, backend="reference")
     torch.testing.assert_close(out.cpu(), expected, rtol=1e-4, atol=1e-6)
