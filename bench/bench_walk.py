@@ -84,8 +84,8 @@ def in_float8(setting, q, k, prior, weights):
         route="dense",
         stored_rows=setting.tokens,
         stored_dtype=fp8_of(q.device),
-        most=1.0,
-    )
+        max_weight_sum=1.0,
+    ).probabilities
 
 
 def compiled_reference(setting, q, k, prior, weights=None):

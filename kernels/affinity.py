@@ -2,11 +2,6 @@ r"""Cosine affinities from un-normalised queries and keys.
 
 .. math:: A^{(h)}_{ij} = \frac{\langle q_i, k_j \rangle}{\|q_i\| \|k_j\|}, \quad
           A = \sum_h w_h A^{(h)}
-
-Vocabulary of all kernels: ``i_`` an index, ``o_`` offsets, ``m_`` a mask, ``b_`` a block's values;
-``BM BN`` rows and columns of a tile, ``BD BC`` channels of a head and of packed heads, ``BK``
-labels. A comment such as ``# [BM, BN]`` gives the shape of the block below it. Program ids and
-strides are 64 bits wide wherever they multiply.
 """
 
 import torch
@@ -16,6 +11,9 @@ from torch import Tensor
 
 from nerve_fast.kernels.configs import config_for
 from nerve_fast.kernels.launch import launch, precision
+from nerve_fast.numerics import NORM_FLOOR
+
+FLOOR = tl.constexpr(NORM_FLOOR)
 
 PACKED_ALIGNMENT = 64
 """Packed heads are padded with zeros to a multiple of this many channels."""
@@ -23,8 +21,8 @@ PACKED_ALIGNMENT = 64
 
 @triton.jit
 def inverse_norm(b_squares):
-    """1 over norms floored at 1e-12, as ``torch.nn.functional.normalize`` has them."""
-    return 1 / tl.maximum(tl.sqrt(b_squares), 1e-12)
+    """The inverse of norms with a floor, as ``torch.nn.functional.normalize`` has them."""
+    return 1 / tl.maximum(tl.sqrt(b_squares), FLOOR)
 
 
 @triton.jit

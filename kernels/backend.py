@@ -1,16 +1,21 @@
 """The operations as kernels, for CUDA and ROCm: what :mod:`nerve_fast.dispatch` calls ``triton``.
 
-Mirrors :mod:`nerve_fast.reference` and takes what :mod:`nerve_fast.ops` has checked.
+The functions mirror those of :mod:`nerve_fast.reference` and take what :mod:`nerve_fast.ops` has
+checked.
 """
 
 import math
+from collections.abc import Callable, Collection
 
 from torch import Tensor
 
+from nerve_fast.config import NerveConfig
 from nerve_fast.kernels import walk
 from nerve_fast.kernels.affinity import cosine_affinity, local_affinity
 from nerve_fast.kernels.entropy import head_entropy
 from nerve_fast.kernels.graphs import is_capturing, replayed
+from nerve_fast.kernels.numerators import ROUNDING
+from nerve_fast.walked import Walked
 
 __all__ = ["cosine_affinity", "head_entropy", "local_affinity", "random_walk"]
 
@@ -20,28 +25,45 @@ def random_walk(
     k: Tensor,
     prior: Tensor,
     grid: tuple[int, int],
-    config,
+    config: NerveConfig,
     head_weights: Tensor | None,
     *,
     route: str,
     stored_rows: int = 0,
-) -> Tensor:
-    """As :func:`nerve_fast.kernels.walk.random_walk`; where shapes repeat, from a CUDA graph."""
+    return_steps: Collection[int] = (),
+    on_step: Callable[[], None] | None = None,
+) -> Walked:
+    """As :func:`nerve_fast.kernels.walk.random_walk`; where shapes repeat, from a CUDA graph.
+
+    A walk to the limit has no graph: how many steps it takes is known when they are taken.
+    ``on_step`` is called when the steps were started, for each step of each member of the batch.
+    """
     # Known before the graph: within one nothing can be asked of the device.
-    most = None
+    max_weight_sum = None
     if head_weights is not None and is_capturing(q.device):
         # Whatever they are: one more pass finds what each row's largest numerator is.
-        most = math.inf
+        max_weight_sum = math.inf
     elif head_weights is not None:
-        most = float(head_weights.float().sum(-1).max())
+        max_weight_sum = float(head_weights.float().sum(-1).max())
         # Weights that sum to 1 do so up to rounding: that is no other walk.
-        most = 1.0 if most <= 1 + 1e-5 else most
-
-    def walked(q, k, prior, head_weights):
+        max_weight_sum = 1.0 if max_weight_sum <= 1 + ROUNDING else max_weight_sum
+    way = {"route": route, "stored_rows": stored_rows, "max_weight_sum": max_weight_sum}
+    wanted = tuple(sorted(set(return_steps)))
+    if config.steps is None:
         return walk.random_walk(
-            q, k, prior, grid, config, head_weights, route=route, stored_rows=stored_rows, most=most
-        )  # fmt: skip
+            q, k, prior, grid, config, head_weights, **way, return_steps=wanted, on_step=on_step
+        )
 
-    settings = (grid, config, route, stored_rows, most)
+    def outputs(q, k, prior, head_weights):
+        walked = walk.random_walk(
+            q, k, prior, grid, config, head_weights, **way, return_steps=wanted
+        )
+        return (walked.probabilities, *walked.at_steps.values())
+
+    settings = (grid, config, *way.values(), wanted)
     stored = prior.shape[:-1].numel() * stored_rows * q.element_size()
-    return replayed(walked, settings, (q, k, prior, head_weights), stored)
+    probabilities, *others = replayed(outputs, settings, (q, k, prior, head_weights), stored)
+    if on_step is not None:
+        for _ in range(config.steps * prior.shape[:-2].numel()):
+            on_step()
+    return Walked(probabilities, dict(zip(wanted, others, strict=True)), config.steps)

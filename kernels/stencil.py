@@ -6,8 +6,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from nerve_fast.config import NerveConfig
 from nerve_fast.kernels.configs import config_for
 from nerve_fast.kernels.launch import launch
+from nerve_fast.normalization import NORMALIZATIONS
+from nerve_fast.numerics import EMPTY_ROW
+
+EMPTY = tl.constexpr(EMPTY_ROW)
+LN_EMPTY_ROW = tl.constexpr(math.log(EMPTY_ROW))
 
 
 @triton.jit
@@ -19,15 +25,19 @@ def transition_kernel(
     width,
     temperature,
     log_self,
-    NORMALIZATION: tl.constexpr,
+    EXPONENTIAL: tl.constexpr,
+    CLAMPED: tl.constexpr,
+    FACTOR: tl.constexpr,
+    SHIFT: tl.constexpr,
     RADIUS: tl.constexpr,
     BW: tl.constexpr,
     BM: tl.constexpr,
 ):
     """Rows of a local affinity over their absolute sums: planes ``(batch, (2r+1)², N)`` each.
 
-    Programs: ``batch · ⌈N/BM⌉``. For ``softmax`` the middle enters as ``log_self``, and rows are
-    taken relative to their largest exponent.
+    Numerators are ``exp((a − 1)/temperature)`` if ``EXPONENTIAL``, else ``FACTOR · a + SHIFT``, and
+    in the middle ``ε_self``, which enters an exponential as ``log_self``. Exponents are taken
+    relative to the largest of their row. Programs: ``batch · ⌈N/BM⌉``.
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
     tiles = tl.cdiv(N, BM)
@@ -42,23 +52,24 @@ def transition_kernel(
     o_a = (i_b * SIDE * SIDE + o_w)[None, :] * N + o_i[:, None]
     # [BM, BW]
     b_a = tl.load(A + o_a, mask=m_in, other=0.0)
-    if NORMALIZATION == "softmax":
+    if EXPONENTIAL:
         b_l = tl.where(m_middle, log_self, (b_a - 1) / temperature)
         b_l = tl.where(m_in, b_l, float("-inf"))
         b_largest = tl.maximum(tl.max(b_l, 1), -1e30)
         b_n = tl.exp(b_l - b_largest[:, None])
         b_total = tl.sum(b_n, 1)
-        # ln 1e-12
-        m_empty = b_largest + tl.log(tl.maximum(b_total, 1e-37)) <= -27.631021115928547
+        m_empty = b_largest + tl.log(tl.maximum(b_total, 1e-37)) <= LN_EMPTY_ROW
     else:
         b_n = b_a
-        if NORMALIZATION == "relu":
-            b_n = tl.maximum(b_a, 0.0)
-        elif NORMALIZATION == "shift":
-            b_n = (1 + b_a) / 2
+        if FACTOR != 1:
+            b_n *= FACTOR
+        if SHIFT != 0:
+            b_n += SHIFT
+        if CLAMPED:
+            b_n = tl.maximum(b_n, 0.0)
         b_n = tl.where(m_in, tl.where(m_middle, b_a, b_n), 0.0)
         b_total = tl.sum(tl.abs(b_n), 1)
-        m_empty = b_total <= 1e-12
+        m_empty = b_total <= EMPTY
     b_n = tl.where(
         m_empty[:, None], m_middle.to(tl.float32), b_n / tl.maximum(b_total, 1e-37)[:, None]
     )
@@ -88,31 +99,28 @@ def add_stencil(
     return b_out
 
 
-def transition(
-    planes: Tensor,
-    grid: tuple[int, int],
-    radius: int,
-    normalization: str,
-    temperature: float,
-    self_affinity: float,
-) -> Tensor:
+def transition(planes: Tensor, grid: tuple[int, int], config: NerveConfig) -> Tensor:
     """``S_local`` from a local affinity, planes ``(B, (2r+1)², N)`` float32 each."""
     batch, window, tokens = planes.shape
     out = planes.new_empty(planes.shape)
-    config = config_for("transition", planes, tokens)
+    normalization = NORMALIZATIONS[config.normalization]
+    blocks = config_for("transition", planes, tokens)
     launch(
         transition_kernel,
-        batch * triton.cdiv(tokens, config["BM"]),
-        config,
+        batch * triton.cdiv(tokens, blocks["BM"]),
+        blocks,
         A=planes,
         OUT=out,
         N=tokens,
         height=grid[0],
         width=grid[1],
-        temperature=temperature,
-        log_self=math.log(self_affinity) if self_affinity else -math.inf,
-        NORMALIZATION=normalization,
-        RADIUS=radius,
+        temperature=config.temperature,
+        log_self=math.log(config.self_affinity) if config.self_affinity else -math.inf,
+        EXPONENTIAL=normalization.exponential,
+        CLAMPED=normalization.clamped,
+        FACTOR=normalization.scale,
+        SHIFT=normalization.offset,
+        RADIUS=config.radius,
         BW=triton.next_power_of_2(window),
     )
     return out

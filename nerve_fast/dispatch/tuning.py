@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from nerve_fast.config import NerveConfig
+from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.utils.files import cache_folder, written_whole
 
 logger = logging.getLogger(__name__)
@@ -138,27 +139,23 @@ def tune_operations(
         lambda: affinity.local_affinity(q, k, grid, weights, 1, 1.0),
         lambda: entropy.head_entropy(q, k),
     ]
-    for normalization, route in (
-        ("softmax", "dense"),
-        ("softmax", "streaming"),
-        ("relu", "streaming"),
-        ("shift", "factorized"),
-        ("l1", "factorized"),
-    ):
-        operations.append(
-            functools.partial(
-                walk.random_walk,
-                q,
-                k,
-                prior,
-                grid,
-                NerveConfig(normalization=normalization),
-                weights,
-                route=route,
-                stored_rows=tokens,
-                most=1.0,
+    for normalization in NORMALIZATIONS.values():
+        # A linear row is never walked otherwise, unless somebody asks for it by name.
+        for route in ("factorized",) if normalization.linear else ("dense", "streaming"):
+            operations.append(
+                functools.partial(
+                    walk.random_walk,
+                    q,
+                    k,
+                    prior,
+                    grid,
+                    NerveConfig(normalization=normalization.name),
+                    weights,
+                    route=route,
+                    stored_rows=tokens,
+                    max_weight_sum=1.0,
+                )
             )
-        )
     measured = set()
     for operation in operations:
         for timing in tune(operation, seconds_of, frozenset(measured)):

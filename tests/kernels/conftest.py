@@ -8,10 +8,10 @@ import torch
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from nerve_fast.bench.case import BOUNDS
     from nerve_fast.bench.machine import poisoned
-    from nerve_fast.kernels import configs, launch, walk
+    from nerve_fast.kernels import configs, launch, operands
     from nerve_fast.kernels.launch import Config
+    from nerve_fast.numerics import ERROR_BOUNDS
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def small_tiles(monkeypatch):
         "spread": Config.of(4, 1, BM=64),
     }
     monkeypatch.setattr(configs, "_forced", small)
-    monkeypatch.setattr(walk, "multiprocessors", lambda device: 12)
+    monkeypatch.setattr(operands, "multiprocessors", lambda device: 12)
 
 
 @pytest.fixture(autouse=True)
@@ -70,4 +70,4 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture
 def bound(dtype):
     """What the relative error in the dtype may be."""
-    return BOUNDS[str(dtype).removeprefix("torch.")]
+    return ERROR_BOUNDS[dtype]

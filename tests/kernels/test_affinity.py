@@ -3,10 +3,7 @@ import torch
 
 from nerve_fast import reference
 from nerve_fast.kernels.affinity import cosine_affinity, local_affinity, pack
-
-
-def error(out, expected):
-    return ((out.double().cpu() - expected).norm() / expected.norm()).item()
+from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 
 
 @pytest.mark.parametrize("weighted", [True, False])
@@ -18,7 +15,7 @@ def test_cosine_affinity(make_qk, make_prior, device, dtype, bound, shape, weigh
     w = make_prior(shape[0]) if weighted else None
     out = cosine_affinity(q.to(device), k.to(device), w.to(device) if weighted else None)
     assert out.dtype == dtype
-    assert error(out, reference.cosine_affinity(q.double(), k.double(), w)) <= bound
+    assert relative_error(out, reference.cosine_affinity(q.double(), k.double(), w)) <= bound
 
 
 def test_cosine_affinity_of_16_bits_in_32(make_qk, make_prior, device):
@@ -26,7 +23,10 @@ def test_cosine_affinity_of_16_bits_in_32(make_qk, make_prior, device):
     w = make_prior(3)
     out = cosine_affinity(q.to(device), k.to(device), w.to(device), out_dtype=torch.float32)
     assert out.dtype == torch.float32
-    assert error(out, reference.cosine_affinity(q.double(), k.double(), w)) <= 1e-5
+    assert (
+        relative_error(out, reference.cosine_affinity(q.double(), k.double(), w))
+        <= ERROR_BOUNDS[torch.float32]
+    )
 
 
 def views(x):
@@ -43,15 +43,21 @@ def test_affinities_of_batches_and_views(make_qk, make_prior, device, layout, he
     w = make_prior(1, 2, 3)
     q, k = (views(x.to(device))[layout] for x in (q, k))
     Q, K = q.double().cpu(), k.double().cpu()
-    assert error(cosine_affinity(q, k), reference.cosine_affinity(Q, K)) <= 1e-5
+    assert (
+        relative_error(cosine_affinity(q, k), reference.cosine_affinity(Q, K))
+        <= ERROR_BOUNDS[torch.float32]
+    )
     on_device = w.to(device)
-    assert error(cosine_affinity(q, k, on_device), reference.cosine_affinity(Q, K, w)) <= 1e-5
+    assert (
+        relative_error(cosine_affinity(q, k, on_device), reference.cosine_affinity(Q, K, w))
+        <= ERROR_BOUNDS[torch.float32]
+    )
     for weights in (w, None):
         expected = reference.local_affinity(Q, K, (5, 7), weights, 1, 0.5)
         given = None if weights is None else on_device
         out = local_affinity(q, k, (5, 7), given, 1, 0.5)
         assert out.shape == expected.shape
-        assert error(out, expected) <= 1e-5
+        assert relative_error(out, expected) <= ERROR_BOUNDS[torch.float32]
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 4])
@@ -62,7 +68,7 @@ def test_local_affinity(make_qk, make_prior, device, dtype, grid, radius):
     out = local_affinity(q.to(device), k.to(device), grid, w.to(device), radius, 0.7)
     expected = reference.local_affinity(q.double(), k.double(), grid, w, radius, 0.7)
     assert out.dtype == torch.float32
-    assert error(out, expected) <= 1e-5
+    assert relative_error(out, expected) <= ERROR_BOUNDS[torch.float32]
 
 
 def test_zero_vectors_are_like_nothing(make_qk, device):
@@ -85,7 +91,7 @@ def test_packing(make_qk, make_prior, device, dtype, bound, heads, head_dim):
     assert (packed_q[..., channels:] == 0).all()
     assert (packed_k[..., channels:] == 0).all()
     A = packed_q.double() @ packed_k.double().mT * w.amax(-1)[:, None, None].to(device)
-    assert error(A, reference.cosine_affinity(q.double(), k.double(), w.double())) <= bound
+    assert relative_error(A, reference.cosine_affinity(q.double(), k.double(), w.double())) <= bound
 
 
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e30])

@@ -1,14 +1,15 @@
 """Every route as kernels against the float64 reference, within the bounds of the numerical bar."""
 
+import math
+
 import pytest
 import torch
 
 import nerve_fast as nf
-from nerve_fast import reference
-from nerve_fast.bench.case import BOUNDS
-from nerve_fast.kernels import configs, walk
+from nerve_fast.kernels import configs, dense, operands, walk
 from nerve_fast.kernels.launch import Config, fp8_of
-from nerve_fast.normalization import NORMALIZATIONS
+from nerve_fast.normalization import NORMALIZATIONS, Normalization
+from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 
 ROUTES = {
     "factorized": {"route": "factorized"},
@@ -24,22 +25,31 @@ def settings(normalization, **changes):
 
 
 def exact_for(normalization):
-    linear = normalization in ("shift", "l1")
+    linear = NORMALIZATIONS[normalization].linear
     return [name for name in ROUTES if linear or name != "factorized"]
 
 
-def check(device, q, k, G, grid, config, weights=None, factor=1.0):
+def truth(q, k, G, grid, config, weights=None):
+    """The definition in float64."""
     wide = None if weights is None else weights.double()
-    expected = reference.random_walk(q.double(), k.double(), G.double(), grid, config, wide)
+    q, k, G = q.double(), k.double(), G.double()
+    return nf.random_walk(q, k, G, grid, config, head_weights=wide, backend="reference")
+
+
+def check(device, q, k, G, grid, config, weights=None, factor=1.0, expected=None):
+    """Every route that is exact agrees with ``expected``, which the reference gives otherwise."""
+    if expected is None:
+        expected = truth(q, k, G, grid, config, weights)
     best = expected.topk(min(2, G.shape[-1]), dim=-1).values
     given = [None if x is None else x.to(device) for x in (q, k, G, weights)]
     for name in exact_for(config.normalization):
         *tensors, on_device = given
-        out = walk.random_walk(*tensors, grid, config, on_device, **ROUTES[name])
+        walked = walk.random_walk(*tensors, grid, config, on_device, **ROUTES[name])
+        out = walked.probabilities
+        assert walked.steps_taken == config.steps
         assert out.dtype == G.dtype
-        out = out.double().cpu()
-        error = (out - expected).norm() / expected.norm()
-        assert error <= factor * BOUNDS[str(q.dtype).removeprefix("torch.")], name
+        out, error = out.cpu(), relative_error(out, expected)
+        assert error <= factor * ERROR_BOUNDS[q.dtype], name
         clear = best[..., 0] - best[..., -1] > 10 * error
         assert torch.equal(out.argmax(-1)[clear], expected.argmax(-1)[clear]), name
 
@@ -98,7 +108,7 @@ def test_weights_are_used_as_given(make_qk, make_prior, device, normalization, w
     check(device, q, k, G, (11, 13), config, weights, factor=max(weight, 1))
 
 
-@pytest.mark.parametrize("normalization", ["relu", "l1", "shift"])
+@pytest.mark.parametrize("normalization", [n for n in NORMALIZATIONS if n != "softmax"])
 def test_weights_of_any_size_stay_within_16_bits(make_qk, make_prior, device, normalization):
     q, k = related(*make_qk(2, 70, 24, dtype=torch.float16))
     weights = torch.tensor([1e6, 3e6])
@@ -133,7 +143,7 @@ def test_columns_in_any_number_of_splits(
     make_qk, make_prior, device, monkeypatch, normalization, splits
 ):
     monkeypatch.setattr(
-        walk._Walk, "_splits", lambda self, tiles, block_columns: splits, raising=True
+        operands.Operands, "_splits", lambda self, tiles, block_columns: splits, raising=True
     )
     q, k = related(*make_qk(2, 143, 40, dtype=torch.float32))
     G = make_prior(143, 4, dtype=torch.float32)
@@ -158,7 +168,7 @@ def test_a_constant_prior_is_a_fixed_point(make_qk, device, dtype, normalization
         config = settings(normalization)
         P = walk.random_walk(
             q.to(device), k.to(device), G.to(device), (11, 13), config, None, **ROUTES[name]
-        )
+        ).probabilities
         torch.testing.assert_close(P.cpu(), G, rtol=2e-3 if dtype.itemsize == 2 else 2e-6, atol=0)
 
 
@@ -167,15 +177,15 @@ def rounded_by_torch(device, monkeypatch):
     """Torch rounds to float8 for the interpreter, which loses the carry: its 1.98 becomes 1."""
     if device.type == "cuda":
         return
-    stored_rows = walk._Walk._numerators
+    stored = dense.Dense._stored
 
-    def numerators(self, rows, dtype, offsets):
-        if dtype not in walk.FP8:
-            return stored_rows(self, rows, dtype, offsets)
-        wide = stored_rows(self, rows, torch.float32, offsets)
-        return (wide * self._headroom).to(dtype)
+    def rounded(self, rows, dtype, offsets):
+        if dtype not in dense.FP8:
+            return stored(self, rows, dtype, offsets)
+        wide = stored(self, rows, torch.float32, offsets)
+        return (wide * self._headroom(dtype)).to(dtype)
 
-    monkeypatch.setattr(walk._Walk, "_numerators", numerators)
+    monkeypatch.setattr(dense.Dense, "_stored", rounded)
 
 
 @pytest.mark.usefixtures("rounded_by_torch")
@@ -187,7 +197,6 @@ def test_a_stored_matrix_of_8_bits(make_qk, make_prior, device, normalization):
     q, k = related(*make_qk(5, 143, 40, dtype=torch.float16))
     G = make_prior(143, 21, dtype=torch.float32)
     config = settings(normalization)
-    expected = reference.random_walk(q.double(), k.double(), G.double(), (11, 13), config, None)
     out, wide = (
         walk.random_walk(
             *(x.to(device) for x in (q, k, G)),
@@ -197,16 +206,18 @@ def test_a_stored_matrix_of_8_bits(make_qk, make_prior, device, normalization):
             route="dense",
             stored_rows=143,
             stored_dtype=dtype,
-        )
+        ).probabilities
         for dtype in (stored, torch.float16)
     )
     assert not torch.equal(out, wide)
-    assert (out.double().cpu() - expected).norm() / expected.norm() <= 1e-2
+    assert relative_error(out, truth(q, k, G, (11, 13), config)) <= 1e-2
 
 
 def test_8_bits_need_a_sum_that_is_the_row_sum(make_qk, make_prior, device):
     q, k = (x.to(device) for x in make_qk(1, 6, 16, dtype=torch.float16))
-    with pytest.raises(ValueError, match="stored_dtype is float8, whose totals 'l1' has not"):
+    with pytest.raises(
+        ValueError, match="stored_dtype is torch.float8_e4m3fn, and with the .* 'l1'"
+    ):
         walk.random_walk(
             q,
             k,
@@ -226,6 +237,120 @@ def test_equal_calls_give_equal_results_to_the_bit(make_qk, make_prior, device):
     for route in ("streaming", "factorized"):
         config = settings("shift")
         first, second = (
-            walk.random_walk(q, k, G, (11, 13), config, None, route=route) for _ in range(2)
+            walk.random_walk(q, k, G, (11, 13), config, None, route=route).probabilities
+            for _ in range(2)
         )
         assert torch.equal(first, second)
+
+
+def by_hand(q, k, G, grid, config, normalization):
+    """The walk of an affine normalisation, from what design and slides say, in float64."""
+    q, k, Y = q.double(), k.double(), G.double()
+    weights = nf.entropy_weights(nf.head_entropy(q, k, backend="reference"), config.sharpness)
+    A = (q / q.norm(dim=-1, keepdim=True)) @ (k / k.norm(dim=-1, keepdim=True)).mT
+    A = normalization.scale * (weights[:, None, None] * A).sum(0) + normalization.offset
+    if normalization.clamped:
+        A = A.clamp(min=0)
+    y, x = torch.arange(len(A)) // grid[1], torch.arange(len(A)) % grid[1]
+    near = torch.maximum((y[:, None] - y).abs(), (x[:, None] - x).abs()) <= config.radius
+    near = A.where(near, 0).fill_diagonal_(config.self_affinity)
+    S = sum(
+        share * matrix / matrix.abs().sum(-1, keepdim=True)
+        for share, matrix in ((config.beta, A), (1 - config.beta, near))
+    )
+    for _ in range(config.steps):
+        Y = G.double() + config.alpha * S @ Y
+    return Y / sum(config.alpha**t for t in range(config.steps + 1))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"scale": 2.0, "offset": 0.5},
+        {"scale": 0.75, "offset": 3.0},
+        {"scale": 5e4, "offset": 5e4},
+        {"scale": 3e-6, "offset": 1e-6},
+        {"offset": 0.25, "clamped": True},
+    ],
+)
+def test_a_fifth_normalization_is_one_entry(
+    make_qk, make_prior, device, dtype, monkeypatch, fields
+):
+    fifth = Normalization("fifth", **fields)
+    monkeypatch.setitem(NORMALIZATIONS, "fifth", fifth)
+    q, k = related(*make_qk(2, 143, 40, dtype=dtype))
+    G = make_prior(143, 4, dtype=dtype)
+    config = settings("fifth", self_affinity=fifth.scale)
+    check(device, q, k, G, (11, 13), config, expected=by_hand(q, k, G, (11, 13), config, fifth))
+
+
+@pytest.mark.parametrize("changes", [{}, {"beta": 0.0}, {"alpha": 1.0}, {"alpha": 0.0}])
+@pytest.mark.parametrize("name", ["streaming", "half dense"])
+def test_steps_on_the_way_are_walks_of_so_many_steps(
+    make_qk, make_prior, device, dtype, changes, name
+):
+    q, k = (x.to(device) for x in make_qk(2, 77, 24, dtype=dtype))
+    G = make_prior(77, 19, dtype=dtype).to(device)
+
+    def walked(steps, **more):
+        config = settings("softmax", steps=steps, **changes)
+        return walk.random_walk(q, k, G, (7, 11), config, None, **ROUTES[name], **more)
+
+    seen = []
+    some = walked(2, return_steps=(4, 0, 2, 1), on_step=lambda: seen.append(1))
+    assert list(some.at_steps) == [0, 1, 2, 4]
+    assert some.steps_taken == 2
+    assert len(seen) == (4 if changes.get("alpha") != 0 else 0)
+    assert torch.equal(some.probabilities, some.at_steps[2])
+    for steps, P in some.at_steps.items():
+        assert torch.equal(P, walked(steps).probabilities)
+        assert P.is_contiguous()
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("changes", [{}, {"beta": 0.0}, {"alpha": 0.5, "tolerance": 1e-3}])
+def test_the_limit_is_within_its_tolerance(make_qk, make_prior, device, normalization, changes):
+    changes = {"alpha": 0.8, "steps": None, **changes}
+    q, k = related(*make_qk(2, 35, 16, dtype=torch.float32))
+    G = make_prior(35, 3, dtype=torch.float32)
+    config = settings(normalization, **changes)
+    # What is left of the series after 200 steps is under 1e-19.
+    far = truth(q, k, G, (5, 7), config.replace(steps=200))
+    for name in exact_for(normalization):
+        given = (x.to(device) for x in (q, k, G))
+        walked = walk.random_walk(*given, (5, 7), config, None, **ROUTES[name], return_steps=(3,))
+        off = (walked.probabilities.cpu() - far).abs().sum(-1).max().item()
+        assert off < config.tolerance
+        assert walked.steps_taken <= math.ceil(math.log(config.tolerance, config.alpha))
+        early = truth(q, k, G, (5, 7), config.replace(steps=3))
+        assert relative_error(walked.at_steps[3], early) <= ERROR_BOUNDS[torch.float32]
+
+
+def test_steps_wanted_beyond_the_limit(make_qk, make_prior, device):
+    q, k = (x.to(device) for x in make_qk(1, 20, 16, dtype=torch.float32))
+    G = make_prior(20, 3, dtype=torch.float32).to(device)
+    config = settings("softmax", alpha=0.3, steps=None, tolerance=1e-2)
+    walked = walk.random_walk(q, k, G, (4, 5), config, None, route="streaming", return_steps=(9,))
+    assert walked.steps_taken == 4
+    nine = walk.random_walk(q, k, G, (4, 5), config.replace(steps=9), None, route="streaming")
+    assert relative_error(walked.at_steps[9], nine.probabilities) <= 1e-6
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_a_limit_that_is_none_ends_too(make_qk, make_prior, device, wrong):
+    q, k = (x.to(device) for x in make_qk(1, 20, 16, dtype=torch.float32))
+    G = make_prior(20, 3, dtype=torch.float32).to(device)
+    G[3, 1] = wrong
+    config = settings("softmax", steps=None)
+    walked = walk.random_walk(q, k, G, (4, 5), config, None, route="streaming")
+    assert not torch.isfinite(walked.probabilities[:, 1]).any()
+    assert walked.steps_taken == walk.CHECK_EVERY
+
+
+def test_a_tolerance_below_rounding_ends_too(make_qk, make_prior, device):
+    q, k = (x.to(device) for x in make_qk(1, 20, 16, dtype=torch.float32))
+    G = make_prior(20, 3, dtype=torch.float32).to(device)
+    config = settings("softmax", alpha=0.5, steps=None, tolerance=1e-15)
+    walked = walk.random_walk(q, k, G, (4, 5), config, None, route="streaming")
+    assert walked.steps_taken <= 60
+    assert torch.isfinite(walked.probabilities).all()

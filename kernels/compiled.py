@@ -1,0 +1,146 @@
+"""Compiling one launch for a GPU that is not there, and reading what became of it."""
+
+import dataclasses
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from nerve_fast.kernels.launch import SHARED_MEMORY, Launch
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+TYPE_NAMES = {
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.float32: "fp32",
+    torch.int32: "i32",
+    torch.float8_e4m3fn: "fp8e4nv",
+    torch.float8_e4m3fnuz: "fp8e4b8",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Compiled:
+    """One kernel as compiled for one target.
+
+    Attributes:
+        registers: a thread; ``spilled``: bytes of stack a thread; ``shared``: bytes a program.
+        matrix: the matrix instructions it holds, such as ``wgmma``.
+        wide_loads: whether it loads 16 bytes at once.
+    """
+
+    target: str
+    dtype: str
+    kernel: str
+    variant: str
+    warps: int
+    stages: int
+    registers: int
+    shared: int
+    spilled: int
+    matrix: str
+    wide_loads: bool
+
+    @property
+    def unfit(self) -> bool:
+        """Whether it cannot start, or is not what is wanted on the target that is tuned for."""
+        too_large = self.shared > SHARED_MEMORY[self.target]
+        return too_large or (self.target == "sm_90" and self.spilled > 0)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.target:7} {self.dtype:9} {self.kernel:24} {self.warps:2} warps {self.stages} "
+            f"stages {self.registers:4} registers {self.shared:7} B shared {self.spilled:4} B "
+            f"spilled {self.matrix or '-':8} {'16-byte loads' if self.wide_loads else '-':13} "
+            f"{self.variant}"
+        )
+
+
+def signature(one: Launch) -> tuple[dict, dict, dict]:
+    """Types, constants and alignments of a launch's arguments, as the compiler takes them."""
+    signature, constants, attributes = {}, {}, {}
+    for i, parameter in enumerate(one.kernel.params):
+        value = one.arguments[parameter.name]
+        if parameter.is_constexpr or value is None or value is True or value is False:
+            signature[parameter.name] = "constexpr"
+            constants[(i,)] = value
+        elif isinstance(value, Tensor):
+            signature[parameter.name] = f"*{TYPE_NAMES[value.dtype]}"
+            attributes[(i,)] = [["tt.divisibility", 16]]
+        elif isinstance(value, int):
+            if value == 1:
+                signature[parameter.name] = "constexpr"
+                constants[(i,)] = 1
+                continue
+            signature[parameter.name] = "i32" if abs(value) < 2**31 else "i64"
+            if value % 16 == 0:
+                attributes[(i,)] = [["tt.divisibility", 16]]
+        else:
+            signature[parameter.name] = "fp32"
+    return signature, constants, attributes
+
+
+def compile_for(target: str, dtype: str, one: Launch) -> Compiled:
+    """Compile a launch and read what became of it."""
+    kernel = triton.compile(
+        ASTSource(one.kernel, *signature(one)),
+        target=TARGETS[target],
+        options={
+            "num_warps": one.config.num_warps,
+            "num_stages": one.config.num_stages,
+            "enable_fp_fusion": True,
+        },
+    )
+    if "ptx" in kernel.asm:
+        text = kernel.asm["ptx"]
+        registers, spilled = _cubin_usage(kernel.asm["cubin"])
+        matrix = {"wgmma": r"wgmma\.mma_async", "tcgen05": r"tcgen05\.mma", "mma": r"mma\.sync"}
+        wide = r"cp\.async\.\w+\.shared\.global[^;]*, 0x10|ld\.global[\w.:]*\.(v4\.b32|v2\.b64)"
+    else:
+        text = kernel.asm["amdgcn"]
+        registers = int(re.search(r"\.vgpr_count:\s*(\d+)", text)[1])
+        spilled = 4 * int(re.search(r"\.vgpr_spill_count:\s*(\d+)", text)[1])
+        matrix = {"mfma": r"v_mfma_"}
+        wide = r"(global|buffer)_load_dwordx4"
+    named = {
+        name: value
+        for name, value in one.arguments.items()
+        if isinstance(value, (bool, str)) or name in ("RADIUS", "CHANNELS", "CHUNKS", "BK")
+    }
+    return Compiled(
+        target=target,
+        dtype=dtype,
+        kernel=one.kernel.__name__.removesuffix("_kernel"),
+        variant=" ".join(
+            f"{name}={value}" for name, value in {**dict(one.config.blocks), **named}.items()
+        ),
+        warps=one.config.num_warps,
+        stages=one.config.num_stages,
+        registers=registers,
+        shared=kernel.metadata.shared,
+        spilled=spilled,
+        matrix=" ".join(name for name, form in matrix.items() if re.search(form, text)),
+        wide_loads=re.search(wide, text) is not None,
+    )
+
+
+def _cubin_usage(cubin: bytes) -> tuple[int, int]:
+    """Registers and stack bytes a thread, from the tool that Triton brings."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "kernel.cubin"
+        path.write_bytes(cubin)
+        tool = triton.knobs.nvidia.cuobjdump.path
+        command = [tool, "--dump-resource-usage", str(path)]
+        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return int(re.search(r"REG:(\d+)", report)[1]), int(re.search(r"STACK:(\d+)", report)[1])
