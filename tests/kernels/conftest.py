@@ -8,10 +8,10 @@ import torch
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from nerve_fast.bench.case import BOUNDS
-    from nerve_fast.bench.machine import poisoned
+    from nerve_fast.bench.harness.poison import poisoned
     from nerve_fast.kernels import configs, launch, walk
     from nerve_fast.kernels.launch import Config
+    from nerve_fast.numerics import ERROR_BOUNDS
 
 
 @pytest.fixture(scope="session")
@@ -70,4 +70,4 @@ def pytest_generate_tests(metafunc):
 @pytest.fixture
 def bound(dtype):
     """What the relative error in the dtype may be."""
-    return BOUNDS[str(dtype).removeprefix("torch.")]
+    return ERROR_BOUNDS[dtype]

@@ -5,10 +5,10 @@ import torch
 
 import nerve_fast as nf
 from nerve_fast import reference
-from nerve_fast.bench.case import BOUNDS
 from nerve_fast.kernels import configs, walk
 from nerve_fast.kernels.launch import Config, fp8_of
 from nerve_fast.normalization import NORMALIZATIONS
+from nerve_fast.numerics import ERROR_BOUNDS
 
 ROUTES = {
     "factorized": {"route": "factorized"},
@@ -39,7 +39,7 @@ def check(device, q, k, G, grid, config, weights=None, factor=1.0):
         assert out.dtype == G.dtype
         out = out.double().cpu()
         error = (out - expected).norm() / expected.norm()
-        assert error <= factor * BOUNDS[str(q.dtype).removeprefix("torch.")], name
+        assert error <= factor * ERROR_BOUNDS[q.dtype], name
         clear = best[..., 0] - best[..., -1] > 10 * error
         assert torch.equal(out.argmax(-1)[clear], expected.argmax(-1)[clear]), name
 
