@@ -12,7 +12,14 @@ setup(
     python_requires=">=3.10",
     # The folder `kernels` must not become a top-level package, because transformers and diffusers
     # import Hugging Face's package of that name; it and `bench` are mapped.
-    packages=[*find_packages(include=["nerve_fast*"]), "nerve_fast.bench", "nerve_fast.kernels"],
+    packages=[
+        *find_packages(include=["nerve_fast*"]),
+        "nerve_fast.bench",
+        "nerve_fast.bench.cases",
+        "nerve_fast.bench.harness",
+        "nerve_fast.bench.pages",
+        "nerve_fast.kernels",
+    ],
     package_dir={"nerve_fast.bench": "bench", "nerve_fast.kernels": "kernels"},
     package_data={
         "nerve_fast.datasets": ["classes.json"],

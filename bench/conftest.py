@@ -6,10 +6,10 @@ import time
 import pytest
 import torch
 
-from nerve_fast.bench.case import TIERS
-from nerve_fast.bench.machine import Machine
-from nerve_fast.bench.measure import Scratch, measure
-from nerve_fast.bench.suite import select
+from nerve_fast.bench.harness.case import TIERS
+from nerve_fast.bench.harness.machine import Machine
+from nerve_fast.bench.harness.measure import Scratch, measure
+from nerve_fast.bench.harness.suite import select
 
 
 class Clock:

@@ -23,16 +23,18 @@ import torch
 from torch import Tensor
 
 from nerve_fast import NerveConfig, reference
-from nerve_fast.bench import bars, suite
-from nerve_fast.bench.case import BOUNDS, Setting, graph_inputs
-from nerve_fast.bench.isolated import in_a_line
-from nerve_fast.bench.machine import Machine, interpreted, poisoned, quantiles
-from nerve_fast.bench.measure import relative_error
-from nerve_fast.bench.results import Results
-from nerve_fast.bench.run import ceilings, results_folder, run_cases
+from nerve_fast.bench.harness import suite
+from nerve_fast.bench.harness.case import Setting, graph_inputs
+from nerve_fast.bench.harness.isolated import in_a_line
+from nerve_fast.bench.harness.machine import Machine, interpreted, quantiles
+from nerve_fast.bench.harness.poison import poisoned
+from nerve_fast.bench.harness.results import Results
+from nerve_fast.bench.harness.run import ceilings, results_folder, run_cases
+from nerve_fast.bench.pages import bars
 from nerve_fast.dispatch import tuning
 from nerve_fast.kernels import affinity, entropy, walk
 from nerve_fast.normalization import NORMALIZATIONS
+from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 from nerve_fast.walked import Walked
 
 CHECK_SECONDS = 200
@@ -60,7 +62,7 @@ def check_kernels(on_gpu: bool) -> list[dict]:
 def checked(what: str, dtype: torch.dtype, shape: list[int], error: float, note: str = "") -> dict:
     """One comparison with float64; a failure is printed. NaN fails, and has no JSON."""
     name = str(dtype).removeprefix("torch.")
-    passed = error <= BOUNDS[name]
+    passed = error <= ERROR_BOUNDS[dtype]
     if not passed:
         print(f"WRONG {what}, {name}, (H, N, D, K) = {shape}: error {error} {note}".rstrip())
     kept = error if math.isfinite(error) else None
@@ -176,7 +178,7 @@ def true_walk(q, k, prior, grid, config):
 def routes(normalization: str, tokens: int) -> list[tuple[str, int]]:
     """The routes that are exact, with the rows they keep: none, all, half."""
     known = [("streaming", 0), ("dense", tokens), ("dense", tokens // 2)]
-    return known + [("factorized", 0)] * (normalization in ("l1", "shift"))
+    return known + [("factorized", 0)] * NORMALIZATIONS[normalization].linear
 
 
 def time_candidates(machine: Machine, setting: Setting, deadline: float) -> list[dict]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nerve_fast.bench.full_size import full_size_pipe
+from nerve_fast.bench.harness.full_size import full_size_pipe
 
 
 @pytest.fixture(scope="module")

@@ -44,10 +44,10 @@ def add_bench(commands) -> None:
 
 
 def _run(options) -> int:
-    from nerve_fast.bench.results import load
+    from nerve_fast.bench.harness.results import load
 
     if options.compare:
-        from nerve_fast.bench.compare import compare
+        from nerve_fast.bench.pages.compare import compare
 
         print("\n".join(compare(*(load(path) for path in options.compare))))
         return 0
@@ -56,7 +56,7 @@ def _run(options) -> int:
             raise InputError(f"--tokens is {tokens}; expected 16 or more")
     if options.update and (options.output or not (options.op or options.tokens)):
         raise InputError("--update goes with --op or --tokens, and without --output")
-    from nerve_fast.bench.run import bench
+    from nerve_fast.bench.harness.run import bench
 
     device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     tier = "quick" if options.quick else "full" if options.full else "default"

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from nerve_fast import NerveConfig, blocked, plan
-from nerve_fast.bench.case import grid_of
-from nerve_fast.bench.isolated import isolated
-from nerve_fast.bench.measure import Memory
+from nerve_fast.bench.harness.case import grid_of
+from nerve_fast.bench.harness.isolated import isolated
+from nerve_fast.bench.harness.memory import Memory
 
 TOKENS = 32_768
 DENSE_BYTES = 4 * TOKENS**2

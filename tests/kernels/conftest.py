@@ -8,7 +8,7 @@ import torch
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
-    from nerve_fast.bench.machine import poisoned
+    from nerve_fast.bench.harness.poison import poisoned
     from nerve_fast.kernels import configs, launch, operands
     from nerve_fast.kernels.launch import Config
     from nerve_fast.numerics import ERROR_BOUNDS

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import nerve_fast as nf
-from nerve_fast.bench.isolated import isolated
-from nerve_fast.bench.measure import Memory
+from nerve_fast.bench.harness.isolated import isolated
+from nerve_fast.bench.harness.memory import Memory
 from nerve_fast.pipeline import budget as budgets
 from nerve_fast.tiny.scenes import generate
 

@@ -1,0 +1,1 @@
+"""What is measured: one file an operation, each with its rivals."""

@@ -1,0 +1,192 @@
+"""What is measured: an operation, one who can carry it out, and the size of the problem."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from nerve_fast import NerveConfig
+from nerve_fast.bench.harness.floors import Floor
+from nerve_fast.bench.harness.machine import Run, interpreted
+from nerve_fast.numerics import ERROR_BOUNDS
+
+REFERENCED = 1024
+"""Tokens up to which the truth is the reference in float64; beyond it is ``blocked`` in float64,
+which the reference has been the measure of."""
+
+CHECKED = 4096
+"""Tokens beyond which float64 would take longer than all that is timed."""
+
+TIERS = ("quick", "default", "full")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """The size and kind of a problem; the normalization is empty where there is none."""
+
+    tokens: int
+    labels: int = 21
+    steps: int = 10
+    heads: int = 5
+    head_dim: int = 64
+    normalization: str = "softmax"
+    dtype: str = "float32"
+    device: str = "cpu"
+
+    def replace(self, **changes) -> "Setting":
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    @property
+    def channels(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return grid_of(self.tokens)
+
+    def config(self, **changes) -> NerveConfig:
+        """Of the walk."""
+        return NerveConfig(normalization=self.normalization, steps=self.steps, **changes)
+
+
+def grid_of(tokens: int) -> tuple[int, int]:
+    """The grid nearest to a square."""
+    height = math.isqrt(tokens)
+    while tokens % height:
+        height -= 1
+    return height, tokens // height
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """A task, the same for all who take it.
+
+    Attributes:
+        name: as reports say it.
+        inputs: ``inputs(setting, seed)`` makes what every contender is given.
+        truth: ``truth(setting, *inputs)``: what they should give, in float64.
+        floors: ``floors(setting)``: the work of each way that is known to do it.
+        steady: it is many steps alike: those after the second take no more memory than it, and a
+            run of seconds is not slower for being the first.
+        parts: it names its steps to ``torch.profiler``.
+    """
+
+    name: str
+    inputs: Callable[..., tuple]
+    truth: Callable[..., Tensor]
+    floors: Callable[[Setting], Sequence[Floor]] = lambda setting: ()
+    steady: bool = False
+    parts: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """One who carries an operation out.
+
+    Attributes:
+        name: as reports say it.
+        prepare: ``prepare(setting, *inputs)`` gives the run that is timed, without arguments. What
+            is done in it before is not timed: bringing a given graph into a library's own form.
+        ours: it is a part of this package.
+        route: ``(backend, route)`` of :func:`nerve_fast.random_walk`, where it is one of them.
+        only: on which settings it makes sense.
+        needs: a package that it is, or takes, and that may be absent.
+        compiled: its first call compiles.
+        graph: on a GPU it is replayed as a graph, where it can be; not what replays its own.
+        truth: what it should give where that is not what the operation gives.
+        checked: tokens up to which it is compared at its own size, and beyond at so many.
+        slack: times the bound of design.md §5 that its error in float32 may be.
+        note: what a reader should know of the comparison.
+    """
+
+    name: str
+    prepare: Callable[..., Run]
+    ours: bool = False
+    route: tuple[str, str] | None = None
+    only: Callable[[Setting], bool] = lambda setting: True
+    needs: str | None = None
+    compiled: bool = False
+    graph: bool = True
+    truth: Callable[..., Tensor] | None = None
+    checked: int = CHECKED
+    slack: float = 1.0
+    note: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One measurement to be made."""
+
+    operation: Operation
+    contender: Contender
+    setting: Setting
+    tier: str = "default"
+
+    def __str__(self) -> str:
+        s = self.setting
+        return (
+            f"{self.operation.name}-{self.contender.name}-{s.tokens}-{s.normalization}-{s.dtype}"
+            f"-K{s.labels}-L{s.steps}-C{s.channels}"
+        ).replace(" ", "_")
+
+    @property
+    def bound(self) -> float:
+        slack = self.contender.slack if self.setting.dtype == "float32" else 1
+        return slack * ERROR_BOUNDS[self.setting.torch_dtype]
+
+    @property
+    def checked(self) -> Setting:
+        """The setting at which the result is compared."""
+        return self.setting.replace(tokens=min(self.setting.tokens, self.contender.checked))
+
+    def made(self, setting: Setting, seed: int = 0) -> Run:
+        """The run for ``setting``, on inputs of its own."""
+        return self.contender.prepare(setting, *self.operation.inputs(setting, seed))
+
+
+def cases(
+    operation: Operation,
+    contenders: Iterable[Contender],
+    settings: Iterable[tuple[str, Setting]],
+) -> list[Case]:
+    """Every contender on every setting where it makes sense, ours first, each case once."""
+    contenders = sorted(contenders, key=lambda contender: not contender.ours)
+    found: dict[tuple[str, Setting], Case] = {}
+    for tier, setting in settings:
+        for contender in contenders:
+            if contender.only(setting):
+                key = (contender.name, setting)
+                found.setdefault(key, Case(operation, contender, setting, tier))
+    return list(found.values())
+
+
+def kernels_run(setting: Setting) -> bool:
+    """Whether Triton's kernels are measured: on a GPU, or interpreted, to try the code."""
+    return setting.device == "cuda" or (interpreted() and setting.dtype != "bfloat16")
+
+
+def graph_inputs(setting: Setting, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Queries and keys in groups of 16 tokens that resemble one another, prior, head weights."""
+    device = setting.device
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, device=device)
+
+    heads, tokens, width = setting.heads, setting.tokens, setting.head_dim
+    groups = normal(heads, -(-tokens // 16), width).repeat_interleave(16, 1)[:, :tokens]
+    q, k = ((groups + 0.5 * normal(heads, tokens, width)).to(setting.torch_dtype) for _ in range(2))
+    prior = (3 * normal(tokens, setting.labels)).softmax(-1)
+    return q, k, prior, normal(heads).softmax(0)
+
+
+def compiled(function: Callable) -> Callable:
+    """``torch.compile`` of ``function``; where kernels are interpreted only its tracing."""
+    backend = "eager" if interpreted() else "inductor"
+    return torch.compile(function, dynamic=False, backend=backend)

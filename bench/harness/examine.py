@@ -1,0 +1,95 @@
+"""The first runs of a case: is it right, how much memory does it take, about how long."""
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nerve_fast.bench.harness.case import Case, Setting
+from nerve_fast.bench.harness.machine import seconds_of
+from nerve_fast.bench.harness.memory import Memory, allocated_on_cpu
+from nerve_fast.bench.harness.profiling import profiled, steps_of
+from nerve_fast.numerics import relative_error
+
+FEW_TOKENS = 256
+"""A run of so many goes first, so that the libraries' own set-up is there."""
+
+LONG_SECONDS = 1.0
+"""What takes longer is timed once, where it was checked."""
+
+TOO_LONG_SECONDS = 20.0
+"""What takes longer is run once in all, and what it allocates is not learnt."""
+
+
+@dataclasses.dataclass
+class Examined:
+    """What the first runs of a case gave; ``seconds`` is of the last whole one."""
+
+    error: float
+    first_seconds: float
+    seconds: float
+    allocated: int | None
+    resident: int | None
+    process: int | None
+    parts: dict[str, float] | None
+
+
+def examine(case: Case, truth: Path) -> Examined:
+    """Run a case, compare it, and see how much memory it takes and about how long.
+
+    Args:
+        case: what.
+        truth: file with the float64 result at :attr:`Case.checked`.
+    """
+    with torch.inference_mode():
+        if not case.contender.compiled:
+            few = case.setting.replace(tokens=min(case.setting.tokens, FEW_TOKENS))
+            case.made(few)()
+        run = case.made(case.setting)
+        outs: list[Tensor] = []
+
+        def keep(run=run):
+            outs[:] = [run()]
+            if memory.on_gpu:
+                torch.cuda.synchronize()
+
+        memory = Memory(case.setting.device)
+        first = seconds = seconds_of(keep)
+        resident, process = memory.peak()
+        # On a GPU of the first call: later ones may replay a graph that holds its memory.
+        allocated = memory.allocated_on_gpu()
+        if case.contender.compiled:
+            # The compiler's memory is not the operation's.
+            outs.clear()
+            memory = Memory(case.setting.device)
+            seconds = seconds_of(keep)
+            resident, process = memory.peak()
+        elif LONG_SECONDS < seconds < TOO_LONG_SECONDS and not case.operation.steady:
+            seconds = seconds_of(keep)
+        error = 0.0
+        if case.checked == case.setting:
+            error = error_of(outs.pop(), truth)
+        outs.clear()
+        parts = None
+        if case.operation.parts:
+            parts = steps_of(profiled(run, memory.on_gpu))
+        if allocated is None and seconds < TOO_LONG_SECONDS:
+            if case.operation.steady and seconds > LONG_SECONDS:
+                run = case.made(case.setting.replace(steps=min(case.setting.steps, 2)))
+            allocated = allocated_on_cpu(run)
+        if case.checked != case.setting:
+            error = error_of(case.made(case.checked)(), truth)
+    return Examined(error, first, seconds, allocated, resident, process, parts)
+
+
+def examine_named(operation: str, contender: str, setting: Setting, *arguments) -> Examined:
+    """:func:`examine` of the case of that name: cases hold functions that do not travel."""
+    from nerve_fast.bench.harness.suite import find
+
+    return examine(find(operation, contender, setting), *arguments)
+
+
+def error_of(out: Tensor, truth: Path) -> float:
+    """The relative error against the tensor in a file; NaN where any value is."""
+    return relative_error(out, torch.load(truth, mmap=True))

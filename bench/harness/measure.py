@@ -1,0 +1,149 @@
+"""Carrying out one case: first is it right, then how much memory does it take, then how long.
+
+On a CPU the first two are answered in a process of its own.
+"""
+
+import dataclasses
+import importlib.util
+import itertools
+import math
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from nerve_fast import plan
+from nerve_fast.bench.harness.case import Case, Setting
+from nerve_fast.bench.harness.examine import LONG_SECONDS, examine, examine_named
+from nerve_fast.bench.harness.isolated import in_a_line, isolated
+from nerve_fast.bench.harness.machine import Machine, Run, interpreted, quantiles, rounds_for
+from nerve_fast.bench.harness.row import Row
+
+COMPILE_CACHE = "TORCHINDUCTOR_CACHE_DIR"
+
+
+class Scratch:
+    """A run's own folder: results in float64, each computed once, and the cache of torch.compile.
+
+    That starts empty within the context, so that first calls are first calls. Kernels keep theirs:
+    what it costs to compile them is a row of its own (:mod:`nerve_fast.bench.cases.startup`).
+    """
+
+    def __init__(self):
+        self._folder = tempfile.TemporaryDirectory(prefix="nerve-fast-bench-")
+        self._cache = os.environ.get(COMPILE_CACHE)
+        self._known: dict[tuple, Path] = {}
+
+    def __enter__(self):
+        os.environ[COMPILE_CACHE] = str(Path(self._folder.name) / "compiled")
+        return self
+
+    def __exit__(self, *error):
+        del os.environ[COMPILE_CACHE]
+        if self._cache is not None:
+            os.environ[COMPILE_CACHE] = self._cache
+        self._folder.cleanup()
+
+    def truth(self, case: Case) -> Path:
+        """The file of what ``case`` should give at :attr:`Case.checked`."""
+        truth, setting = case.contender.truth or case.operation.truth, case.checked
+        key = (case.operation.name, truth, setting)
+        if key not in self._known:
+            path = Path(self._folder.name) / f"{len(self._known)}.pt"
+            torch.save(truth(setting, *case.operation.inputs(setting, 0)).cpu(), path)
+            self._known[key] = path
+        return self._known[key]
+
+
+def measure(
+    case: Case,
+    machine: Machine,
+    scratch: Scratch,
+    clock: Callable[[Run, int], list[float]] | None = None,
+) -> Row:
+    """Check, then time; what is wrong is not timed.
+
+    Args:
+        case: what.
+        machine: where; its ceilings have been measured.
+        scratch: of this run.
+        clock: ``clock(run, rounds)`` times each round; ``None`` is the machine's own. It is not
+            asked about what takes longer than :data:`LONG_SECONDS`.
+    """
+    operation, contender, setting = case.operation, case.contender, case.setting
+    row = Row(
+        operation.name,
+        contender.name,
+        dataclasses.asdict(setting),
+        ours=contender.ours,
+        route=contender.route is not None,
+        compiled=contender.compiled,
+        bound=case.bound,
+        note=contender.note,
+    )
+    least = machine.least(operation.floors(setting), setting.dtype)
+    # Not of what computes something else.
+    if least and contender.truth is None:
+        row.floor, row.operations, row.moved = least
+    if contender.needs and importlib.util.find_spec(contender.needs) is None:
+        row.note = f"absent: {contender.needs} is not installed"
+        return row
+    try:
+        if contender.route:
+            row.taken = contender.route == taken(setting)
+        truth = scratch.truth(case)
+        if machine.on_gpu or interpreted():
+            found = examine(case, truth)
+        else:
+            names = (operation.name, contender.name, setting)
+            found = isolated(examine_named, *names, truth)
+        row.error_tokens = case.checked.tokens
+        row.error = found.error if math.isfinite(found.error) else None
+        if not found.error <= case.bound:
+            row.note = f"WRONG: error {found.error:.1e} above {case.bound:g}, not timed"
+            return row
+        row.first_seconds = found.first_seconds
+        row.allocated, row.resident = found.allocated, found.resident
+        row.process, row.parts = found.process, found.parts
+        seconds, row.replayed = _time(case, machine, found.seconds, clock)
+        row.rounds = len(seconds)
+        row.seconds, row.low, row.high = quantiles(seconds)
+        machine.tidy()
+    except Exception as error:  # of whatever library: the others go on, and the row says it
+        row.note = in_a_line(error)
+    return row
+
+
+@torch.inference_mode()
+def _time(case: Case, machine: Machine, expected: float, clock) -> tuple[list[float], bool]:
+    """Seconds of each round of a case that takes about ``expected``; whether it was replayed."""
+    if expected > LONG_SECONDS and not machine.on_gpu:
+        return [expected], False
+    copies = machine.copies(case.operation.floors(case.setting), case.setting.dtype)
+    runs = [case.made(case.setting, seed) for seed in range(copies)]
+    replayed = machine.on_gpu and case.contender.graph
+    if replayed:
+        graphs = [machine.graphed(run) for run in runs]
+        replayed = None not in graphs
+        runs = graphs if replayed else runs
+    turn = itertools.cycle(runs)
+    # Warm: each set of inputs has been seen.
+    for run in runs:
+        run()
+    seconds = (clock or machine.clock)(lambda: next(turn)(), rounds_for(expected))
+    return seconds, replayed
+
+
+def taken(setting: Setting) -> tuple[str, str]:
+    """The backend and route that ``auto`` takes, head weights given."""
+    chosen = plan(
+        (setting.heads, setting.tokens, setting.head_dim),
+        setting.labels,
+        config=setting.config(),
+        device=setting.device,
+        dtype=setting.torch_dtype,
+        weights_given=True,
+    )
+    return chosen.backend, chosen.route
