@@ -47,7 +47,7 @@ def opened(path: str | os.PathLike, max_pixels: int | None = None) -> Iterator[I
         InputError: the file is missing, unreadable, damaged, truncated or too large to be safe.
     """
     with opened_file(path) as file, reading(shown(path)):
-        yield decoded(file, shown(path), max_pixels)
+        yield decoded(file, shown(path), max_pixels)[0]
 
 
 @contextlib.contextmanager
@@ -107,18 +107,18 @@ def _line(error: Exception) -> str:
     return text if len(text) <= 160 else text[:157] + "..."
 
 
-def decoded(file: IO[bytes], name: str, max_pixels: int | None) -> Image.Image:
-    """The first image of a file, decoded.
+def decoded(file: IO[bytes], name: str, max_pixels: int | None) -> tuple[Image.Image, IO[bytes]]:
+    """The first image of a file, decoded, and the file that it was read from.
 
-    Where that fails, it is tried once more without the file's metadata, because large or damaged
-    text, color profiles and EXIF data say nothing of the pixels.
+    Where decoding fails, it is tried once more on a copy of the file without its metadata, because
+    large or damaged text, color profiles and EXIF data say nothing of the pixels.
 
     Raises:
         Exception: of any kind, from Pillow.
     """
     try:
-        return _decoded(file, max_pixels)
-    except (Image.DecompressionBombError, MemoryError, InputError):
+        return _decoded(file, max_pixels), file
+    except (Image.DecompressionBombError, MemoryError):
         raise
     except Exception as error:
         file.seek(0)
@@ -130,7 +130,7 @@ def decoded(file: IO[bytes], name: str, max_pixels: int | None) -> Image.Image:
         except Exception:
             raise error from None
         logger.warning("%s: its metadata is damaged or too large, and is ignored", name)
-        return image
+        return image, pixels
 
 
 def _decoded(file: IO[bytes], max_pixels: int | None) -> Image.Image:

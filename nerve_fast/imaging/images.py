@@ -105,7 +105,7 @@ def load_image(
         )
     name = shown(image)
     with opened_file(image) as file, reading(name):
-        return _to_rgb(decoded(file, name, max_pixels), file, name)
+        return _to_rgb(*decoded(file, name, max_pixels), name)
 
 
 def _to_rgb(image: Image.Image, file: IO[bytes] | None, name: str) -> Image.Image:
