@@ -81,7 +81,7 @@ def test_pictures_of_any_shape_are_bounded(monkeypatch, size):
     names = ["a name that is wider than the image, by far", "b" * 100_000]
     maps = np.stack([np.full((4, 1), 0.7), np.full((4, 1), 0.3)]).astype(np.float32)
     label_map = np.zeros((height, width), np.int64)
-    label_map[height // 2 :] = 1
+    label_map[(height + 1) // 2 :] = 1
     sheet = visualize.heat_maps(image, maps, names)
     strip = visualize.steps_strip(image, maps, {1: maps}, names, truth=label_map)
     overlay = visualize.overlay(image, label_map, names)
