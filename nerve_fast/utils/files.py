@@ -92,9 +92,11 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
 @contextlib.contextmanager
 def _renamed_at_end(path: Path) -> Iterator[Path]:
     try:
+        if b"\0" in os.fsencode(path):
+            raise ValueError("embedded null byte")
         is_folder = path.is_dir()
         temporary = _create_temporary(path)
-    except ValueError as error:  # A null byte, or characters that the file system cannot encode.
+    except ValueError as error:  # Also characters that the file system cannot encode.
         raise InputError(f"{shown(path)}: cannot be written: {error}") from None
     try:
         if is_folder:
@@ -111,7 +113,6 @@ def _renamed_at_end(path: Path) -> Iterator[Path]:
 
 def _create_temporary(path: Path) -> Path:
     suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
-    os.fsencode(path)
     while True:
         name = f"{TEMPORARY_PREFIX}{_host()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
         with contextlib.suppress(FileExistsError):
