@@ -1,37 +1,91 @@
 """Images as people have them, turned into 8-bit RGB; and the size at which a model sees them."""
 
-import contextlib
 import os
-import struct
-import warnings
-from collections.abc import Iterator
-from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from nerve_fast.errors import InputError
+from nerve_fast.imaging.decoding import decode, decoded, opened, opened_file, reading
+from nerve_fast.imaging.depth import colors_to_8_bits, grey_to_8_bits
+from nerve_fast.imaging.metadata import turning
+from nerve_fast.utils.files import shown
+
+__all__ = ["PHOTOGRAPHS", "UNREADABLE", "load_image", "model_size", "opened", "to_tensor"]
 
 MAX_LONG_SIDE = 2048
 """The field's limit: images are scaled to ``(2048, S)``, a very long one to less than ``S``."""
 
+STRIPE_PIXELS = 1 << 22
+"""Pixels that are laid over white at a time."""
 
-def load_image(image: Image.Image | np.ndarray | str | os.PathLike) -> Image.Image:
+
+def _endings(names: str) -> list[str]:
+    return [f".{name}" for name in names.split()]
+
+
+PHOTOGRAPHS = frozenset(
+    _endings(
+        "apng avif avifs bmp dds dib gif icns ico j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx mpo "
+        "pbm pcx pgm png pnm ppm psd qoi ras rgb rgba sgi sun tga tif tiff webp"
+    )
+)
+"""Endings, in lower case, of pictures that are read."""
+
+UNREADABLE = {
+    ending: reason
+    for names, reason in (
+        (
+            "heic heics heif heifs hif jxl jxr wdp hdp xcf kra ora clip djvu dcm fits fit xbm xpm "
+            "cur pict pct pam flif bpg jng mng",
+            "is of a format that is not read; save it as JPEG, PNG or TIFF",
+        ),
+        (
+            "3fr arw cr2 cr3 crw dcr dng erf iiq kdc mrw nef nrw orf pef raf raw rw2 rwl sr2 srf "
+            "srw x3f",
+            "is a camera's raw file; develop it and save it as JPEG, PNG or TIFF",
+        ),
+        (
+            "ai cdr emf eps epsf epsi ps svg svgz wmf",
+            "holds drawing commands instead of pixels; export it as PNG",
+        ),
+        ("exr hdr pfm", "holds floating-point values; save it as an 8-bit image"),
+    )
+    for ending in _endings(names)
+}
+"""Endings, in lower case, of pictures that are not read, and why: the rest of a sentence."""
+
+
+def load_image(
+    image: Image.Image | np.ndarray | str | os.PathLike, *, max_pixels: int | None = None
+) -> Image.Image:
     """The image as a viewer would show it, in RGB.
 
-    The EXIF orientation is applied; transparency is laid over white; 16-bit greyscale is scaled to
-    8 bits; greyscale, palette and CMYK are converted; of an animation the first frame is taken.
+    The EXIF orientation is applied; transparency is laid over white; 16-bit samples are scaled to
+    8 bits, from the range that the file's tags tell or else its values suggest, with a warning
+    where that is less than 16 bits; greyscale, palette and CMYK are converted; of an animation the
+    first frame is taken. Damaged metadata is ignored with a warning. Decoding and converting take
+    at most about 12 bytes a pixel.
 
     Args:
         image: a PIL image, a path, or a ``(H, W, 3)`` uint8 array.
+        max_pixels: of a file, the number of pixels above which it is refused before it is decoded,
+            half of it where a pixel takes 8 bytes; ``None`` is Pillow's own limit, twice
+            ``PIL.Image.MAX_IMAGE_PIXELS``, by default 178,956,970.
 
     Raises:
-        InputError: the file is missing, unreadable, truncated or too large to be safe, or the array
-            is of another shape or dtype.
+        InputError: the file is missing, unreadable, damaged, truncated or too large to be safe, of
+            a format that is not read, or holds floating-point values or integers above 65535; or
+            the array is of another shape or dtype; or ``max_pixels`` is not a positive integer.
         TypeError: ``image`` is none of these.
     """
+    if max_pixels is not None and (
+        not isinstance(max_pixels, int) or isinstance(max_pixels, bool) or max_pixels < 1
+    ):
+        raise InputError(f"max_pixels is {max_pixels!r}; expected a positive integer, or None")
     if isinstance(image, np.ndarray):
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
             raise InputError(
@@ -40,78 +94,48 @@ def load_image(image: Image.Image | np.ndarray | str | os.PathLike) -> Image.Ima
             )
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
-        with _reading("image"):
-            return _to_rgb(image, "image")
+        with reading("image"):
+            if 0 in image.size:
+                raise InputError(f"image: has size {image.width} × {image.height}")
+            return _to_rgb(decode(image), None, "image")
     if not isinstance(image, (str, os.PathLike)):
         raise TypeError(
             f"image is a {type(image).__name__}; expected a PIL image, a path, or an array "
             "(H, W, 3) uint8"
         )
-    path = Path(image)
-    with opened(path) as file:
-        return _to_rgb(file, str(path))
+    name = shown(image)
+    with opened_file(image) as file, reading(name):
+        return _to_rgb(*decoded(file, name, max_pixels), name)
 
 
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """The image in a file as Pillow opens it, to be decoded within the block.
-
-    Raises:
-        InputError: the file is missing, unreadable, truncated or too large to be safe.
-    """
-    try:
-        if path.is_dir():
-            raise InputError(f"{path}: is a folder; expected an image file")
-        if path.stat().st_size == 0:
-            raise InputError(f"{path}: the file is empty")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    with warnings.catch_warnings(), _reading(str(path)):
-        # Pillow warns from 89 megapixels on and refuses from twice that; large is our business.
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            yield image
-
-
-@contextlib.contextmanager
-def _reading(name: str) -> Iterator[None]:
-    """Around what decodes an image: what Pillow raises becomes an :class:`InputError`."""
-    try:
-        yield
-    except UnidentifiedImageError:
-        raise InputError(f"{name}: not an image, or of a format that Pillow cannot read") from None
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: too many pixels to decode safely ({error})") from None
-    except PermissionError as error:
-        raise InputError(f"{name}: cannot be read: {error.strerror}") from None
-    except (OSError, SyntaxError, EOFError, struct.error) as error:
-        # Pillow reports damaged files through all of these.
-        raise InputError(f"{name}: the image is damaged or truncated ({error})") from None
-
-
-def _to_rgb(image: Image.Image, name: str) -> Image.Image:
-    if 0 in image.size:
-        raise InputError(f"{name}: the image has size {image.width} × {image.height}")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):
-        levels = np.asarray(image)
-        if levels.min() < 0 or levels.max() > 65535:
-            raise InputError(
-                f"{name}: holds integers from {levels.min()} to {levels.max()}; expected 8 or 16 "
-                "bits a channel: save it as an 8-bit image"
-            )
-        # 32-bit integers say nothing of their range: small ones are 8-bit values in a wide type.
-        step = 1 if image.mode == "I" and levels.max() <= 255 else 257
-        return Image.fromarray(np.round(levels / step).astype(np.uint8)).convert("RGB")
+def _to_rgb(image: Image.Image, file: IO[bytes] | None, name: str) -> Image.Image:
+    """A decoded image, upright and in RGB; its own pixels are freed where it came from ``file``."""
     if image.mode == "F":
         raise InputError(f"{name}: holds floating-point values; save it as an 8-bit image")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
+    method = turning(image, name)
+    plain = image
+    if image.mode.startswith("I"):
+        plain = grey_to_8_bits(image, file, name)
+    elif file is not None:
+        plain = colors_to_8_bits(image, file, name)
+    turned = plain if method is None else plain.transpose(method)
+    if file is not None and turned is not image:
+        image.close()
+    if turned.mode == "La":
+        turned = turned.convert("LA")
+    return _over_white(turned) if turned.has_transparency_data else turned.convert("RGB")
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    """Transparency laid over white, in stripes: copies of the whole would take 4 bytes a pixel."""
+    result = Image.new("RGB", image.size)
+    rows = max(STRIPE_PIXELS // image.width, 1)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        stripe = image.crop(box).convert("RGBA")
+        white = Image.new("RGBA", stripe.size, "white")
+        result.paste(Image.alpha_composite(white, stripe).convert("RGB"), box)
+    return result
 
 
 def model_size(size: tuple[int, int], short_side: int | None, multiple: int) -> tuple[int, int]:

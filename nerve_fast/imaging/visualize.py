@@ -5,21 +5,35 @@ import contextlib
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
-from nerve_fast.utils.files import written_whole
+from nerve_fast.errors import InputError
+from nerve_fast.utils.files import shown, written_whole
 
 FONT_SIZE = 14
 MARGIN = 6
 
+MAX_PANEL_ASPECT = 8
+"""A panel is at most so many times as high as wide; a narrower image is squeezed into that."""
+
+MAX_WIDENED = 1 << 25
+"""Pixels of an overlay that its legend makes wider than the image; beyond them it gets lower."""
+
+STRIPE_PIXELS = 1 << 22
+"""Pixels of an overlay that are coloured at a time."""
+
+LONGEST_NAME = 200
+"""Characters of a label that a legend or a caption shows."""
+
 
 def palette(count: int) -> np.ndarray:
-    """``(count, 3)`` uint8: colours that stay apart, the first ``n`` the same for any count.
+    """``(count, 3)`` uint8: distinct colours, of which the first ``n`` do not depend on the count.
 
-    Hues advance by the golden angle; brightness and saturation take turns.
+    Hues advance by the golden angle; brightness and saturation alternate.
     """
     hues = (np.arange(count) * 0.61803398875 + 0.05) % 1
     tones = [(0.75, 0.95), (0.55, 1.0), (0.9, 0.7)]
@@ -28,16 +42,26 @@ def palette(count: int) -> np.ndarray:
 
 
 def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
-    """Write a picture, whole or not at all; the format follows from the name."""
+    """Write a picture in one atomic write; its format follows from the ending of the name.
+
+    Raises:
+        InputError: the ending is of no format that can be written, or the file cannot be.
+    """
+    ending = Path(path).suffix.lower()
+    if Image.registered_extensions().get(ending) not in Image.SAVE:
+        raise InputError(
+            f"{shown(path)}: {ending or 'a name without an ending'} is of no format that can be "
+            "written; expected .png or .jpg"
+        )
     with written_whole(path) as file:
-        picture.save(file)
+        picture.save(file, format=Image.registered_extensions()[ending])
 
 
 def save_label_map(path: str | os.PathLike, label_map: np.ndarray, labels: Sequence[str]) -> None:
     """Write labels as a PNG whose pixel values are the labels' indices.
 
-    Up to 256 labels make an 8-bit palette image, more a 16-bit greyscale one. The labels stand, one
-    a line, in the text chunk ``labels``.
+    Up to 256 labels make an 8-bit palette image, more a 16-bit greyscale one. The text chunk
+    ``labels`` holds the labels, one a line.
 
     Args:
         path: the file to write.
@@ -66,19 +90,31 @@ def overlay(
         opacity: of the colours, 0 to 1.
 
     Returns:
-        RGB, ``W`` wide or, for a very narrow image, as wide as the legend needs.
+        RGB, ``W`` wide or, for a very narrow image, as wide as the legend needs. Where that would
+        be more than :data:`MAX_WIDENED` pixels, the image is drawn less high.
     """
     height, width = label_map.shape
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
     colours = palette(len(labels))
-    blended = Image.blend(image, Image.fromarray(colours[label_map]), opacity)
     shares = np.bincount(label_map.ravel(), minlength=len(labels)) / label_map.size
     entries = [
-        (tuple(colours[i].tolist()), f"{labels[i]} {shares[i]:.0%}")
+        (tuple(colours[i].tolist()), f"{_elided(labels[i])} {shares[i]:.0%}")
         for i in np.argsort(-shares, kind="stable")
         if shares[i] > 0
     ]
-    return _stack([blended, _legend(entries, max(width, 160))])
+    legend = _legend(entries, max(width, 160))
+    if legend.width > width and legend.width * height > MAX_WIDENED:
+        height = max(MAX_WIDENED // legend.width, 1)
+        label_map = label_map[(2 * np.arange(height) + 1) * len(label_map) // (2 * height)]
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+    picture = Image.new("RGB", (legend.width, height + legend.height), "white")
+    count = max(STRIPE_PIXELS // width, 1)
+    for top in range(0, height, count):
+        stripe = image.crop((0, top, width, min(top + count, height)))
+        coloured = Image.fromarray(colours[label_map[top : top + count]])
+        picture.paste(Image.blend(stripe, coloured, opacity), (0, top))
+    picture.paste(legend, (0, height))
+    return picture
 
 
 def heat_maps(
@@ -90,12 +126,13 @@ def heat_maps(
         image: RGB.
         probabilities: ``(K, h, w)`` in [0, 1].
         labels: ``K`` names.
-        width: of a panel, in pixels.
+        width: of a panel, in pixels. It is as high as the image's shape says, but at most
+            :data:`MAX_PANEL_ASPECT` times as high as wide.
 
     Returns:
         RGB, up to four panels a row.
     """
-    size = (width, max(round(width * image.height / image.width), 1))
+    size = _panel_size(image, width)
     grey = np.asarray(image.convert("L").resize(size)).astype(np.float32)[..., None]
     panels = []
     for label, heat in zip(labels, probabilities, strict=True):
@@ -107,7 +144,7 @@ def heat_maps(
 
 
 def strip_stages(steps: int) -> list[int]:
-    """The numbers of steps that a strip of a walk of ``steps`` shows, the last one among them."""
+    """The numbers of steps that the strip of a walk shows, the last of which is ``steps``."""
     return [count for count in (1, 2, 5, 10, 20, 50) if count < steps] + [steps]
 
 
@@ -120,7 +157,7 @@ def steps_strip(
     truth: np.ndarray | None = None,
     width: int = 256,
 ) -> Image.Image:
-    """The image, the prior, and the labels after each number of steps (the slides' figure 2).
+    """The image, the prior, and the labels after each number of steps, as in the slides' figure 2.
 
     Args:
         image: RGB.
@@ -128,12 +165,12 @@ def steps_strip(
         steps: ``(K, h, w)`` after each number of steps.
         labels: ``K`` names.
         truth: ``(H, W)`` integers, drawn last.
-        width: of a panel, in pixels.
+        width: of a panel, in pixels, as of :func:`heat_maps`.
 
     Returns:
         RGB, one row of panels and a legend below.
     """
-    size = (width, max(round(width * image.height / image.width), 1))
+    size = _panel_size(image, width)
     label_maps = {"prior": _likeliest(prior, size)}
     label_maps.update({f"step {count}": _likeliest(maps, size) for count, maps in steps.items()})
     if truth is not None:
@@ -147,14 +184,24 @@ def steps_strip(
         panels.append(_captioned(blended, caption))
     strip = _grid(panels, columns=len(panels))
     seen = np.unique(np.stack(list(label_maps.values())))
-    entries = [(tuple(colours[i].tolist()), labels[i]) for i in seen]
+    entries = [(tuple(colours[i].tolist()), _elided(labels[i])) for i in seen]
     return _stack([strip, _legend(entries, strip.width)])
 
 
+def _panel_size(image: Image.Image, width: int) -> tuple[int, int]:
+    height = min(round(width * image.height / image.width), MAX_PANEL_ASPECT * width)
+    return width, max(height, 1)
+
+
 def _likeliest(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """``(K, h, w)`` probabilities to the index of the largest at ``size = (W, H)``."""
-    resized = [Image.fromarray(m).resize(size, Image.Resampling.BILINEAR) for m in maps]
-    return np.argmax([np.asarray(m) for m in resized], axis=0)
+    """The index of the largest of ``(K, h, w)`` probabilities at ``size = (W, H)``: ``(H, W)``."""
+    best, index = None, np.zeros(size[::-1], np.int64)
+    for label, heat in enumerate(maps):
+        resized = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))
+        if best is not None:
+            index[resized > best] = label
+        best = resized if best is None else np.maximum(best, resized)
+    return index
 
 
 def _heat_colours(heat: np.ndarray) -> np.ndarray:
@@ -167,15 +214,19 @@ def _heat_colours(heat: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _font() -> ImageFont.FreeTypeFont:
-    """A font of the system's, for labels in any alphabet; Pillow's own has ASCII letters only."""
+    """A font of the system for labels in any alphabet; Pillow's own has ASCII letters only."""
     for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"):
         with contextlib.suppress(OSError):
             return ImageFont.truetype(name, FONT_SIZE)
     return ImageFont.load_default(FONT_SIZE)
 
 
+def _elided(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+
+
 def _legend(entries: Sequence[tuple[tuple[int, int, int], str]], width: int) -> Image.Image:
-    """Swatches with names, wrapped to ``width``."""
+    """Colour swatches with names, wrapped to ``width``; wider where one name needs that."""
     font, line = _font(), FONT_SIZE + MARGIN
     placed, x, y = [], MARGIN, MARGIN
     for colour, name in entries:
@@ -199,7 +250,7 @@ def _captioned(panel: Image.Image, caption: str) -> Image.Image:
     line = FONT_SIZE + MARGIN
     framed = Image.new("RGB", (panel.width, panel.height + line), "white")
     framed.paste(panel, (0, line))
-    ImageDraw.Draw(framed).text((2, 0), caption, fill="black", font=_font())
+    ImageDraw.Draw(framed).text((2, 0), _elided(caption), fill="black", font=_font())
     return framed
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nerve_fast import InputError
 from nerve_fast.imaging import visualize
 
 
@@ -70,3 +71,49 @@ def test_pictures_of_one_pixel_and_of_long_labels_are_drawn():
     assert visualize.overlay(image, np.zeros((1, 1), np.int64), names).width > 160
     probabilities = np.full((2, 1, 1), 0.5, np.float32)
     assert visualize.heat_maps(image, probabilities, names).size[0] > 256
+
+
+@pytest.mark.parametrize("size", [(1, 100_000), (100_000, 1), (1, 3000), (3, 50)])
+def test_pictures_of_any_shape_are_bounded(monkeypatch, size):
+    monkeypatch.setattr(visualize, "MAX_WIDENED", 1 << 20)
+    width, height = size
+    image = Image.new("RGB", size, "grey")
+    names = ["a name that is wider than the image, by far", "b" * 100_000]
+    maps = np.stack([np.full((4, 1), 0.7), np.full((4, 1), 0.3)]).astype(np.float32)
+    label_map = np.zeros((height, width), np.int64)
+    label_map[(height + 1) // 2 :] = 1
+    sheet = visualize.heat_maps(image, maps, names)
+    strip = visualize.steps_strip(image, maps, {1: maps}, names, truth=label_map)
+    overlay = visualize.overlay(image, label_map, names)
+    assert max(sheet.height, strip.height) < 8 * 256 + 200
+    for picture in (sheet, strip, overlay):
+        assert picture.width * picture.height < max(1 << 22, 4 * width * 60)
+    # Both halves are drawn, however few rows there are.
+    colours = np.asarray(visualize.overlay(image, label_map, names, opacity=1.0))[:, 0]
+    assert colours[0].tolist() == visualize.palette(2)[0].tolist()
+    if height > 1:
+        shown = (colours == visualize.palette(2)[1]).all(-1).sum()
+        assert shown >= min(height, (1 << 20) // 2500) // 2 - 1
+
+
+def test_stripes_of_an_overlay_are_the_whole(monkeypatch):
+    chance = np.random.default_rng(0)
+    image = Image.fromarray(chance.integers(0, 256, (37, 50, 3), np.uint8))
+    label_map = chance.integers(0, 3, (37, 50))
+    whole = visualize.overlay(image, label_map, ["a", "b", "c"])
+    colours = Image.fromarray(visualize.palette(3)[label_map])
+    assert whole.crop((0, 0, 50, 37)).tobytes() == Image.blend(image, colours, 0.55).tobytes()
+    monkeypatch.setattr(visualize, "STRIPE_PIXELS", 170)
+    assert visualize.overlay(image, label_map, ["a", "b", "c"]).tobytes() == whole.tobytes()
+
+
+def test_a_picture_is_written_in_the_format_of_its_name(tmp_path):
+    picture = Image.new("RGB", (4, 3), "red")
+    for name, format in (("a.png", "PNG"), ("a.JPG", "JPEG"), ("a.webp", "WEBP")):
+        visualize.save_picture(picture, tmp_path / name)
+        with Image.open(tmp_path / name) as image:
+            assert image.format == format
+    for name in ("a", "a.txt", "a.png.x"):
+        with pytest.raises(InputError, match="no format that can be written; expected .png"):
+            visualize.save_picture(picture, tmp_path / name)
+    assert len(list(tmp_path.iterdir())) == 3
