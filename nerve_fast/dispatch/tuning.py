@@ -159,7 +159,7 @@ def tune_operations(
                 most=1.0,
             )
         )
-    measured = set()
+    measured: set[str] = set()
     for operation in operations:
         for timing in tune(operation, seconds_of, frozenset(measured)):
             measured.add(timing.key)
