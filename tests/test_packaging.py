@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import itertools
 import re
 import subprocess
 import sys
@@ -19,6 +20,7 @@ else:
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 # Not installed as a package of its own everywhere: torch for a GPU brings it.
 BROUGHT_BY_TORCH = {"triton"}
 # An opponent in the benchmarks that has wheels for a GPU alone; what is absent is named there.
@@ -49,17 +51,16 @@ def imported_by(*folders):
 
 
 def test_every_import_is_declared_and_every_dependency_imported():
-    extras = PROJECT["optional-dependencies"]
     base = distributions(PROJECT["dependencies"])
-    optional = distributions(sum(extras.values(), [])) - base
+    optional = distributions(itertools.chain(*EXTRAS.values())) - base
     used = imported_by("nerve_fast", "kernels")
     assert base <= used, "declared and not imported"
     assert used - base <= optional, "imported and not declared"
-    assert imported_by("bench") - base <= distributions(extras["bench"]) | ASKED_FOR | {"pytest"}
+    assert imported_by("bench") - base <= distributions(EXTRAS["bench"]) | ASKED_FOR | {"pytest"}
 
 
 def test_every_dependency_has_a_lower_bound():
-    requirements = PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), [])
+    requirements = [*PROJECT["dependencies"], *itertools.chain(*EXTRAS.values())]
     unbound = [r for r in requirements if ">=" not in r and not r.startswith("nerve-fast[")]
     assert unbound == []
 
@@ -115,7 +116,7 @@ def test_lower_bounds_can_be_resolved(python, extras, tmp_path):
             *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-python-downloads"),
             *("--resolution", "lowest-direct", "--python-version", python),
             *("--only-binary", ":all:", "--output-file", str(tmp_path / "lowest.txt")),
-            *sum((["--extra", extra] for extra in extras), []),
+            *itertools.chain(*(["--extra", extra] for extra in extras)),
             str(ROOT / "pyproject.toml"),
         ],
         capture_output=True,

@@ -1,9 +1,9 @@
 """``python -m tools.check_wheel``: whether the wheel and the sdist install and run on their own.
 
-Builds the sdist, and the wheel from it; installs each into a virtual environment of its own, without
-the checkout on the path, and runs what a newcomer runs first: the version, ``doctor``, a demo of two
-scenes, and the graph stage. Dependencies are fetched as pip is configured to; with
-``--share-packages`` they are those of the environment that runs the check, which needs no network.
+Builds the sdist, and the wheel from it; installs each into a virtual environment of its own,
+without the checkout on the path, and runs what a newcomer runs first: the version, ``doctor``, a
+demo of two scenes, and the graph stage. Dependencies are fetched as pip is configured to; with
+``--share-packages`` they are those of the environment that runs the check.
 """
 
 import argparse
