@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-full lint
+.PHONY: demo test test-full lint types docs hub-kernels wheel
 
 demo: $(READY)
 	$(BIN)/nerve-fast demo --output demo
@@ -11,14 +11,29 @@ demo: $(READY)
 test: lint
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
-test-full: lint
+test-full: lint types wheel
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs,hub,release]'
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-$(READY): setup.py constraints.txt
+types: $(READY)
+	$(BIN)/mypy
+
+docs: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
+hub-kernels: $(READY)
+	$(BIN)/python -m tools.hub_kernels build/hub-kernels
+
+wheel: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[release]'
+	$(BIN)/python -m tools.check_wheel
+
+$(READY): pyproject.toml setup.py constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 		{ echo "nerve-fast needs Python 3.10 or newer: make PYTHON=/path/to/python3.x"; exit 1; }
 	$(PYTHON) -m venv $(VENV)

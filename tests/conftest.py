@@ -1,5 +1,7 @@
+import importlib.util
 import os
 import random
+from pathlib import Path
 
 if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     # Workers that each take all cores wait for one another; read when torch is imported.
@@ -11,9 +13,29 @@ import torch
 
 from nerve_fast.tiny import MODELS
 
+NEEDS_TRITON = (
+    "bench/test_gpu.py",
+    "dispatch/test_costs.py",
+    "dispatch/test_select.py",
+    "dispatch/test_tuning.py",
+    "kernels",
+    "tools/test_hub_kernels.py",
+)
+"""What is tested only where Triton is, which is on Linux; all the rest must pass everywhere."""
+
+collect_ignore = list(NEEDS_TRITON) if importlib.util.find_spec("triton") is None else []
+
 if not torch.cuda.is_available():
     # Triton reads it when kernels are defined: without a GPU they run in its interpreter.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_collection_modifyitems(items):
+    folder = Path(__file__).parent
+    homes = {folder / name for name in NEEDS_TRITON}
+    for item in items:
+        if homes & {item.path, *item.path.parents}:
+            item.add_marker("needs_triton")
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ def build_tokenizer():
     alphabet = list(_byte_alphabet())
     vocabulary = alphabet + [c + "</w>" for c in alphabet]
     text = " ".join(IMAGENET_TEMPLATES).replace("{}", " ").replace(".", " ").replace("-", " ")
-    merges = []
+    merges: list[tuple[str, str]] = []
     for word in sorted({*text.lower().split(), "and", *scenes.NAMES}):
         parts = [*word[:-1], word[-1] + "</w>"]
         while len(parts) > 1:

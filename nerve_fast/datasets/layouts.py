@@ -1,13 +1,13 @@
 """Where the data sets of the field lie on disk, as mmsegmentation's users have them."""
 
-from dataclasses import dataclass
+import dataclasses
 from pathlib import Path
 
 from nerve_fast.datasets.dataset import Sample
 from nerve_fast.errors import InputError
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Layout:
     """Folders and endings of a data set, below its root.
 
@@ -32,38 +32,40 @@ class Layout:
     advice: str = ""
 
 
-_VOC = {
-    "images": "JPEGImages",
-    "masks": "SegmentationClass",
-    "endings": (".jpg", ".png"),
-    "size": 1449,
-    "list_file": "ImageSets/Segmentation/val.txt",
-    "homes": ("VOC2012", "VOCdevkit/VOC2012"),
-}
-_CONTEXT = {
-    "images": "JPEGImages",
-    "masks": "SegmentationClassContext",
-    "endings": (".jpg", ".png"),
-    "size": 5104,
-    "list_file": "ImageSets/SegmentationContext/val.txt",
-    "homes": ("VOC2010", "VOCdevkit/VOC2010"),
-    "advice": "mmsegmentation's tools/dataset_converters/pascal_context.py makes it",
-}
-_COCO = {"images": "images/val2017", "masks": "annotations/val2017", "size": 5000}
-
+_VOC = Layout(
+    images="JPEGImages",
+    masks="SegmentationClass",
+    endings=(".jpg", ".png"),
+    size=1449,
+    list_file="ImageSets/Segmentation/val.txt",
+    homes=("VOC2012", "VOCdevkit/VOC2012"),
+)
+_CONTEXT = Layout(
+    images="JPEGImages",
+    masks="SegmentationClassContext",
+    endings=(".jpg", ".png"),
+    size=5104,
+    list_file="ImageSets/SegmentationContext/val.txt",
+    homes=("VOC2010", "VOCdevkit/VOC2010"),
+    advice="mmsegmentation's tools/dataset_converters/pascal_context.py makes it",
+)
 LAYOUTS = {
-    "voc21": Layout(**_VOC),
-    "voc20": Layout(**_VOC, reduce_zero_label=True),
-    "pc60": Layout(**_CONTEXT),
-    "pc59": Layout(**_CONTEXT, reduce_zero_label=True),
+    "voc21": _VOC,
+    "voc20": dataclasses.replace(_VOC, reduce_zero_label=True),
+    "pc60": _CONTEXT,
+    "pc59": dataclasses.replace(_CONTEXT, reduce_zero_label=True),
     "coco-object": Layout(
-        **_COCO,
+        images="images/val2017",
+        masks="annotations/val2017",
         endings=(".jpg", "_instanceTrainIds.png"),
+        size=5000,
         advice="`nerve-fast data coco-object ROOT` makes it",
     ),
     "coco-stuff": Layout(
-        **_COCO,
+        images="images/val2017",
+        masks="annotations/val2017",
         endings=(".jpg", "_labelTrainIds.png"),
+        size=5000,
         advice="mmsegmentation's tools/dataset_converters/coco_stuff164k.py makes it",
     ),
     "ade20k": Layout(
@@ -142,7 +144,7 @@ def lines_of(path: Path) -> list[str]:
 
 def check_unique(samples: tuple[Sample, ...], source: Path) -> None:
     """Refuse samples of one name: results are kept under it."""
-    seen = {}
+    seen: dict[str, Path] = {}
     for sample in samples:
         if sample.name in seen:
             raise InputError(

@@ -48,7 +48,7 @@ def words(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, ...], ...]:
         raise InputError(
             f"vocabulary is {vocabulary!r}; the data set {dataset.name} has only 'plain'"
         )
-    replaced = {}
+    replaced: dict[str, list[str]] = {}
     for entry in _FACTS["replaced"][vocabulary]:
         if dataset.name in entry["sets"]:
             replaced |= entry["words"]

@@ -156,7 +156,7 @@ def tune_operations(
                     max_weight_sum=1.0,
                 )
             )
-    measured = set()
+    measured: set[str] = set()
     for operation in operations:
         for timing in tune(operation, seconds_of, frozenset(measured)):
             measured.add(timing.key)

@@ -213,7 +213,7 @@ def _heat_colours(heat: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _font() -> ImageFont.FreeTypeFont:
+def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """A font of the system for labels in any alphabet; Pillow's own has ASCII letters only."""
     for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"):
         with contextlib.suppress(OSError):

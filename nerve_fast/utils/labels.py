@@ -30,7 +30,7 @@ def parse_labels(labels: Sequence[str]) -> list[list[str]]:
                 "not text"
             )
     classes = [[_normalised(word) for word in label.split(",")] for label in labels]
-    owner = {}
+    owner: dict[str, int] = {}
     for number, words in enumerate(classes, start=1):
         for word in words:
             if not word:

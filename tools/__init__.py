@@ -1,0 +1,1 @@
+"""What makes and checks the things that are published: the wheel, and the tree for the hub."""
