@@ -23,6 +23,7 @@ from nerve_fast.errors import InputError
 from nerve_fast.evaluation import record
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting
 from nerve_fast.evaluation.ablation.features import FeatureCache, Features, Source
+from nerve_fast.evaluation.folder import claim, clear
 from nerve_fast.evaluation.method import (
     description,
     load_segmenter,
@@ -36,6 +37,8 @@ from nerve_fast.evaluation.settings import AblationSettings
 from nerve_fast.pipeline.loading import device_and_dtype
 from nerve_fast.pipeline.stages import walk
 from nerve_fast.utils.files import prepare_folder, written_whole
+from nerve_fast.utils.lines import add_line, drop_cut_off, read_lines
+from nerve_fast.utils.locks import alone_in
 from nerve_fast.utils.provenance import commit, digest
 from nerve_fast.utils.units import parse_bytes
 
@@ -63,8 +66,8 @@ class Counts:
         self.keys = keys
         self.known: dict[tuple[str, str], Tensor] = {}
         if path.exists():
-            record.drop_cut_off(path)
-            record.read_lines(path, self._take)
+            drop_cut_off(path)
+            read_lines(path, self._take)
 
     def _take(self, line: dict) -> None:
         image, counts = line["image"], line["counts"]
@@ -88,7 +91,7 @@ class Counts:
         """Keep the matrices of an image, by the keys of settings."""
         counts = {key: record.encoded(matrix) for key, matrix in matrices.items()}
         line = {"image": image, "counts": counts}
-        record.add_line(self.path, line)
+        add_line(self.path, line)
         self._take(line)
 
 
@@ -132,41 +135,45 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
         )
     classes = datasets.words(dataset, settings.vocabulary)
     folder = asked.output or Path("ablations", f"{dataset.name}-{asked.preset}")
-    for place in (folder, *([asked.document.parent] if asked.document else [])):
-        prepare_folder(place)
+    if asked.document:
+        prepare_folder(asked.document.parent)
     samples = dataset.samples[: asked.limit]
     device, _ = device_and_dtype(asked.models.device, None)
     run = description(asked, dataset, settings, classes, device)
-    segmenter, weights = load_segmenter(asked, dataset, settings, device, progress=progress)
-    source = Source(
-        segmenter.prior,
-        segmenter.graph,
-        classes,
-        run["versions"],
-        asked.models.backend,
-        asked.models.seed,
-    )
-    cache = FeatureCache(folder / "features", parse_bytes(asked.cache_size))
-    base = Setting(asked.config, asked.models.timestep)
-    ablations = measured(
-        asked.names, dataset, samples, source, settings, base, cache, progress=progress
-    )
-    figures = {
-        "command": asked.command or f"nerve_fast.evaluation.ablate({asked})",
-        "images": len(samples),
-        "complete": len(samples) == len(dataset),
-        "ablations": ablations,
-        "run": {**run, "weights": weights, "commit": commit()},
-    }
-    with written_whole(folder / "results.json") as path:
-        text = json.dumps(without_nan(figures), indent=2, ensure_ascii=False)
-        path.write_text(text, encoding="utf-8")
-    # It imports matplotlib, which is looked for above.
-    from nerve_fast.evaluation.ablation.page import write_page
+    with alone_in(folder):
+        clear(folder)
+        plots = [f"{name}.png" for name in asked.names]
+        claim(folder, ["counts.jsonl", "results.json", "table.md", *plots])
+        segmenter, weights = load_segmenter(asked, dataset, settings, device, progress=progress)
+        source = Source(
+            segmenter.prior,
+            segmenter.graph,
+            classes,
+            run["versions"],
+            asked.models.backend,
+            asked.models.seed,
+        )
+        cache = FeatureCache(folder / "features", parse_bytes(asked.cache_size))
+        base = Setting(asked.config, asked.models.timestep)
+        ablations = measured(
+            asked.names, dataset, samples, source, settings, base, cache, progress=progress
+        )
+        figures = {
+            "command": asked.command or f"nerve_fast.evaluation.ablate({asked})",
+            "images": len(samples),
+            "complete": len(samples) == len(dataset),
+            "ablations": ablations,
+            "run": {**run, "weights": weights, "commit": commit()},
+        }
+        with written_whole(folder / "results.json") as path:
+            text = json.dumps(without_nan(figures), indent=2, ensure_ascii=False)
+            path.write_text(text, encoding="utf-8")
+        # It imports matplotlib, which is looked for above.
+        from nerve_fast.evaluation.ablation.page import write_page
 
-    write_page(figures, folder / "table.md", folder)
-    if asked.document:
-        write_page(figures, asked.document, asked.document.parent / "plots", "ablation-")
+        write_page(figures, folder / "table.md", folder)
+        if asked.document:
+            write_page(figures, asked.document, asked.document.parent / "plots", "ablation-")
     return AblationResults(folder, figures)
 
 
