@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import datetime
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +29,7 @@ from nerve_fast.evaluation.metrics import (
     without_nan,
 )
 from nerve_fast.evaluation.settings import EvaluationSettings
-from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.lines import write_json
 from nerve_fast.utils.locks import alone_in
 from nerve_fast.utils.processes import process_group, wait
 from nerve_fast.utils.provenance import commit
@@ -174,6 +173,5 @@ def summary(
         "run": {**run, "commit": " … ".join(dict.fromkeys((str(run.get("commit")), commit())))},
     }
     results = without_nan(results)
-    with written_whole(folder / "results.json") as path:
-        path.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_json(folder / "results.json", results)
     return results

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from nerve_fast.errors import InputError
 from nerve_fast.evaluation.folder import claim, made
-from nerve_fast.utils.files import prepare_folder, written_whole
-from nerve_fast.utils.lines import add_line, drop_cut_off, read_json, read_lines
+from nerve_fast.utils.files import prepare_folder
+from nerve_fast.utils.lines import add_line, drop_cut_off, read_json, read_lines, write_json
 
 Counts = tuple[Tensor, Tensor]
 """Of an image: the confusion matrix ``(K, K+1)``, and boundaries ``(K, 2)``, both int64."""
@@ -92,8 +92,7 @@ def begin(folder: Path, run: Mapping, processes: int = 1) -> None:
         if left := next(iter(_files(folder)), None):
             raise InputError(f"{left}: of a run without a run.json; start over with --fresh")
         claim(folder, ["run.json"])
-        with written_whole(folder / "run.json") as path:
-            path.write_text(json.dumps(run, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_json(folder / "run.json", run)
     claim(folder, ["run.json", *(_name(index) for index in range(processes)), "results.json"])
     for path in _files(folder):
         drop_cut_off(path)

@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and where those lie that can be made again."""
 
 import contextlib
+import functools
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,10 +11,23 @@ from nerve_fast.errors import InputError
 
 
 def cache_folder() -> Path:
-    """``$NERVE_FAST_CACHE``, else ``$XDG_CACHE_HOME/nerve-fast``, else ``~/.cache/nerve-fast``."""
+    """``$NERVE_FAST_CACHE``, else ``$XDG_CACHE_HOME/nerve-fast``, else ``~/.cache/nerve-fast``.
+
+    A user without a home gets a folder that lasts as long as the process.
+    """
     if os.environ.get("NERVE_FAST_CACHE"):
         return Path(os.environ["NERVE_FAST_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "nerve-fast"
+    if os.environ.get("XDG_CACHE_HOME"):
+        return Path(os.environ["XDG_CACHE_HOME"]) / "nerve-fast"
+    try:
+        return Path.home() / ".cache" / "nerve-fast"
+    except RuntimeError:
+        return Path(_folder_of_this_process().name)
+
+
+@functools.cache
+def _folder_of_this_process() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="nerve-fast-")
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nerve_fast.errors import InputError
+from nerve_fast.utils.files import written_whole
 
 _CHECKSUM = b',"sha256":"%s"}\n'
 _LENGTH = len(_CHECKSUM % (b"0" * 64))
@@ -77,6 +78,21 @@ def read_json(path: Path, *, advice: str = "") -> object:
         raise InputError(f"{path}: cannot be read: it is nested too deeply{advice}") from None
     except ValueError as error:
         raise InputError(f"{path}: cannot be read: {error}{advice}") from error
+
+
+def write_json(path: Path, values: object) -> None:
+    """Write a document, whole or not at all.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    try:
+        text = json.dumps(values, indent=2, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        # A name of a file that is not UTF-8; JSON has escapes for what stands for its bytes.
+        text = json.dumps(values, indent=2).encode("ascii")
+    with written_whole(path) as temporary:
+        temporary.write_bytes(text)
 
 
 def _checked(line: bytes) -> bytes:

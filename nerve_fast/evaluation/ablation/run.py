@@ -7,7 +7,6 @@ as the files of the image, the models and the packages are what they were.
 
 import dataclasses
 import importlib.util
-import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -36,10 +35,12 @@ from nerve_fast.evaluation.rules import thresholded
 from nerve_fast.evaluation.settings import AblationSettings
 from nerve_fast.pipeline.loading import device_and_dtype
 from nerve_fast.pipeline.stages import walk
-from nerve_fast.utils.files import prepare_folder, written_whole
-from nerve_fast.utils.lines import add_line, drop_cut_off, read_lines
+from nerve_fast.utils.files import prepare_folder
+from nerve_fast.utils.lines import add_line, drop_cut_off, read_lines, write_json
 from nerve_fast.utils.locks import alone_in
+from nerve_fast.utils.processes import process_count
 from nerve_fast.utils.provenance import commit, digest
+from nerve_fast.utils.text import plain
 from nerve_fast.utils.units import parse_bytes
 
 RESAMPLES = 1000
@@ -119,7 +120,7 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
         InputError: a setting is not usable, an image or mask cannot be read, or a folder cannot be
             written; or there are several processes, or no matplotlib.
     """
-    if os.environ.get("WORLD_SIZE", "") not in ("", "1"):
+    if process_count("WORLD_SIZE") != 1:
         raise InputError(
             f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']}; expected 1, as ablate "
             "runs in one process: start it without accelerate launch or torchrun"
@@ -165,9 +166,7 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
             "ablations": ablations,
             "run": {**run, "weights": weights, "commit": commit()},
         }
-        with written_whole(folder / "results.json") as path:
-            text = json.dumps(without_nan(figures), indent=2, ensure_ascii=False)
-            path.write_text(text, encoding="utf-8")
+        write_json(folder / "results.json", without_nan(figures))
         # It imports matplotlib, which is looked for above.
         from nerve_fast.evaluation.ablation.page import write_page
 
@@ -296,7 +295,7 @@ def tally(
         matrices = {}
         for timestep in sorted({setting.timestep for setting in missing}):
             source = sources[timestep]
-            features = cache.features(source, sample.name, image).to(source.graph.device)
+            features = cache.features(source, plain(sample.name), image).to(source.graph.device)
             of_timestep = [setting for setting in missing if setting.timestep == timestep]
             for alike in alike_but_for_steps(of_timestep):
                 steps = [setting.config.steps for setting in alike]
