@@ -1,7 +1,6 @@
 """The command line: ``nerve-fast COMMAND``, each command in a file of its own."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -17,37 +16,47 @@ from nerve_fast.cli.evaluate import add_evaluate
 from nerve_fast.cli.plan import add_plan
 from nerve_fast.cli.report import add_report
 from nerve_fast.cli.segment import add_segment
+from nerve_fast.cli.streams import steady
 from nerve_fast.cli.tune import add_tune
 from nerve_fast.errors import InputError, SettingError
+from nerve_fast.utils.text import plain
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, or 2 after a mistake that a person can mend."""
+    """Run a command.
+
+    Returns:
+        The exit code: 0, 2 after a mistake that a person can mend, or 130 after an interruption.
+    """
+    with steady() as stdout:
+        code = _main(arguments)
+        stdout.flush()
+        # `nerve-fast doctor | head -1`: the reader has what it wanted.
+        if stdout.error is not None and not isinstance(stdout.error, BrokenPipeError):
+            _say(f"what it says cannot be written: {stdout.error.strerror or stdout.error}")
+            return code or 2
+        return code
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
-        code = options.run(options)
-        # Now, while a closed pipe can still be caught.
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        # `nerve-fast doctor | head -1`: the reader has what it wanted.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return options.run(options)
     except InputError as error:
-        said = error.with_flags() if isinstance(error, SettingError) else str(error)
-        print(f"nerve-fast: {said}", file=sys.stderr)
+        _say(error.with_flags() if isinstance(error, SettingError) else str(error))
         return 2
     except (MemoryError, RuntimeError) as error:
         if not _is_out_of_memory(error):
             raise
-        print(
-            "nerve-fast: out of memory; a smaller --resolution needs less, and so do fewer labels",
-            file=sys.stderr,
-        )
+        _say("out of memory; a smaller --resolution needs less, and so do fewer labels")
         return 2
     except KeyboardInterrupt:
-        print("nerve-fast: interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
+
+
+def _say(text: str) -> None:
+    print(f"nerve-fast: {plain(text)}", file=sys.stderr)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

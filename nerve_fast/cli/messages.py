@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+from nerve_fast.utils.text import plain
+
 
 @contextlib.contextmanager
 def notes() -> Iterator[None]:
@@ -19,7 +21,7 @@ def notes() -> Iterator[None]:
             if text not in said:
                 said.add(text)
                 kind = "note" if record.levelno < logging.ERROR else "nerve-fast"
-                tqdm.write(f"{kind}: {text}", file=sys.stderr)
+                tqdm.write(f"{kind}: {plain(text)}", file=sys.stderr)
 
     handler = Notes(logging.WARNING)
     logger = logging.getLogger("nerve_fast")

@@ -7,6 +7,7 @@ from tqdm import tqdm
 from nerve_fast.datasets.layouts import LAYOUTS
 from nerve_fast.datasets.loading import find
 from nerve_fast.errors import InputError
+from nerve_fast.utils.text import plain
 
 LINES = 20
 """How many problems are told one by one."""
@@ -29,7 +30,7 @@ def check(name: str, root: Path) -> int:
         except InputError as error:
             problems += 1
             if problems <= LINES:
-                tqdm.write(str(error))
+                tqdm.write(plain(str(error)))
     if problems > LINES:
         print(f"and {problems - LINES} more")
     if name in LAYOUTS and len(dataset) != LAYOUTS[name].size:

@@ -1,9 +1,7 @@
 """COCO-Object's label maps: COCO's 80 things, and background."""
 
-import contextlib
 import functools
-import io
-import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,10 +11,12 @@ from PIL.PngImagePlugin import PngInfo
 from tqdm import tqdm
 
 from nerve_fast.datasets.dataset import read_mask
+from nerve_fast.datasets.instances import drawings
 from nerve_fast.datasets.layouts import LAYOUTS
 from nerve_fast.datasets.vocabulary import classes_of
 from nerve_fast.errors import InputError
 from nerve_fast.utils.files import prepare_folder, written_whole
+from nerve_fast.utils.text import plain
 
 
 def convert(root: Path, source: str = "instances") -> int:
@@ -35,29 +35,38 @@ def convert(root: Path, source: str = "instances") -> int:
             SCLIP line does, so their figures are of these maps.
 
     Returns:
-        The exit code, 0.
+        The exit code: 2 where a map could not be made, of which a line says why, else 0.
 
     Raises:
-        InputError: the source is missing or not what it should be, pycocotools is not installed, or
-            the maps cannot be written.
+        InputError: the source as a whole is missing or not what it should be, pycocotools is not
+            installed, or the maps cannot be written.
     """
     layout = LAYOUTS["coco-object"]
     folder = root / layout.masks
-    drawings = {"instances": _of_instances, "stuff": _of_stuff}[source](root)
+    maps = {"instances": _of_instances, "stuff": _of_stuff}[source](root)
     prepare_folder(folder)
-    written = 0
-    for name, draw in tqdm(drawings.items(), "label maps", unit="map", disable=None):
+    written = failed = 0
+    for name, draw in tqdm(maps.items(), "label maps", unit="map", disable=None):
         path = folder / (name + layout.endings[1])
         if _is_done(path, source):
+            continue
+        try:
+            drawn = draw()
+        except InputError as error:
+            failed += 1
+            tqdm.write(plain(str(error)), file=sys.stderr)
             continue
         info = PngInfo()
         info.add_text("source", source)
         with written_whole(path) as file:
-            Image.fromarray(draw()).save(file, format="PNG", pnginfo=info)
+            Image.fromarray(drawn).save(file, format="PNG", pnginfo=info)
         written += 1
-    there = len(drawings) - written
-    print(f"{written} label map{'s' * (written != 1)} written to {folder}, {there} there already")
-    return 0
+    there = len(maps) - written - failed
+    print(
+        f"{written} label map{'s' * (written != 1)} written to {folder}, {there} there already"
+        + f", {failed} could not be made" * (failed > 0)
+    )
+    return 2 if failed else 0
 
 
 def _is_done(path: Path, source: str) -> bool:
@@ -74,42 +83,7 @@ def _is_done(path: Path, source: str) -> bool:
 
 def _of_instances(root: Path) -> dict[str, Callable[[], np.ndarray]]:
     """What draws the ``(H, W)`` uint8 label map of each image."""
-    try:
-        from pycocotools.coco import COCO
-    except ImportError:
-        raise InputError(
-            'pycocotools is not installed; get it: pip install "nerve-fast[data]"'
-        ) from None
-    path = root / "annotations" / "instances_val2017.json"
-    coco = COCO()
-    try:
-        coco.dataset = json.loads(path.read_text(encoding="utf-8"))
-        # It prints what it does.
-        with contextlib.redirect_stdout(io.StringIO()):
-            coco.createIndex()
-        things = [coco.cats[number]["name"] for number in sorted(coco.cats)]
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: no such file; it is in COCO's annotations_trainval2017.zip"
-        ) from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{path}: not COCO's instance annotations ({error!r})") from None
-    if things != list(classes_of("coco-object")[1:]):
-        raise InputError(f"{path}: has {len(things)} categories; expected COCO's 80, and no other")
-    labels = {number: label for label, number in enumerate(sorted(coco.cats), start=1)}
-    return {
-        Path(image["file_name"]).stem: functools.partial(_drawn, coco, image, labels)
-        for image in coco.imgs.values()
-    }
-
-
-def _drawn(coco, image: dict, labels: dict[int, int]) -> np.ndarray:
-    drawn = np.zeros((image["height"], image["width"]), np.uint8)
-    for annotation in reversed(coco.imgToAnns[image["id"]]):
-        drawn[coco.annToMask(annotation) > 0] = labels[annotation["category_id"]]
-    return drawn
+    return drawings(root / "annotations" / "instances_val2017.json")
 
 
 def _of_stuff(root: Path) -> dict[str, Callable[[], np.ndarray]]:

@@ -70,10 +70,10 @@ class Dataset:
                 f"{image.width} × {image.height}, the size of {sample.image}"
             )
         last = len(self.classes) - (not self.reduce_zero_label)
-        beyond = labels[(labels > last) & (labels != IGNORED)]
+        beyond = labels[((labels < 0) | (labels > last)) & (labels != IGNORED)]
         if beyond.size:
             raise InputError(
-                f"{sample.mask}: holds the label {beyond.max()}; expected 0 to {last}, or "
+                f"{sample.mask}: holds the label {beyond.flat[0]}; expected 0 to {last}, or "
                 f"{IGNORED} where pixels are not to count"
             )
         labels = labels.astype(np.uint8)
@@ -84,9 +84,22 @@ class Dataset:
 
     def check_mask(self, sample: Sample) -> None:
         """Raise an :class:`InputError`, with advice, where the mask is not there."""
-        if not sample.mask.exists():
+        if not is_there(sample.mask):
             advice = f"; {self.advice}" if self.advice else ""
             raise InputError(f"{sample.mask}: no such mask{advice}")
+
+
+def is_there(path: Path) -> bool:
+    """Whether a file or folder exists.
+
+    Raises:
+        InputError: the system does not say, as it cannot look there or takes no such name.
+    """
+    try:
+        return path.exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}") from error
 
 
 def read_mask(path: Path) -> np.ndarray:

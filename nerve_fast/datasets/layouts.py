@@ -133,7 +133,10 @@ def _home(layout: Layout, root: Path) -> Path:
 def lines_of(path: Path) -> list[str]:
     """The lines of a text file; one that is missing or no text is an :class:`InputError`."""
     try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
+        if "\0" in text:
+            raise InputError(f"{path}: not a text, it holds a null character")
+        return text.splitlines()
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except OSError as error:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from nerve_fast.datasets.dataset import Dataset, Sample
+from nerve_fast.datasets.dataset import Dataset, Sample, is_there
 from nerve_fast.datasets.layouts import LAYOUTS, check_unique, lines_of, samples_of
 from nerve_fast.datasets.vocabulary import NAMES, classes_of
 from nerve_fast.errors import InputError, SettingError
@@ -28,7 +28,7 @@ def load(name: str, root: Path | None) -> Dataset:
     dataset = find(name, root)
     if name != "tiny":
         for sample in dataset.samples:
-            if not sample.image.exists():
+            if not is_there(sample.image):
                 raise InputError(f"{sample.image}: no such image")
             dataset.check_mask(sample)
     return dataset
@@ -48,9 +48,14 @@ def find(name: str, root: Path | None) -> Dataset:
         )
     if root is None:
         raise SettingError("{root} is missing; expected the root of the data set {0}", name)
-    if not Path(root).is_dir():
-        raise InputError(f"{root}: no such folder; expected the root of the data set {name}")
-    return _folder(Path(root)) if name == "folder" else _of_the_field(name, Path(root))
+    root = Path(root)
+    try:
+        if not root.is_dir():
+            raise InputError(f"{root}: no such folder; expected the root of the data set {name}")
+        return _folder(root) if name == "folder" else _of_the_field(name, root)
+    except OSError as error:
+        place = error.filename or root
+        raise InputError(f"{place}: cannot be read: {error.strerror or error}") from error
 
 
 def _of_the_field(name: str, root: Path) -> Dataset:

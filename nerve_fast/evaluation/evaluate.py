@@ -1,8 +1,8 @@
 """A data set in, its figures and ``results.json`` out."""
 
+import contextlib
 import dataclasses
 import datetime
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from tqdm import tqdm
 from nerve_fast import datasets
 from nerve_fast.datasets import Dataset
 from nerve_fast.evaluation import pictures, record
+from nerve_fast.evaluation.folder import clear, remove_made
 from nerve_fast.evaluation.method import (
     description,
     load_segmenter,
@@ -28,7 +29,8 @@ from nerve_fast.evaluation.metrics import (
     without_nan,
 )
 from nerve_fast.evaluation.settings import EvaluationSettings
-from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.lines import write_json
+from nerve_fast.utils.locks import alone_in
 from nerve_fast.utils.processes import process_group, wait
 from nerve_fast.utils.provenance import commit
 
@@ -73,11 +75,16 @@ def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResul
     folder = asked.output or Path("evaluation", f"{dataset.name}-{asked.preset}-{settings.refiner}")
     samples = {name_of(dataset, sample): sample for sample in dataset.samples[: asked.limit]}
     count = len(classes)
-    with process_group(asked.models.device) as (index, processes, device):
+    with (
+        process_group(asked.models.device) as (index, processes, device),
+        contextlib.ExitStack() as stack,
+    ):
         made_with = description(asked, dataset, settings, classes, device)
-        if index == 0 and asked.fresh:
-            record.forget(folder)
-            pictures.forget(folder)
+        if index == 0:
+            stack.enter_context(alone_in(folder))
+            clear(folder)
+            if asked.fresh:
+                remove_made(folder)
         wait(processes)
         record.refuse_another(folder, made_with)
         known = record.done(folder, count)
@@ -88,7 +95,7 @@ def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResul
             segmenter, weights = load_segmenter(asked, dataset, settings, device, progress=progress)
             made_with |= {"weights": weights, "commit": commit()}
         if index == 0:
-            record.begin(folder, made_with)
+            record.begin(folder, made_with, processes)
         wait(processes)
         if missing:
             done = [name for name in samples if name in known]
@@ -127,11 +134,11 @@ def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResul
 def nothing_done(folder: Path) -> str:
     """Whose the figures are where all images were there, and no model was loaded."""
     path = folder / "run.json"
-    run = json.loads(path.read_text(encoding="utf-8"))
+    run = record.read_run(folder)
     begun = datetime.date.fromtimestamp(path.stat().st_mtime)
     return (
         f"no image was missing, so the models were not looked at again: these are the figures of a "
-        f"run begun on {begun} at commit {run['commit']}"
+        f"run begun on {begun} at commit {run.get('commit')}"
     )
 
 
@@ -147,7 +154,7 @@ def summary(
     folder: Path, dataset: Dataset, known: Mapping[str, record.Counts], names: Sequence[str]
 ) -> dict:
     """The figures over the images named, beside all that they depend on; also written to a file."""
-    run = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+    run = record.read_run(folder)
     confusion, boundary = record.total(known, names, len(dataset.classes))
     figures = scores(confusion)
     mean_boundary, boundaries = boundary_iou(boundary)
@@ -163,9 +170,8 @@ def summary(
             {"name": name, "iou": iou, "accuracy": accuracy, "boundary_iou": edge}
             for name, iou, accuracy, edge in rows
         ],
-        "run": {**run, "commit": " … ".join(dict.fromkeys((run["commit"], commit())))},
+        "run": {**run, "commit": " … ".join(dict.fromkeys((str(run.get("commit")), commit())))},
     }
     results = without_nan(results)
-    with written_whole(folder / "results.json") as path:
-        path.write_text(json.dumps(results, indent=2, ensure_ascii=False), encoding="utf-8")
+    write_json(folder / "results.json", results)
     return results

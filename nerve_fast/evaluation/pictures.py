@@ -10,17 +10,11 @@ from tqdm import tqdm
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.datasets.dataset import IGNORED
 from nerve_fast.evaluation import record
+from nerve_fast.evaluation.folder import claim, remove_made, seal
 from nerve_fast.evaluation.metrics import mean_iou
 from nerve_fast.imaging import visualize
 
 KINDS = ("worst", "best")
-
-
-def forget(folder: Path) -> None:
-    """Remove what was drawn."""
-    for kind in KINDS:
-        for path in folder.glob(f"{kind}-*.png"):
-            path.unlink()
 
 
 def draw(
@@ -35,7 +29,7 @@ def draw(
 ) -> list[Path]:
     """Draw the images with the least and the largest mean IoU of their own, segmented once more.
 
-    They take the place of those that were drawn before.
+    They take the place of those that were drawn before. A picture that no run drew stays.
 
     Args:
         known: of each image, by the names that ``samples`` have.
@@ -45,7 +39,7 @@ def draw(
     Returns:
         The files.
     """
-    forget(folder)
+    remove_made(folder, starting=tuple(f"{kind}-" for kind in KINDS))
     drawn = []
     classes = len(dataset.classes)
     own = {name: mean_iou(record.total(known, [name], classes)[0]) for name in samples}
@@ -56,8 +50,11 @@ def draw(
             sample = samples[name]
             image, truth = dataset.read(sample)
             picture = side_by_side(image, truth, segmenter(image), dataset.classes)
-            drawn.append(folder / f"{kind}-{place:02}-{sample.name}.png")
-            visualize.save_picture(picture, drawn[-1])
+            name_of_file = f"{kind}-{place:02}-{sample.name}.png"
+            claim(folder, [name_of_file])
+            visualize.save_picture(picture, folder / name_of_file)
+            seal(folder, name_of_file)
+            drawn.append(folder / name_of_file)
     return drawn
 
 

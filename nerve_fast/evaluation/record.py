@@ -1,18 +1,21 @@
 """What a run over a data set leaves on disk as it goes, so that it can be killed at any moment.
 
 ``run.json`` says what the run is of; it is there, whole, before anything else.
-``images-<process>.jsonl`` grows by a line an image.
+``images-<process>.jsonl`` grows by a line an image, each with a checksum.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from nerve_fast.errors import InputError
-from nerve_fast.utils.files import prepare_folder, written_whole
+from nerve_fast.evaluation.folder import claim, made
+from nerve_fast.utils.files import prepare_folder
+from nerve_fast.utils.lines import add_line, drop_cut_off, read_json, read_lines, write_json
 
 Counts = tuple[Tensor, Tensor]
 """Of an image: the confusion matrix ``(K, K+1)``, and boundaries ``(K, 2)``, both int64."""
@@ -26,13 +29,9 @@ def differences(folder: Path, run: Mapping) -> list[str]:
     Raises:
         InputError: ``run.json`` cannot be read.
     """
-    path = folder / "run.json"
-    if not path.exists():
+    begun = _flat(read_run(folder))
+    if not begun:
         return []
-    try:
-        begun = _flat(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}; start over with --fresh") from error
     asked = _flat(json.loads(json.dumps(run)))
     groups = {name.partition(".")[0] for name in asked}
     names = [name for name in {**begun, **asked} if name.partition(".")[0] in groups]
@@ -41,6 +40,26 @@ def differences(folder: Path, run: Mapping) -> list[str]:
         for name in names
         if begun.get(name) != asked.get(name)
     ]
+
+
+def read_run(folder: Path) -> dict:
+    """What the run in ``folder`` was begun with, empty where there is none.
+
+    Raises:
+        InputError: ``run.json`` cannot be read, or is not of a run.
+    """
+    path = folder / "run.json"
+    if not path.exists():
+        return {}
+    run = read_json(path, advice="start over with --fresh")
+    parts = ("dataset", "preset", "settings", "refiner", "models", "versions")
+    if not isinstance(run, dict) or not all(isinstance(run.get(part, {}), dict) for part in parts):
+        raise InputError(f"{path}: is not of an evaluation; start over with --fresh")
+    try:
+        _flat(run)
+    except RecursionError:
+        raise InputError(f"{path}: is nested too deeply; start over with --fresh") from None
+    return run
 
 
 def refuse_another(folder: Path, run: Mapping) -> None:
@@ -52,30 +71,31 @@ def refuse_another(folder: Path, run: Mapping) -> None:
         )
 
 
-def begin(folder: Path, run: Mapping) -> None:
+def begin(folder: Path, run: Mapping, processes: int = 1) -> None:
     """Prepare the folder for a run, or for the rest of it; one process does it, before any adds.
 
     Lines that were cut off when a process was killed are dropped.
 
+    Args:
+        folder: of the run.
+        run: what the figures depend on.
+        processes: how many processes add images.
+
     Raises:
-        InputError: the folder cannot be written, or holds a run with other settings.
+        InputError: the folder cannot be written, holds a run with other settings, or holds files of
+            those names that no run made.
     """
     prepare_folder(folder)
     # Another commit is said with the figures; versions are what a run may not mix.
     refuse_another(folder, {name: value for name, value in run.items() if name != "commit"})
     if not (folder / "run.json").exists():
-        if left := next(_files(folder), None):
+        if left := next(iter(_files(folder)), None):
             raise InputError(f"{left}: of a run without a run.json; start over with --fresh")
-        with written_whole(folder / "run.json") as path:
-            path.write_text(json.dumps(run, indent=2, ensure_ascii=False), encoding="utf-8")
+        claim(folder, ["run.json"])
+        write_json(folder / "run.json", run)
+    claim(folder, ["run.json", *(_name(index) for index in range(processes)), "results.json"])
     for path in _files(folder):
         drop_cut_off(path)
-
-
-def forget(folder: Path) -> None:
-    """Remove a run, and what its file says it is last."""
-    for path in (folder / "results.json", *_files(folder), folder / "run.json"):
-        path.unlink(missing_ok=True)
 
 
 def done(folder: Path, classes: int) -> dict[str, Counts]:
@@ -104,7 +124,7 @@ def add(folder: Path, process: int, name: str, counts: Counts) -> None:
     """One image, in one write to the process's own file."""
     confusion, boundary = map(encoded, counts)
     line = {"name": name, "confusion": confusion, "boundary": boundary}
-    add_line(folder / f"images-{process}.jsonl", line)
+    add_line(folder / _name(process), line)
 
 
 def total(images: Mapping[str, Counts], names: Sequence[str], classes: int) -> Counts:
@@ -120,59 +140,14 @@ def total(images: Mapping[str, Counts], names: Sequence[str], classes: int) -> C
     return sums
 
 
-def _files(folder: Path):
-    return iter(sorted(folder.glob("images-*.jsonl")))
+def _name(process: int) -> str:
+    return f"images-{process}.jsonl"
 
 
-def add_line(path: Path, line: Mapping) -> None:
-    """Append a line of JSON to a file, in one write.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    text = json.dumps(line, separators=(",", ":")) + "\n"
-    try:
-        with path.open("ab") as file:
-            file.write(text.encode())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def read_lines(path: Path, take: Callable[[dict], None]) -> None:
-    """Give each line of a file to ``take``, but for a last one that was cut off.
-
-    Raises:
-        InputError: the file cannot be read, a line is no JSON, or ``take`` cannot make sense of it.
-    """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    take(json.loads(line))
-                except (ValueError, KeyError, TypeError, RuntimeError) as error:
-                    raise InputError(
-                        f"{path}: line {number} is damaged ({error}); remove it, and its image is "
-                        "done again"
-                    ) from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
-
-
-def drop_cut_off(path: Path) -> None:
-    """Drop what is there of a last line whose writer was killed.
-
-    Raises:
-        InputError: the file cannot be read or written.
-    """
-    try:
-        lines = path.read_bytes()
-        if not lines.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(lines.rfind(b"\n") + 1)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be gone on from: {error.strerror or error}") from error
+def _files(folder: Path) -> list[Path]:
+    """The files with images that runs in this folder made."""
+    names = sorted(name for name in made(folder) if re.fullmatch(r"images-\d+\.jsonl", name))
+    return [folder / name for name in names if (folder / name).exists()]
 
 
 def encoded(counts: Tensor) -> list[list[int]]:

@@ -119,6 +119,6 @@ class AblationSettings(MethodSettings):
             raise SettingError(
                 "the ablation timestep varies the noise that the UNet sees; leave out {graph}"
             )
-        parse_bytes(self.cache_size)
+        parse_bytes(self.cache_size, "cache_size")
         if self.document is not None:
             object.__setattr__(self, "document", Path(self.document))

@@ -10,6 +10,8 @@ from nerve_fast.errors import InputError
 from nerve_fast.evaluation.ablation.ablations import PUBLISHED
 from nerve_fast.evaluation.presets import clip_of, iseg_of, settings_of
 from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.lines import read_json
+from nerve_fast.utils.text import markdown
 
 TABLE = PUBLISHED["table1"]
 COLUMNS = {dataset: column for column, dataset in TABLE["columns"].items()}
@@ -61,12 +63,18 @@ def load(path: Path) -> dict:
     Raises:
         InputError: it is none.
     """
-    try:
-        results = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+    results = read_json(path)
     if not is_result(results):
         raise InputError(f"{path}: expected a results.json of nerve-fast evaluate")
+    try:
+        # All that the page says of it; what is odd in the file shows here.
+        page(grouped([results], [path]))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
+        raise InputError(
+            f"{path}: expected a results.json of nerve-fast evaluate, with other values ({error})"
+        ) from error
     return results
 
 
@@ -80,6 +88,7 @@ def is_result(results) -> bool:
         and "seed" in run
         and all(isinstance(run.get(part), dict) for part in PARTS)
         and all(names <= set(run[part]) for part, names in PARTS.items())
+        and all(isinstance(run[part]["name"], str) for part in ("dataset", "preset", "refiner"))
     )
 
 
@@ -165,7 +174,7 @@ def page(rows: Sequence[dict[str, dict]]) -> str:
         parts += ["## Other data sets\n", "| | | | mIoU |", "|---|---|---|---|"]
         for (number, dataset), one in others.items():
             parts.append(
-                f"| ({number}) | {name_of(one['run'])} | {dataset} | "
+                f"| ({number}) | {markdown(name_of(one['run']))} | {markdown(dataset)} | "
                 f"{measured(one['miou'], None, one['complete'])} |"
             )
         parts.append("")
@@ -213,7 +222,7 @@ def postprocessed(run: dict) -> bool:
 
 def measured_line(number: int, row: dict[str, dict], published: dict | None) -> str:
     run = next(iter(row.values()))["run"]
-    cells = [method_of(run), f"({number}) measured", yes(postprocessed(run))]
+    cells = [markdown(method_of(run)), f"({number}) measured", yes(postprocessed(run))]
     expected = published["miou"] if published else [None] * len(COLUMNS)
     scores = {dataset: one["miou"] for dataset, one in row.items() if dataset in COLUMNS}
     whole = {dataset: row[dataset]["complete"] for dataset in scores}
@@ -235,7 +244,8 @@ def measured(score: float | None, published: float | None, complete: bool | None
 def remarks(number: int, row: dict[str, dict]) -> list[str]:
     """What there is to know of a measured row."""
     first = next(iter(row.values()))["run"]
-    lines = [f"({number}) {name_of(first)}. {first['preset']['note']}\n"]
+    note = markdown(first["preset"]["note"])
+    lines = [f"({number}) {markdown(name_of(first))}. {note}\n"]
     if is_tiny(first):
         lines.append(
             "- **With the tiny models, which know one invented world: no evidence for NERVE.**"
@@ -246,15 +256,15 @@ def remarks(number: int, row: dict[str, dict]) -> list[str]:
     elif published["postprocessed"] != postprocessed(first):
         kind = "with" if published["postprocessed"] else "without"
         lines.append(f"- Published {kind} post-processing only.")
-    lines += [f"- {what}" for what in model_differences(first)]
+    lines += [f"- {markdown(what)}" for what in model_differences(first)]
     for dataset, one in row.items():
-        name = COLUMNS.get(dataset, dataset)
+        name = markdown(COLUMNS.get(dataset, dataset))
         if not one["complete"]:
             lines.append(
                 f"- **{name}: only {one['images']:,} of {one['run']['dataset']['images']:,} "
                 "images.**"
             )
-        lines += [f"- {name}: {what}" for what in setting_differences(one["run"])]
+        lines += [f"- {name}: {markdown(what)}" for what in setting_differences(one["run"])]
     if len(lines) == 1:
         lines.append("- As the preset has it.")
     return [*lines, ""]

@@ -1,42 +1,40 @@
 """Images and folders of images in, files of results out: the work behind ``segment``."""
 
-import collections
 import contextlib
 import copy
 import dataclasses
-import itertools
-import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from nerve_fast.backbones.loading import hide_loading_bars
 from nerve_fast.config import TOKEN_BUDGET, NerveConfig
 from nerve_fast.errors import InputError
 from nerve_fast.imaging import visualize
-from nerve_fast.imaging.images import load_image
 from nerve_fast.imaging.tiling import Tiling
 from nerve_fast.pipeline import NervePipeline, SegmentationOutput
+from nerve_fast.pipeline.inputs import (
+    ENDINGS,
+    Opened,
+    batches,
+    check_names,
+    fail,
+    listed,
+    readable,
+    results_of,
+)
+from nerve_fast.pipeline.marks import is_whole, settings_digest, stamped
 from nerve_fast.pipeline.settings import ModelSettings, check_count
 from nerve_fast.priors import PriorConfig
-from nerve_fast.utils.files import prepare_folder
+from nerve_fast.utils.files import prepare_folder, written_whole
 from nerve_fast.utils.labels import parse_labels
+from nerve_fast.utils.locks import among_others_in
 from nerve_fast.utils.processes import process_group
+from nerve_fast.utils.provenance import file_digest
 from nerve_fast.utils.units import parse_bytes
-
-logger = logging.getLogger(__name__)
-
-PHOTOGRAPHS = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif"}
-PHOTOGRAPHS |= {".tiff", ".webp"}
-"""Endings of what is taken from a folder."""
-
-ENDINGS = ("overlay.png", "heatmaps.png", "steps.png", "npz", "labels.png")
-"""Of results, in the order in which they are written: the last one says that all are there."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -137,45 +135,60 @@ def segment(
     check_names(paths, asked.output)
     with process_group(asked.models.device) as (index, processes, device):
         mine = paths[index::processes]
-        known = {path for path in mine if asked.resume and is_done(path, asked)}
+        made_with = settings_digest(asked, device)
+        known = set()
+        if asked.resume:
+            known = {
+                path
+                for path in mine
+                if is_whole(
+                    asked.output / path.stem, wanted(asked), settings=made_with, source=path
+                )
+            }
         missing = [path for path in mine if path not in known]
         written, failed = 0, {}
-        with contextlib.closing(readable(missing, asked.batch_size, failed)) as images:
+        with (
+            contextlib.ExitStack() as stack,
+            contextlib.closing(readable(missing, asked.batch_size, failed)) as images,
+        ):
             # The first images before the networks, which take long to load.
             groups = batches(images, asked.batch_size)
             group = next(groups, None)
             if group:
                 prepare_folder(asked.output)
+                stack.enter_context(among_others_in(asked.output, results_of(paths).__contains__))
                 pipe = load_pipeline(asked, device)
                 pipe.prior.check_labels(parse_labels(list(asked.labels)), progress=progress)
                 pipe.prior.view((1, 1))
+            run = Run(asked, made_with, say, progress)
             hidden = None if progress else True
             bar = tqdm(total=len(missing), desc="images", unit="image", disable=hidden)
             with bar:
                 while group:
-                    written += segment_group(pipe, group, asked, failed, say, progress)
+                    written += segment_group(pipe, group, run, failed)
                     bar.update(written + len(failed) - bar.n)
                     group = next(groups, None)
     return SegmentResults(written, len(known), failed)
 
 
-Failed = MutableMapping[Path, str]
-"""What could not be segmented, and why."""
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What all images of a run have in common.
 
+    Attributes:
+        asked: what is done.
+        made_with: the digest of all that results depend on but the image.
+        say, progress: as for :func:`segment`.
+    """
 
-def fail(failed: Failed, path: Path, reason: str) -> None:
-    """Put an image in ``failed`` and log why."""
-    failed[path] = reason
-    logger.error("%s", reason)
+    asked: SegmentSettings
+    made_with: str
+    say: Callable[[str], None] | None
+    progress: bool
 
 
 def segment_group(
-    pipe: NervePipeline,
-    group: Sequence[tuple[Path, Image.Image]],
-    asked: SegmentSettings,
-    failed: Failed,
-    say: Callable[[str], None] | None,
-    progress: bool,
+    pipe: NervePipeline, group: Sequence[Opened], run: Run, failed: MutableMapping[Path, str]
 ) -> int:
     """Segment some images and write the results; what cannot be segmented is put in ``failed``.
 
@@ -183,28 +196,23 @@ def segment_group(
         The number of images that were written.
     """
     try:
-        segment_images(pipe, group, asked, say, progress)
+        segment_images(pipe, group, run)
         return len(group)
     except InputError as error:
         if len(group) > 1:
-            return sum(segment_group(pipe, [one], asked, failed, say, progress) for one in group)
-        ((path, _),) = group
+            return sum(segment_group(pipe, [one], run, failed) for one in group)
+        path = group[0].path
         fail(failed, path, f"{path}: {error}")
         return 0
 
 
-def segment_images(
-    pipe: NervePipeline,
-    group: Sequence[tuple[Path, Image.Image]],
-    asked: SegmentSettings,
-    say: Callable[[str], None] | None,
-    progress: bool,
-) -> None:
+def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> None:
     """Segment some images and write the results."""
+    asked = run.asked
 
-    def run(pipe):
+    def call(pipe):
         return pipe(
-            [image for _, image in group],
+            [one.image for one in group],
             list(asked.labels),
             processing_resolution=asked.resolution,
             # Each image as if it were the only one.
@@ -215,20 +223,21 @@ def segment_images(
             token_budget=asked.token_budget or None,
             tile=asked.tile,
             overlap=asked.overlap,
-            progress=progress,
+            progress=run.progress,
         )
 
-    results = run(pipe)
+    results = call(pipe)
     if asked.verify:
         reference = copy.copy(pipe)
         reference.backend = "reference"
-        for (path, _), out, expected in zip(group, results, run(reference), strict=True):
-            if say:
-                say(f"{path.name}: {difference(out, expected)}")
+        for one, out, expected in zip(group, results, call(reference), strict=True):
+            if run.say:
+                run.say(f"{one.path.name}: {difference(out, expected)}")
     results.reverse()
-    for path, _ in group:
+    for one in group:
         # One at a time: probabilities of all pixels are made, and kept, where they are asked for.
-        write(results.pop(), asked.output / path.stem, asked)
+        made = {"settings": run.made_with, "source": one.digest}
+        write(results.pop(), asked.output / one.path.stem, asked, made)
 
 
 def difference(out: SegmentationOutput, expected: SegmentationOutput) -> str:
@@ -236,67 +245,6 @@ def difference(out: SegmentationOutput, expected: SegmentationOutput) -> str:
     error = (out.walked - expected.walked).norm() / expected.walked.norm()
     equal = (out.label_map == expected.label_map).double().mean()
     return f"probabilities within {error:.1e} of the reference's, {equal:.2%} of labels equal"
-
-
-def listed(places: Sequence[Path]) -> list[Path]:
-    """The images named, and those in the folders named, by name; results among them left out.
-
-    Raises:
-        InputError: a file is not there, or a folder holds no image.
-    """
-    results = tuple(f".{ending}" for ending in ENDINGS)
-    paths = []
-    for place in places:
-        try:
-            inside = sorted(place.iterdir()) if place.is_dir() else [place]
-        except OSError as error:
-            raise InputError(f"{place}: cannot be read: {error.strerror}") from error
-        if place.is_dir():
-            inside = [
-                path
-                for path in inside
-                if path.suffix.lower() in PHOTOGRAPHS
-                and not path.name.startswith(".")
-                and not path.name.endswith(results)
-            ]
-            if not inside:
-                raise InputError(f"{place}: holds no image, {' '.join(sorted(PHOTOGRAPHS))}")
-        elif not place.exists():
-            raise InputError(f"{place}: no such file")
-        paths += inside
-    return paths
-
-
-def check_names(images: Sequence[Path], folder: Path) -> None:
-    """Results are named after the image's stem: they may overwrite no image and no other result."""
-    inputs = {path.resolve(): path for path in images}
-    first = {}
-    for path in images:
-        if path.stem in first:
-            raise InputError(
-                f"{first[path.stem]} and {path} would both be written as {path.stem}.*; rename "
-                "one, or write them to different folders"
-            )
-        first[path.stem] = path
-        for ending in ENDINGS:
-            target = (folder / f"{path.stem}.{ending}").resolve()
-            if target in inputs:
-                raise InputError(
-                    f"the result {target.name} of {path} would overwrite the image "
-                    f"{inputs[target]}; write to another folder"
-                )
-
-
-def is_done(path: Path, asked: SegmentSettings) -> bool:
-    """Whether all results of an image are there, and are of these labels."""
-    stem = asked.output / path.stem
-    if not all(Path(f"{stem}.{ending}").is_file() for ending in wanted(asked)):
-        return False
-    try:
-        with Image.open(f"{stem}.labels.png") as result:
-            return result.info.get("labels", "").split("\n") == list(asked.labels)
-    except OSError:
-        return False
 
 
 def wanted(asked: SegmentSettings) -> list[str]:
@@ -307,37 +255,6 @@ def wanted(asked: SegmentSettings) -> list[str]:
         "npz": asked.save_probabilities,
     }
     return [ending for ending in ENDINGS if optional.get(ending, True)]
-
-
-def readable(
-    paths: Iterable[Path], ahead: int, failed: Failed
-) -> Iterator[tuple[Path, Image.Image]]:
-    """Images in order, read ahead; one that cannot be read is put in ``failed``."""
-    waiting = collections.deque()
-    paths = iter(paths)
-    # One thread: decoding is quicker than all that follows.
-    reader = ThreadPoolExecutor(1)
-    try:
-        while True:
-            for path in itertools.islice(paths, ahead - len(waiting)):
-                waiting.append((path, reader.submit(load_image, path)))
-            if not waiting:
-                return
-            path, image = waiting.popleft()
-            try:
-                yield path, image.result()
-            except InputError as error:
-                fail(failed, path, str(error))
-            del image
-    finally:
-        reader.shutdown(cancel_futures=True)
-
-
-def batches(items: Iterable, size: int) -> Iterator[list]:
-    """``size`` items at a time, the last ones fewer."""
-    items = iter(items)
-    while batch := list(itertools.islice(items, size)):
-        yield batch
 
 
 def load_pipeline(asked: SegmentSettings, device: torch.device | str | None) -> NervePipeline:
@@ -360,8 +277,15 @@ def load_pipeline(asked: SegmentSettings, device: torch.device | str | None) -> 
     )
 
 
-def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings) -> None:
-    """Write the pictures and the probabilities that were asked for; the label map last."""
+def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings, made: dict) -> None:
+    """Write the pictures and the probabilities that were asked for; the label map last.
+
+    Args:
+        out: of an image.
+        stem: of the files, the folder included.
+        asked: says which files.
+        made: what the label map says it was made of, see :mod:`nerve_fast.pipeline.marks`.
+    """
     pictures = {"overlay": out.overlay()}
     if asked.save_heatmaps:
         pictures["heatmaps"] = visualize.heat_maps(out.image, out.walked.numpy(), out.labels)
@@ -369,10 +293,20 @@ def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings) -> None:
         steps = {count: maps.numpy() for count, maps in out.steps.items()}
         pictures["steps"] = visualize.steps_strip(out.image, out.prior.numpy(), steps, out.labels)
     label_map = Path(f"{stem}.labels.png")
-    # What is there of an earlier run is no longer whole from here on.
-    label_map.unlink(missing_ok=True)
+    try:
+        # What is there of an earlier run is no longer whole from here on.
+        label_map.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{label_map}: cannot be replaced: {error.strerror or error}") from error
     for kind, picture in pictures.items():
         visualize.save_picture(picture, Path(f"{stem}.{kind}.png"))
     if asked.save_probabilities:
         out.save(Path(f"{stem}.npz"))
-    out.save(label_map)
+    results = {
+        ending: file_digest(Path(f"{stem}.{ending}"))
+        for ending in wanted(asked)
+        if ending != "labels.png"
+    }
+    with written_whole(label_map) as file:
+        visualize.save_label_map(file, out.label_map.numpy(), out.labels)
+        file.write_bytes(stamped(file.read_bytes(), {**made, "results": results}))

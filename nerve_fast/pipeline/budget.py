@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -18,6 +17,7 @@ from nerve_fast.imaging.resampling import STRIPE_BYTES
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.pipeline.stages import GraphView, graph_view
 from nerve_fast.priors import Prior
+from nerve_fast.utils.processes import process_count
 from nerve_fast.utils.tiles import GPU_TILE_BYTES
 from nerve_fast.utils.units import format_bytes, parse_bytes
 
@@ -180,7 +180,7 @@ class Request:
     def _sharers(self) -> int:
         """Processes, started together, that share the memory: each GPU is one's own."""
         on_cpu = self.source.device.type == "cpu"
-        return int(os.environ.get("LOCAL_WORLD_SIZE", 1)) if on_cpu else 1
+        return process_count("LOCAL_WORLD_SIZE") if on_cpu else 1
 
     def _what_would(self, budget: int, narrow: bool) -> str:
         side = self.processing_resolution

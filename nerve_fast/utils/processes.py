@@ -3,6 +3,7 @@
 import contextlib
 import datetime
 import os
+import re
 from collections.abc import Iterator
 
 import torch
@@ -11,6 +12,29 @@ from nerve_fast.errors import InputError
 
 LONGEST_WAIT = datetime.timedelta(days=30)
 """Of a process that is done for those that are not."""
+
+
+def process_count(name: str) -> int:
+    """How many processes the environment says there are.
+
+    Args:
+        name: ``"WORLD_SIZE"``, of all, or ``"LOCAL_WORLD_SIZE"``, on this machine.
+
+    Raises:
+        InputError: it is not a whole number of 1 or more.
+    """
+    return _number(name, 1, 10**6) if os.environ.get(name) else 1
+
+
+def _number(name: str, least: int, most: int) -> int:
+    text = os.environ[name]
+    # More digits than any limit has are not looked at.
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
+        raise InputError(
+            f"the environment says {name}={text[:40]!r}; expected a number from {least} to {most}: "
+            "start with accelerate launch or torchrun, or unset it"
+        )
+    return int(text)
 
 
 @contextlib.contextmanager
@@ -23,7 +47,7 @@ def process_group(device: str | None) -> Iterator[tuple[int, int, torch.device |
     Raises:
         InputError: there should be a group, but not all that makes one is there.
     """
-    if os.environ.get("WORLD_SIZE", "") in ("", "1"):
+    if process_count("WORLD_SIZE") == 1:
         yield 0, 1, device
         return
     from accelerate import PartialState
@@ -33,8 +57,16 @@ def process_group(device: str | None) -> Iterator[tuple[int, int, torch.device |
             f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']} and not "
             f"{', '.join(sorted(missing))}; start with accelerate launch or torchrun, or unset it"
         )
+    for name in ("RANK", "LOCAL_RANK"):
+        _number(name, 0, process_count("WORLD_SIZE") - 1)
+    if os.environ.get("MASTER_PORT"):
+        _number("MASTER_PORT", 0, 65535)
     on_cpu = device == "cpu" or not torch.cuda.is_available()
-    state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
+    try:
+        state = PartialState(cpu=on_cpu, timeout=LONGEST_WAIT)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"the processes of the group do not find one another: {reason}") from error
     try:
         yield state.process_index, state.num_processes, state.device
         # Who leaves with an error, a file that could not be read, takes the others along.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def commit() -> str:
-    """Of the checkout, with a mark where it was changed; empty where there is no git."""
+    """The commit of the checkout, with a ``+`` where files were changed; empty without git."""
     try:
         run = functools.partial(
             subprocess.run,
@@ -26,7 +26,7 @@ def commit() -> str:
 
 
 def version(package: str) -> str | None:
-    """Of an installed package, or ``None``."""
+    """The version of an installed package, or ``None``."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -34,5 +34,15 @@ def version(package: str) -> str | None:
 
 
 def digest(values) -> str:
-    """SHA-256 of what JSON can say."""
+    """SHA-256 of values that JSON knows, with the keys of dictionaries in order."""
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the bytes of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

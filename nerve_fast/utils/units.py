@@ -9,14 +9,29 @@ UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
-def parse_bytes(size: int | str) -> int:
-    """``"6GB"``, ``"512 MiB"`` or a number of bytes, as a number of bytes."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(size))
-    if match is None or match[2].upper() not in UNITS or float(match[1]) == 0:
-        raise InputError(
-            f'max_memory is {size!r}; expected a size above 0 such as "6GB" or "512MiB"'
-        )
-    return int(float(match[1]) * UNITS[match[2].upper()])
+LARGEST = 2**63 - 1
+"""Bytes: no size is larger."""
+
+
+def parse_bytes(size: int | str, name: str = "max_memory") -> int:
+    """``"6GB"``, ``"512 MiB"`` or a number of bytes, as a number of bytes.
+
+    Args:
+        size: what was asked for.
+        name: of the setting, for the message.
+
+    Raises:
+        InputError: it is not a size, or not from 1 to 2^63 − 1 bytes.
+    """
+    text = str(size) if not isinstance(size, int) or abs(size) <= LARGEST else "a huge number"
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    count = 0.0
+    if match is not None and match[2].upper() in UNITS:
+        count = float(match[1]) * UNITS[match[2].upper()]
+    if not 1 <= count <= LARGEST:
+        said = repr(size) if text == str(size) and len(text) <= 40 else f"{text[:40]}…"
+        raise InputError(f'{name} is {said}; expected a size above 0 such as "6GB" or "512MiB"')
+    return int(count)
 
 
 def format_bytes(size: float) -> str:

@@ -10,6 +10,7 @@ from nerve_fast import InputError
 from nerve_fast.cli import main as cli
 from nerve_fast.imaging.images import load_image
 from nerve_fast.pipeline import batch as command
+from nerve_fast.pipeline import inputs
 from nerve_fast.tiny.scenes import generate
 
 LABELS = "grass; water, sea; ball"
@@ -117,7 +118,7 @@ def test_resume_after_an_interruption_within_an_image(folder, tmp_path, monkeypa
     """Results of other labels are there; of the new ones the label map is not yet."""
     scene, out = folder / "scene0.png", tmp_path / "out"
     assert segment(scene, "-o", out) == 0
-    monkeypatch.setattr(command.SegmentationOutput, "save", interrupt)
+    monkeypatch.setattr(command.visualize, "save_label_map", interrupt)
     assert segment(scene, "-o", out, labels="grass; ball; sand") == 130
     monkeypatch.undo()
     capsys.readouterr()
@@ -147,20 +148,20 @@ def test_a_group_without_what_makes_one_is_refused(folder, tmp_path, monkeypatch
 
 
 def test_images_are_read_in_order_and_ahead(folder):
-    failed = []
+    failed = {}
     paths = sorted(folder.glob("*.??g"))
-    found = [path.name for path, _ in command.readable(paths, 2, failed)]
+    found = [path.name for path, *_ in inputs.readable(paths, 2, failed)]
     assert found == [f"scene{i}.png" for i in range(4)]
     assert [path.name for path in failed] == ["broken.jpg", "old.overlay.png"]
 
 
 def test_folders_are_listed_without_results(folder, tmp_path):
-    listed = command.listed([folder, folder / "notes.txt"])
+    listed = inputs.listed([folder, folder / "notes.txt"])
     names = [path.name for path in listed]
     assert names == ["broken.jpg", *(f"scene{i}.png" for i in range(4)), "notes.txt"]
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match=r"empty: holds no image, .*\.png"):
-        command.listed([tmp_path / "empty"])
+        inputs.listed([tmp_path / "empty"])
 
 
 def test_memory_and_tiles_reach_the_pipeline(folder, tmp_path, capsys):

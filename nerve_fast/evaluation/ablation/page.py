@@ -12,6 +12,7 @@ from matplotlib import pyplot as plt
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Ablation
 from nerve_fast.evaluation.table import is_tiny
 from nerve_fast.utils.files import prepare_folder, written_whole
+from nerve_fast.utils.text import code, markdown
 
 COLOURS = {"voc21": "#1f77b4", "pc60": "#2ca02c", "coco-object": "#d62728"}
 MARKERS = {"voc21": "s", "pc60": "^", "coco-object": "D"}
@@ -64,14 +65,14 @@ def introduction(document: dict) -> str:
     run = document["run"]
     dataset, models = run["dataset"], run["models"]
     graph = models.get("graph") or f"diffusion {models['diffusion']}"
-    networks = f"CLIP {models['clip']} and {graph}"
+    networks = f"CLIP {markdown(models['clip'])} and {markdown(graph)}"
     if is_tiny(run):
         networks = "the tiny models"
     parts = [
-        f"Written by `{document['command']}`; no figure is typed by hand.",
+        f"Written by {code(document['command'])}; no figure is typed by hand.",
         f"On {document['images']} of the {dataset['images']} images of the data set "
-        f"{dataset['name']}, with the preset {run['preset']['name']} and {networks}; commit "
-        f"{run['commit']}.",
+        f"{markdown(dataset['name'])}, with the preset {run['preset']['name']} and {networks}; "
+        f"commit {run['commit']}.",
     ]
     if is_tiny(run):
         parts.append(

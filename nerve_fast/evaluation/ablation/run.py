@@ -7,7 +7,6 @@ as the files of the image, the models and the packages are what they were.
 
 import dataclasses
 import importlib.util
-import json
 import os
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from nerve_fast.errors import InputError
 from nerve_fast.evaluation import record
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting
 from nerve_fast.evaluation.ablation.features import FeatureCache, Features, Source
+from nerve_fast.evaluation.folder import claim, clear
 from nerve_fast.evaluation.method import (
     description,
     load_segmenter,
@@ -35,8 +35,12 @@ from nerve_fast.evaluation.rules import thresholded
 from nerve_fast.evaluation.settings import AblationSettings
 from nerve_fast.pipeline.loading import device_and_dtype
 from nerve_fast.pipeline.stages import walk
-from nerve_fast.utils.files import prepare_folder, written_whole
+from nerve_fast.utils.files import prepare_folder
+from nerve_fast.utils.lines import add_line, drop_cut_off, read_lines, write_json
+from nerve_fast.utils.locks import alone_in
+from nerve_fast.utils.processes import process_count
 from nerve_fast.utils.provenance import commit, digest
+from nerve_fast.utils.text import plain
 from nerve_fast.utils.units import parse_bytes
 
 RESAMPLES = 1000
@@ -63,8 +67,8 @@ class Counts:
         self.keys = keys
         self.known: dict[tuple[str, str], Tensor] = {}
         if path.exists():
-            record.drop_cut_off(path)
-            record.read_lines(path, self._take)
+            drop_cut_off(path)
+            read_lines(path, self._take)
 
     def _take(self, line: dict) -> None:
         image, counts = line["image"], line["counts"]
@@ -88,7 +92,7 @@ class Counts:
         """Keep the matrices of an image, by the keys of settings."""
         counts = {key: record.encoded(matrix) for key, matrix in matrices.items()}
         line = {"image": image, "counts": counts}
-        record.add_line(self.path, line)
+        add_line(self.path, line)
         self._take(line)
 
 
@@ -116,7 +120,7 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
         InputError: a setting is not usable, an image or mask cannot be read, or a folder cannot be
             written; or there are several processes, or no matplotlib.
     """
-    if os.environ.get("WORLD_SIZE", "") not in ("", "1"):
+    if process_count("WORLD_SIZE") != 1:
         raise InputError(
             f"the environment says WORLD_SIZE={os.environ['WORLD_SIZE']}; expected 1, as ablate "
             "runs in one process: start it without accelerate launch or torchrun"
@@ -132,41 +136,43 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
         )
     classes = datasets.words(dataset, settings.vocabulary)
     folder = asked.output or Path("ablations", f"{dataset.name}-{asked.preset}")
-    for place in (folder, *([asked.document.parent] if asked.document else [])):
-        prepare_folder(place)
+    if asked.document:
+        prepare_folder(asked.document.parent)
     samples = dataset.samples[: asked.limit]
     device, _ = device_and_dtype(asked.models.device, None)
     run = description(asked, dataset, settings, classes, device)
-    segmenter, weights = load_segmenter(asked, dataset, settings, device, progress=progress)
-    source = Source(
-        segmenter.prior,
-        segmenter.graph,
-        classes,
-        run["versions"],
-        asked.models.backend,
-        asked.models.seed,
-    )
-    cache = FeatureCache(folder / "features", parse_bytes(asked.cache_size))
-    base = Setting(asked.config, asked.models.timestep)
-    ablations = measured(
-        asked.names, dataset, samples, source, settings, base, cache, progress=progress
-    )
-    figures = {
-        "command": asked.command or f"nerve_fast.evaluation.ablate({asked})",
-        "images": len(samples),
-        "complete": len(samples) == len(dataset),
-        "ablations": ablations,
-        "run": {**run, "weights": weights, "commit": commit()},
-    }
-    with written_whole(folder / "results.json") as path:
-        text = json.dumps(without_nan(figures), indent=2, ensure_ascii=False)
-        path.write_text(text, encoding="utf-8")
-    # It imports matplotlib, which is looked for above.
-    from nerve_fast.evaluation.ablation.page import write_page
+    with alone_in(folder):
+        clear(folder)
+        plots = [f"{name}.png" for name in asked.names]
+        claim(folder, ["counts.jsonl", "results.json", "table.md", *plots])
+        segmenter, weights = load_segmenter(asked, dataset, settings, device, progress=progress)
+        source = Source(
+            segmenter.prior,
+            segmenter.graph,
+            classes,
+            run["versions"],
+            asked.models.backend,
+            asked.models.seed,
+        )
+        cache = FeatureCache(folder / "features", parse_bytes(asked.cache_size))
+        base = Setting(asked.config, asked.models.timestep)
+        ablations = measured(
+            asked.names, dataset, samples, source, settings, base, cache, progress=progress
+        )
+        figures = {
+            "command": asked.command or f"nerve_fast.evaluation.ablate({asked})",
+            "images": len(samples),
+            "complete": len(samples) == len(dataset),
+            "ablations": ablations,
+            "run": {**run, "weights": weights, "commit": commit()},
+        }
+        write_json(folder / "results.json", without_nan(figures))
+        # It imports matplotlib, which is looked for above.
+        from nerve_fast.evaluation.ablation.page import write_page
 
-    write_page(figures, folder / "table.md", folder)
-    if asked.document:
-        write_page(figures, asked.document, asked.document.parent / "plots", "ablation-")
+        write_page(figures, folder / "table.md", folder)
+        if asked.document:
+            write_page(figures, asked.document, asked.document.parent / "plots", "ablation-")
     return AblationResults(folder, figures)
 
 
@@ -289,7 +295,7 @@ def tally(
         matrices = {}
         for timestep in sorted({setting.timestep for setting in missing}):
             source = sources[timestep]
-            features = cache.features(source, sample.name, image).to(source.graph.device)
+            features = cache.features(source, plain(sample.name), image).to(source.graph.device)
             of_timestep = [setting for setting in missing if setting.timestep == timestep]
             for alike in alike_but_for_steps(of_timestep):
                 steps = [setting.config.steps for setting in alike]

@@ -1,0 +1,136 @@
+"""The images that a run is given: found, checked by name, read ahead."""
+
+import collections
+import itertools
+import logging
+from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from nerve_fast.errors import InputError
+from nerve_fast.imaging.images import load_image
+from nerve_fast.utils.provenance import file_digest
+
+logger = logging.getLogger(__name__)
+
+PHOTOGRAPHS = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif"}
+PHOTOGRAPHS |= {".tiff", ".webp"}
+"""Endings of what is taken from a folder."""
+
+ENDINGS = ("overlay.png", "heatmaps.png", "steps.png", "npz", "labels.png")
+"""Of results, in the order in which they are written: the last one says that all are there."""
+
+
+class Opened(NamedTuple):
+    """An image, and the digest of the file that it was read from."""
+
+    path: Path
+    image: Image.Image
+    digest: str
+
+
+def listed(places: Sequence[Path]) -> list[Path]:
+    """The images named, and those in the folders named, by name; results among them left out.
+
+    Raises:
+        InputError: a file is not there, or a folder holds no image.
+    """
+    results = tuple(f".{ending}" for ending in ENDINGS)
+    paths = []
+    for place in places:
+        try:
+            inside = sorted(place.iterdir()) if place.is_dir() else [place]
+        except OSError as error:
+            raise InputError(f"{place}: cannot be read: {error.strerror}") from error
+        if place.is_dir():
+            inside = [
+                path
+                for path in inside
+                if path.suffix.lower() in PHOTOGRAPHS
+                and not path.name.startswith(".")
+                and not path.name.endswith(results)
+            ]
+            if not inside:
+                raise InputError(f"{place}: holds no image, {' '.join(sorted(PHOTOGRAPHS))}")
+        elif not place.exists():
+            raise InputError(f"{place}: no such file")
+        paths += inside
+    return paths
+
+
+def check_names(images: Sequence[Path], folder: Path) -> None:
+    """Results are named after the image's stem: they may overwrite no image and no other result."""
+    inputs = {path.resolve(): path for path in images}
+    first = {}
+    for path in images:
+        if path.stem in first:
+            raise InputError(
+                f"{first[path.stem]} and {path} would both be written as {path.stem}.*; rename "
+                "one, or write them to different folders"
+            )
+        first[path.stem] = path
+        for ending in ENDINGS:
+            target = (folder / f"{path.stem}.{ending}").resolve()
+            if target in inputs:
+                raise InputError(
+                    f"the result {target.name} of {path} would overwrite the image "
+                    f"{inputs[target]}; write to another folder"
+                )
+
+
+def results_of(paths: Iterable[Path]) -> set[str]:
+    """The names of all results that images can have."""
+    return {f"{path.stem}.{ending}" for path in paths for ending in ENDINGS}
+
+
+def fail(failed: MutableMapping[Path, str], path: Path, reason: str) -> None:
+    """Put an image in ``failed`` and log why."""
+    failed[path] = reason
+    logger.error("%s", reason)
+
+
+def readable(
+    paths: Iterable[Path], ahead: int, failed: MutableMapping[Path, str]
+) -> Iterator[Opened]:
+    """Images in order, read ahead; one that cannot be read is put in ``failed``."""
+    waiting = collections.deque()
+    paths = iter(paths)
+    # One thread: decoding is quicker than all that follows.
+    reader = ThreadPoolExecutor(1)
+    try:
+        while True:
+            for path in itertools.islice(paths, ahead - len(waiting)):
+                waiting.append((path, reader.submit(read, path)))
+            if not waiting:
+                return
+            path, opened = waiting.popleft()
+            try:
+                yield opened.result()
+            except InputError as error:
+                fail(failed, path, str(error))
+            del opened
+    finally:
+        reader.shutdown(cancel_futures=True)
+
+
+def read(path: Path) -> Opened:
+    """Read an image.
+
+    Raises:
+        InputError: the file cannot be read, or holds no image.
+    """
+    image = load_image(path)
+    try:
+        return Opened(path, image, file_digest(path))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def batches(items: Iterable, size: int) -> Iterator[list]:
+    """``size`` items at a time, the last ones fewer."""
+    items = iter(items)
+    while batch := list(itertools.islice(items, size)):
+        yield batch
