@@ -34,11 +34,12 @@ def to_tokens(probabilities: Tensor, grid: tuple[int, int]) -> Tensor:
 def as_distribution(walked: Tensor) -> Tensor:
     """Rows clipped at 0 and made to sum to 1: ``l1`` walks can be negative. ``(N, K)``.
 
-    A row with nothing above 0 becomes uniform.
+    A row with values below 0 alone becomes uniform; one of zeros, which no seed has reached, stays.
     """
     positive = walked.clamp(min=0)
     total = positive.sum(-1, keepdim=True)
-    uniform = torch.full_like(positive, 1 / positive.shape[-1])
+    reached = (walked != 0).any(-1, keepdim=True)
+    uniform = torch.full_like(positive, 1 / positive.shape[-1]) * reached
     return torch.where(total > 0, positive / total.where(total > 0, 1), uniform)
 
 
@@ -59,17 +60,22 @@ def to_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def likeliest(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The largest of the ``K`` at each pixel: ``(H, W)`` int64, the first one where they tie."""
+    """The largest of the ``K`` at each pixel: ``(H, W)`` int64, the first one where they tie.
+
+    Where none of them is above 0 it is −1.
+    """
     label_map = torch.empty(size, dtype=torch.int64, device=maps.device)
     for rows, stripe in stripes(maps, size):
         if maps.device.type != "cpu":
-            torch.argmax(stripe, dim=0, out=label_map[rows])
+            best, index = stripe.max(0)
+            label_map[rows] = index.masked_fill_(best <= 0, -1)
             continue
         # On a CPU torch's argmax over the first dimension goes value by value.
         best, index = stripe[0].clone(), label_map[rows].zero_()
         for label, plane in enumerate(stripe[1:], start=1):
             index.masked_fill_(plane > best, label)
             torch.maximum(best, plane, out=best)
+        index.masked_fill_(best <= 0, -1)
     return label_map
 
 

@@ -30,6 +30,10 @@ LONGEST_NAME = 200
 """Characters of a label that a legend or a caption shows."""
 
 
+NO_LABEL = np.array([[255, 255, 255]], dtype=np.uint8)
+"""The colour of pixels without a label."""
+
+
 def palette(count: int) -> np.ndarray:
     """``(count, 3)`` uint8: distinct colours, of which the first ``n`` do not depend on the count.
 
@@ -60,17 +64,18 @@ def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
 def save_label_map(path: str | os.PathLike, label_map: np.ndarray, labels: Sequence[str]) -> None:
     """Write labels as a PNG whose pixel values are the labels' indices.
 
-    Up to 256 labels make an 8-bit palette image, more a 16-bit greyscale one. The text chunk
-    ``labels`` holds the labels, one a line.
+    Up to 255 labels make an 8-bit palette image, more a 16-bit greyscale one. Its largest value,
+    255 or 65535, stands for no label, as the field's data sets have it. The text chunk ``labels``
+    holds the labels, one a line.
 
     Args:
         path: the file to write.
-        label_map: ``(H, W)`` integers.
+        label_map: ``(H, W)`` integers, −1 where there is no label.
         labels: ``K`` names.
     """
     info = PngInfo()
     info.add_itxt("labels", "\n".join(labels))
-    if len(labels) > 256:
+    if len(labels) > 255:
         Image.fromarray(label_map.astype(np.uint16)).save(path, format="PNG", pnginfo=info)
         return
     image = Image.fromarray(label_map.astype(np.uint8)).convert("P")
@@ -85,7 +90,7 @@ def overlay(
 
     Args:
         image: RGB, resized to the label map where it differs.
-        label_map: ``(H, W)`` integers.
+        label_map: ``(H, W)`` integers, −1 where there is no label.
         labels: ``K`` names; the legend lists those that occur, with their share of the pixels.
         opacity: of the colours, 0 to 1.
 
@@ -94,10 +99,12 @@ def overlay(
         be more than :data:`MAX_WIDENED` pixels, the image is drawn less high.
     """
     height, width = label_map.shape
-    colours = palette(len(labels))
-    shares = np.bincount(label_map.ravel(), minlength=len(labels)) / label_map.size
+    # The last colour is that of −1.
+    colours = np.vstack([palette(len(labels)), NO_LABEL])
+    names = [*map(_elided, labels), "(no label)"]
+    shares = np.bincount(label_map.ravel() % len(names), minlength=len(names)) / label_map.size
     entries = [
-        (tuple(colours[i].tolist()), f"{_elided(labels[i])} {shares[i]:.0%}")
+        (tuple(colours[i].tolist()), f"{names[i]} {shares[i]:.0%}")
         for i in np.argsort(-shares, kind="stable")
         if shares[i] > 0
     ]
@@ -177,14 +184,16 @@ def steps_strip(
         resized = Image.fromarray(truth.astype(np.int32)).resize(size, Image.Resampling.NEAREST)
         label_maps["ground truth"] = np.asarray(resized)
     small = image.resize(size, Image.Resampling.BICUBIC)
-    colours = palette(len(labels))
+    # The last colour is that of −1.
+    colours = np.vstack([palette(len(labels)), NO_LABEL])
+    names = [*map(_elided, labels), "(no label)"]
     panels = [_captioned(small, "image")]
     for caption, label_map in label_maps.items():
         blended = Image.blend(small, Image.fromarray(colours[label_map]), 0.65)
         panels.append(_captioned(blended, caption))
     strip = _grid(panels, columns=len(panels))
     seen = np.unique(np.stack(list(label_maps.values())))
-    entries = [(tuple(colours[i].tolist()), _elided(labels[i])) for i in seen]
+    entries = [(tuple(colours[i].tolist()), names[i]) for i in seen]
     return _stack([strip, _legend(entries, strip.width)])
 
 
@@ -194,13 +203,14 @@ def _panel_size(image: Image.Image, width: int) -> tuple[int, int]:
 
 
 def _likeliest(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The index of the largest of ``(K, h, w)`` probabilities at ``size = (W, H)``: ``(H, W)``."""
+    """The index of the largest of ``(K, h, w)`` probabilities at ``size = (W, H)``, −1 where all are 0."""
     best, index = None, np.zeros(size[::-1], np.int64)
     for label, heat in enumerate(maps):
         resized = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))
         if best is not None:
             index[resized > best] = label
         best = resized if best is None else np.maximum(best, resized)
+    index[best <= 0] = -1
     return index
 
 

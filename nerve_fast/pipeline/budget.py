@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -32,6 +31,9 @@ CPU_PIXELS = 1 << 18
 
 GPU_PIXELS = 1 << 22
 """The same on a GPU."""
+
+UNLIMITED = 1 << 60
+"""Bytes that no walk reaches."""
 
 SLACK = 128 << 20
 """What the allocator keeps of one part while the next one runs: glibc gives the end of a heap back
@@ -93,13 +95,11 @@ class CallPlan(EncodePlan):
         config: of the graph stage, with the stride that the token budget asks for.
         entropy_rows: rows that head entropies are the mean of; ``None`` is all.
         walk: how the walk will be carried out.
-        walk_memory: bytes that it is given.
     """
 
     config: NerveConfig
     entropy_rows: int | None
     walk: Plan
-    walk_memory: int
 
     def __str__(self) -> str:
         h, w = self.grid
@@ -285,9 +285,8 @@ class Request:
         # The prior, what the walk makes of it, after how many steps ever, and both in another
         # layout.
         kept = resized + 4 * (4 + self.further_steps) * self.images * tokens * self.labels
-        least = min(way.peak_memory for way in walk(sys.maxsize).options if way.refused is None)
-        given = max(budget - features - kept - SLACK, least)
-        walked = walk(given)
+        least = min(way.peak_memory for way in walk(UNLIMITED).options if way.refused is None)
+        walked = walk(max(budget - features - kept - SLACK, least))
         largest = max(networks, features + walked.peak_memory, self._pixel_memory(encode.size))
         return CallPlan(
             **{
@@ -299,7 +298,6 @@ class Request:
             config=config,
             entropy_rows=None if exact else ENTROPY_ROWS,
             walk=walked,
-            walk_memory=given,
         )
 
     def _pooled(self, grid: tuple[int, int]) -> NerveConfig:

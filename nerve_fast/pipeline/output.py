@@ -22,12 +22,13 @@ class SegmentationOutput:
     """What the pipeline found in one image. All tensors are on the CPU.
 
     Attributes:
-        label_map: ``(H, W)`` int64, indices into :attr:`labels`.
+        label_map: ``(H, W)`` int64, indices into :attr:`labels`, −1 where there is no label.
         labels: the ``K`` labels as they were given.
         image: the image that was segmented, RGB, of any size.
-        prior: ``(K, h, w)`` float32, CLIP's ``G`` on the token grid.
+        prior: ``(K, h, w)`` float32, ``G`` on the token grid.
         walked: ``(K, h, w)`` float32, what the walk made of it.
         steps: ``(K, h, w)`` float32 on the token grid, after each number of steps asked for.
+        steps_taken: how many steps the walk took, which ``steps=None`` leaves open.
         plan: how it was carried out; ``plan.config`` has the settings, with the stride taken.
     """
 
@@ -37,6 +38,7 @@ class SegmentationOutput:
     prior: Tensor
     walked: Tensor
     steps: Mapping[int, Tensor]
+    steps_taken: int
     plan: CallPlan
 
     @functools.cached_property

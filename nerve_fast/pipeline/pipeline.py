@@ -5,7 +5,8 @@ import itertools
 import logging
 import numbers
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.output import SegmentationOutput
 from nerve_fast.priors import CLIPPrior, Prior, PriorConfig
 from nerve_fast.priors.patchwise import check_finite
+from nerve_fast.priors.seeds import Boxes, Points, Scribbles, Seeds
 from nerve_fast.refiners.walk import entropies, moves
 from nerve_fast.utils.labels import parse_labels
 
@@ -40,8 +42,8 @@ ImageInput = Image.Image | np.ndarray | str | os.PathLike
 class _Call:
     """The arguments of a call that hold for all of its images."""
 
-    labels: tuple[str, ...]
     classes: Sequence[Sequence[str]]
+    words: tuple[str, ...]
     config: NerveConfig
     processing_resolution: int | None
     match_input_resolution: bool
@@ -51,6 +53,30 @@ class _Call:
     tile: int | None
     overlap: int | None
     progress: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Job:
+    """One image of a call.
+
+    Attributes:
+        image: loaded, or encoded.
+        generator: of the noise.
+        seeds: what the caller has said of its pixels.
+    """
+
+    image: Image.Image | ImageFeatures
+    generator: torch.Generator
+    seeds: Seeds | None
+
+    def labels(self, call: _Call) -> tuple[str, ...]:
+        """Those of the words, then those that only the seeds have."""
+        return tuple(dict.fromkeys((*call.words, *(self.seeds.labels if self.seeds else ()))))
+
+    def kind(self):
+        """What images that are worked on together have in common."""
+        size = None if isinstance(self.image, ImageFeatures) else self.image.size
+        return size, self.seeds and self.seeds.labels
 
 
 class NervePipeline:
@@ -166,8 +192,11 @@ class NervePipeline:
     def __call__(
         self,
         image: ImageInput | ImageFeatures | Sequence[ImageInput | ImageFeatures],
-        labels: Sequence[str],
+        labels: Sequence[str] | None = None,
         *,
+        points: Points | Sequence[Points | None] | None = None,
+        boxes: Boxes | Sequence[Boxes | None] | None = None,
+        scribbles: Scribbles | Sequence[Scribbles | None] | None = None,
         config: NerveConfig | None = None,
         processing_resolution: int | None = None,
         match_input_resolution: bool = True,
@@ -188,7 +217,16 @@ class NervePipeline:
         Args:
             image: a PIL image, a path, an array ``(H, W, 3)`` uint8, what :meth:`encode` gave, or a
                 list of any of them; a list gives what one call an image, in that order, would give.
-            labels: one string a class; commas separate synonyms: ``"cat, kitten"``.
+            labels: one string a class; commas separate synonyms: ``"cat, kitten"``. ``None`` where
+                seeds say all.
+            points: clicks: ``{label: [(x, y), …]}`` in pixels of the image, from its top left
+                corner. Where seeds and words are given, seeds overrule the words' prior where they
+                are; a label of the seeds that is no label of the words is one more. A seeded pixel
+                keeps its label, and a place that no seed reaches has the label −1. For a list of
+                images, a list with one entry an image.
+            boxes: ``{label: [(left, top, right, bottom), …]}``, all of whose pixels are seeds.
+            scribbles: ``{label: mask}``, ``(H, W)`` of the image's size, not 0 where the label is;
+                :func:`~nerve_fast.priors.seeds.read_scribbles` reads them from a mask image.
             config: settings of the graph stage; ``None`` takes the pipeline's.
             processing_resolution: short side, in pixels, at which the graph's network sees the
                 image; ``None`` is the size it was trained at, 0 the image's own. Sides are rounded
@@ -224,13 +262,24 @@ class NervePipeline:
         _check_inputs(
             config, processing_resolution, generator, return_steps, batch_size, token_budget
         )
-        classes = parse_labels(labels)
-        if self.prior is None:
-            raise InputError("labels are given, and this pipeline has no prior to find them with")
-        self.prior.check_labels(classes)
+        alone = not isinstance(image, (list, tuple))
+        images = [image] if alone else image
+        seeds = _per_image(len(images), alone, points=points, boxes=boxes, scribbles=scribbles)
+        if labels is None and not all(any(one.values()) for one in seeds):
+            raise InputError(
+                "neither labels nor seeds are given; pass labels, points, boxes or scribbles"
+            )
+        classes = [] if labels is None else parse_labels(labels)
+        if classes and self.prior is None:
+            raise InputError(
+                "labels are given, and this pipeline has no prior to find them with: leave them "
+                "out, or load it with a CLIP"
+            )
+        if classes:
+            self.prior.check_labels(classes)
         call = _Call(
-            labels=tuple(labels),
             classes=classes,
+            words=tuple(labels or ()),
             config=config,
             processing_resolution=processing_resolution,
             match_input_resolution=match_input_resolution,
@@ -241,14 +290,13 @@ class NervePipeline:
             overlap=overlap,
             progress=progress,
         )
-        alone = not isinstance(image, (list, tuple))
-        images = [image] if alone else image
         results = []
-        for group, generators in _groups(images, generator, batch_size):
-            if isinstance(group[0], ImageFeatures):
-                results += [self._segment_features(features, call) for features in group]
+        for jobs in _groups(images, generator, batch_size, seeds):
+            if isinstance(jobs[0].image, ImageFeatures):
+                for job in jobs:
+                    results += self._segment_features(job, call)
             else:
-                results += self._segment(group, generators, call)
+                results += self._segment(jobs, call)
         return results[0] if alone else results
 
     @torch.no_grad()
@@ -280,74 +328,68 @@ class NervePipeline:
         alone = not isinstance(image, (list, tuple))
         images = [image] if alone else image
         results = []
-        for (one,), generators in _groups(images, generator, 1):
+        for (job,) in _groups(images, generator, 1, [{}] * len(images)):
             plan = Request(
                 prior=self.prior,
                 source=self.graph,
                 backend=self.backend,
                 images=1,
-                image_size=one.size,
+                image_size=job.image.size,
                 config=self.config,
                 processing_resolution=processing_resolution,
                 tile=tile,
                 overlap=overlap,
             ).planned(max_memory)
             logger.info("%s", plan)
-            encoded, graph = self._networks([one], None, plan, generators, progress)
-            results.append(ImageFeatures(one, encoded, graph, plan))
+            encoded, graph = self._networks([job], None, plan, progress)
+            results.append(ImageFeatures(job.image, encoded, graph, plan))
         return results[0] if alone else results
 
-    def _segment(
-        self,
-        images: Sequence[Image.Image],
-        generators: Sequence[torch.Generator],
-        call: _Call,
-    ) -> list[SegmentationOutput]:
+    def _segment(self, jobs: Sequence[_Job], call: _Call) -> list[SegmentationOutput]:
         """Images of one size, together, or where the memory is too small half of them at a time."""
         try:
-            plan = self._request(call, len(images), images[0].size).planned(call.max_memory)
+            plan = self._request(jobs, call).planned(call.max_memory)
         except DoesNotFitError:
-            if len(images) == 1:
+            if len(jobs) == 1:
                 raise
-            half = len(images) // 2
-            return self._segment(images[:half], generators[:half], call) + self._segment(
-                images[half:], generators[half:], call
-            )
+            half = len(jobs) // 2
+            return self._segment(jobs[:half], call) + self._segment(jobs[half:], call)
         self._say(plan, call)
-        probabilities, graph = self._networks(images, call.classes, plan, generators, call.progress)
+        probabilities, graph = self._networks(jobs, call.classes, plan, call.progress)
         entropy = None
         if moves(call.config, call.return_steps) and call.config.sharpness > 0:
             entropy = entropies(graph, max_rows=plan.entropy_rows, backend=self.backend)
-        return self._walked(images, probabilities, graph, entropy, plan, call)
+        return self._walked(jobs, probabilities, graph, entropy, plan, call)
 
-    def _segment_features(self, features: ImageFeatures, call: _Call) -> SegmentationOutput:
+    def _segment_features(self, job: _Job, call: _Call) -> list[SegmentationOutput]:
         """One image that has been encoded."""
-        request = self._request(call, 1, features.image.size, features.plan)
-        plan = request.planned(call.max_memory)
+        features = job.image
+        job = dataclasses.replace(job, image=features.image)
+        plan = self._request([job], call, features.plan).planned(call.max_memory)
         self._say(plan, call)
-        probabilities = self.prior.probabilities(features.encoded, call.classes)
-        check_finite(probabilities)
+        probabilities = None
+        if call.classes:
+            probabilities = self.prior.probabilities(features.encoded, call.classes)
+            check_finite(probabilities)
         entropy = None
         if moves(call.config, call.return_steps) and call.config.sharpness > 0:
             entropy = features.entropies(plan.entropy_rows, self.backend)
-        (out,) = self._walked([features.image], probabilities, features.graph, entropy, plan, call)
-        return out
+        return self._walked([job], probabilities, features.graph, entropy, plan, call)
 
     def _request(
         self,
+        jobs: Sequence[_Job],
         call: _Call,
-        images: int,
-        image_size: tuple[int, int],
         encoded: EncodePlan | None = None,
     ) -> Request:
         return Request(
-            prior=self.prior,
+            prior=self.prior if call.classes else None,
             source=self.graph,
             backend=self.backend,
-            images=images,
-            image_size=image_size,
+            images=len(jobs),
+            image_size=jobs[0].image.size,
             words=sum(map(len, call.classes)),
-            labels=len(call.classes),
+            labels=max(len(job.labels(call)) for job in jobs),
             config=call.config,
             processing_resolution=call.processing_resolution,
             tile=call.tile,
@@ -375,19 +417,21 @@ class NervePipeline:
 
     def _networks(
         self,
-        images: Sequence[Image.Image],
+        jobs: Sequence[_Job],
         classes: Sequence[Sequence[str]] | None,
         plan: EncodePlan,
-        generators: Sequence[torch.Generator],
         progress: bool,
-    ) -> tuple[object, GraphFeatures]:
+    ) -> tuple[Any, GraphFeatures]:
         """Stages 1 and 2: probabilities ``(B, K, h', w')``, and ``q, k (B, H, N, D)``.
 
-        Without classes, what the prior keeps of the images in place of probabilities.
+        Where ``classes`` is ``None``, what the prior keeps of the images in place of probabilities;
+        where it is empty, nothing.
         """
+        images = [job.image for job in jobs]
+        generators = [job.generator for job in jobs]
 
         def look():
-            if self.prior is None:
+            if plan.view is None:
                 return None
             with _bar("prior", "window", len(images) * len(plan.view), progress) as windows:
                 if classes is None:
@@ -410,8 +454,8 @@ class NervePipeline:
 
     def _walked(
         self,
-        images: Sequence[Image.Image],
-        probabilities: Tensor,
+        jobs: Sequence[_Job],
+        probabilities: Tensor | None,
         graph: GraphFeatures,
         entropy: Tensor | None,
         plan: CallPlan,
@@ -419,11 +463,15 @@ class NervePipeline:
     ) -> list[SegmentationOutput]:
         """Stages 3 and 4."""
         # The prior on the tokens: G (B, N, K).
-        prior = to_tokens(probabilities, graph.grid)
+        words = None if probabilities is None else to_tokens(probabilities, graph.grid)
         del probabilities
+        labels = [job.labels(call) for job in jobs]
+        prior = stages.prior_on_tokens(
+            words, [job.seeds for job in jobs], labels, graph.grid, graph.q.device
+        )
         # The steps of kernels are too short to watch.
         watched = plan.walk.backend == "blocked"
-        total = len(images) * plan.config.steps * watched
+        total = len(jobs) * plan.walk.problem.steps * watched
         with _bar("walk", "step", total, call.progress) as steps:
             walked = stages.walk(
                 graph,
@@ -431,41 +479,63 @@ class NervePipeline:
                 plan.config,
                 entropy=entropy,
                 backend=self.backend,
-                max_memory=plan.walk_memory,
+                plan=plan.walk,
                 return_steps=call.return_steps,
                 on_step=steps.update,
             )
-        width, height = images[0].size if call.match_input_resolution else plan.size
-        return [
-            SegmentationOutput(
-                label_map=stages.to_labels(one.maps, (height, width)),
-                labels=call.labels,
-                image=image,
-                prior=as_maps(tokens, graph.grid).cpu(),
-                walked=one.maps.cpu(),
-                steps={count: maps.cpu() for count, maps in one.at_steps.items()},
-                plan=plan,
+        results = []
+        for job, names, tokens, one in zip(jobs, labels, prior, walked, strict=True):
+            width, height = job.image.size if call.match_input_resolution else plan.size
+            label_map = stages.to_labels(one.maps, (height, width))
+            if job.seeds is not None and (width, height) == job.image.size:
+                label_map = job.seeds.overrule(label_map, names)
+            results.append(
+                SegmentationOutput(
+                    label_map=label_map,
+                    labels=names,
+                    image=job.image,
+                    prior=as_maps(tokens, graph.grid).cpu(),
+                    walked=one.maps.cpu(),
+                    steps={count: maps.cpu() for count, maps in one.at_steps.items()},
+                    steps_taken=one.steps_taken,
+                    plan=plan,
+                )
             )
-            for image, tokens, one in zip(images, prior, walked, strict=True)
-        ]
+        return results
 
 
-def _groups(images: Sequence, generator, batch_size: int):
-    """Loaded images with their generators, in order: up to ``batch_size`` neighbours of one size.
+def _per_image(images: int, alone: bool, **seeds) -> list[dict]:
+    """Of each image its points, boxes and scribbles, by these names."""
+    for name, given in seeds.items():
+        if given is None or alone:
+            continue
+        if not isinstance(given, (list, tuple)) or len(given) != images:
+            raise InputError(
+                f"{name} is not a list of {images}; expected one entry for each of the images"
+            )
+    return [
+        {name: given if given is None or alone else given[number] for name, given in seeds.items()}
+        for number in range(images)
+    ]
+
+
+def _groups(
+    images: Sequence, generator, batch_size: int, seeds: Sequence[dict]
+) -> Iterator[list[_Job]]:
+    """Loaded images, in order: up to ``batch_size`` neighbours of one size and one set of labels.
 
     Neighbours, so that a generator that all share draws in the order of the list.
     """
     generators = _generators(generator, len(images))
     for first in range(0, len(images), batch_size):
-        loaded = [
-            one if isinstance(one, ImageFeatures) else load_image(one)
-            for one in images[first : first + batch_size]
-        ]
-        pairs = zip(loaded, generators[first : first + batch_size], strict=True)
-        for _, alike in itertools.groupby(
-            pairs, key=lambda pair: getattr(pair[0], "size", ImageFeatures)
-        ):
-            yield tuple(map(list, zip(*alike, strict=True)))
+        jobs = []
+        for number in range(first, min(first + batch_size, len(images))):
+            image = images[number]
+            image = image if isinstance(image, ImageFeatures) else load_image(image)
+            size = getattr(image, "image", image).size
+            jobs.append(_Job(image, generators[number], Seeds.of(size, **seeds[number])))
+        for _, alike in itertools.groupby(jobs, key=_Job.kind):
+            yield list(alike)
 
 
 def _generators(generator, images: int) -> list[torch.Generator]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.profiler import record_function
 
 from nerve_fast.backbones.source import AffinitySource, GraphFeatures, check_finite
@@ -21,9 +22,19 @@ from nerve_fast.imaging.resampling import likeliest
 from nerve_fast.imaging.tiling import Tiling
 from nerve_fast.priors import Prior
 from nerve_fast.priors.patchwise import check_finite as check_prior
+from nerve_fast.priors.seeds import Seeds
 from nerve_fast.refiners.walk import walk
 
-__all__ = ["GraphView", "graph_of", "graph_view", "networks", "prior_of", "to_labels", "walk"]
+__all__ = [
+    "GraphView",
+    "graph_of",
+    "graph_view",
+    "networks",
+    "prior_of",
+    "prior_on_tokens",
+    "to_labels",
+    "walk",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,8 +132,39 @@ def networks(
     return looks, graph
 
 
+def prior_on_tokens(
+    words: Tensor | None,
+    seeds: Sequence[Seeds | None],
+    labels: Sequence[Sequence[str]],
+    grid: tuple[int, int],
+    device: torch.device,
+) -> Tensor:
+    """The node-to-label matrix ``G`` of images, ``(B, N, K)`` float32, of words and of seeds.
+
+    Args:
+        words: ``(B, N, K')``, the prior of the first ``K'`` labels, ``None`` where there are seeds
+            alone.
+        seeds: of each image.
+        labels: all ``K`` labels of each image.
+        grid: ``(h, w)`` of the tokens.
+        device: of the result where there are no words.
+    """
+    if not any(seeds):
+        return words
+    if words is not None:
+        words = pad(words, (0, len(labels[0]) - words.shape[-1]))
+    priors = []
+    for number, (one, names) in enumerate(zip(seeds, labels, strict=True)):
+        own = None if words is None else words[number]
+        priors.append(own if one is None else one.prior(grid, names, own))
+    return torch.stack(priors).to(device)
+
+
 def to_labels(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Stage 4: the likeliest label of each pixel, ``(K, h, w)`` to ``(H, W)`` int64 on the CPU."""
+    """Stage 4: the likeliest label of each pixel, ``(K, h, w)`` to ``(H, W)`` int64 on the CPU.
+
+    Where no label has any probability, which only seeds can leave so, it is −1.
+    """
     with record_function("nerve_fast: resampling"):
         return likeliest(maps, size).cpu()
 

@@ -10,8 +10,10 @@ from torch.profiler import record_function
 
 from nerve_fast.backbones.source import GraphFeatures
 from nerve_fast.config import NerveConfig
+from nerve_fast.dispatch import Plan
 from nerve_fast.imaging.resampling import as_distribution, as_maps, to_tokens
-from nerve_fast.ops import entropy_weights, head_entropy, random_walk
+from nerve_fast.ops import entropy_weights, head_entropy
+from nerve_fast.ops.walk import walked
 from nerve_fast.refiners.checks import check_graph, check_maps
 from nerve_fast.refiners.registry import registered
 
@@ -83,7 +85,7 @@ def walk(
     *,
     entropy: Tensor | None = None,
     backend: str = "auto",
-    max_memory: int | None = None,
+    plan: Plan | None = None,
     return_steps: Sequence[int] = (),
     on_step: Callable[[], None] | None = None,
 ) -> list[WalkedMaps]:
@@ -95,8 +97,8 @@ def walk(
         config: settings of the graph stage.
         entropy: ``(B, H)`` of :func:`entropies`; ``None`` computes those of all rows, where the
             settings need them.
-        backend: who carries the walk out.
-        max_memory: bytes that the walk may take; ``None`` plans with what is free.
+        backend: who computes the entropies, and carries the walk out where there is no plan.
+        plan: of the walk, executed as it is; ``None`` plans with the memory that is free.
         return_steps: numbers of steps after which the maps are wanted too.
         on_step: called after each step of each image where the backend's steps can be watched.
 
@@ -110,26 +112,27 @@ def walk(
             entropy = entropies(graph, backend=backend)
         weights = entropy_weights(entropy, config.sharpness)
 
-    def walked(steps, on_step=None):
-        result = random_walk(
+    with record_function("nerve_fast: walk"):
+        result = walked(
             q,
             k,
             prior,
             grid,
-            config.replace(steps=steps),
+            config,
             head_weights=weights,
             backend=backend,
-            max_memory=max_memory,
+            plan=plan,
+            return_steps=return_steps,
             on_step=on_step,
         )
-        return [as_maps(as_distribution(one), grid) for one in result]
-
-    with record_function("nerve_fast: walk"):
-        final = walked(config.steps, on_step)
-        others = {
-            count: final if count == config.steps else walked(count) for count in return_steps
-        }
     return [
-        WalkedMaps(maps, {count: steps[i] for count, steps in others.items()}, config.steps)
-        for i, maps in enumerate(final)
+        WalkedMaps(
+            as_maps(as_distribution(one), grid),
+            {
+                count: as_maps(as_distribution(steps[i]), grid)
+                for count, steps in result.at_steps.items()
+            },
+            result.steps_taken,
+        )
+        for i, one in enumerate(result.probabilities)
     ]
