@@ -150,8 +150,10 @@ def heat_maps(
     return _grid(panels, columns=4)
 
 
-def strip_stages(steps: int) -> list[int]:
+def strip_stages(steps: int | None) -> list[int]:
     """The numbers of steps that the strip of a walk shows, the last of which is ``steps``."""
+    if steps is None:
+        return [1, 2, 5, 10, 20, 50]
     return [count for count in (1, 2, 5, 10, 20, 50) if count < steps] + [steps]
 
 
@@ -203,7 +205,7 @@ def _panel_size(image: Image.Image, width: int) -> tuple[int, int]:
 
 
 def _likeliest(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The index of the largest of ``(K, h, w)`` probabilities at ``size = (W, H)``, −1 where all are 0."""
+    """The largest of ``(K, h, w)`` probabilities at ``size = (W, H)``, −1 where all are 0."""
     best, index = None, np.zeros(size[::-1], np.int64)
     for label, heat in enumerate(maps):
         resized = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))
