@@ -19,8 +19,14 @@ def test_stripes_are_the_whole_that_torch_makes(generator, monkeypatch, old, new
 
 @pytest.mark.parametrize(("old", "new"), SIZES)
 def test_the_likeliest_is_that_of_the_pixels(generator, old, new):
-    maps = torch.randn(4, *old, generator=generator)
+    maps = torch.rand(4, *old, generator=generator)
     assert torch.equal(likeliest(maps, new), to_pixels(maps, new).argmax(0))
+
+
+def test_nothing_above_zero_is_no_label():
+    maps = torch.zeros(3, 2, 2)
+    maps[2, 0, 0] = 1e-30
+    assert likeliest(maps, (2, 2)).tolist() == [[2, -1], [-1, -1]]
 
 
 def test_a_small_map_averages_what_a_pixel_covers():

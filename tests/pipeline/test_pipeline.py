@@ -11,9 +11,9 @@ from torch.nn.functional import interpolate
 
 import nerve_fast as nf
 from nerve_fast.imaging.images import model_size
-from nerve_fast.imaging.resampling import as_distribution
+from nerve_fast.imaging.resampling import as_distribution, to_tokens
 from nerve_fast.pipeline import budget, pipeline
-from nerve_fast.priors import CLIPPrior, to_tokens
+from nerve_fast.priors import CLIPPrior
 from nerve_fast.tiny.scenes import generate
 
 LABELS = ["grass", "water, sea", "ball", "köttbullar"]
@@ -117,9 +117,8 @@ def large():
 def test_tiles_are_one_graph(pipe, large):
     """A tiled image has as many tokens as a whole one, one walk, and nearly the same labels."""
     image, _, names = large
-    prior = dataclasses.replace(pipe.prior, resolution=120, window=96)
     pipe = copy.copy(pipe)
-    pipe.prior = prior
+    pipe.prior = CLIPPrior(pipe.prior.clip, nf.PriorConfig(resolution=120, window=96))
     whole, tiled = (
         pipe(image, names, processing_resolution=0, tile=tile, overlap=32) for tile in (288, 128)
     )
@@ -191,7 +190,7 @@ def test_bars_count_windows_tiles_and_steps(pipe, large, monkeypatch):
     monkeypatch.setattr(pipeline, "tqdm", Bar)
     image, _, names = large
     out = pipe([image, image], names, processing_resolution=0, batch_size=2, progress=True)[0]
-    expected = {"CLIP": len(out.plan.view), "UNet": len(out.plan.tiling), "walk": 10}
+    expected = {"prior": len(out.plan.view), "graph": len(out.plan.tiling), "walk": 10}
     assert {bar.desc: bar.total for _, bar in bars} == {k: 2 * n for k, n in expected.items()}
     assert all(bar.n == bar.total and hidden is None for hidden, bar in bars)
     bars.clear()
@@ -307,15 +306,15 @@ def test_as_distribution_clips_and_gives_empty_rows_to_everyone():
     torch.testing.assert_close(rows, torch.tensor([[0.25, 0.0, 0.75], [1 / 3] * 3]))
 
 
-@pytest.mark.parametrize("network", ["CLIP", "the UNet"])
+@pytest.mark.parametrize("network", ["prior", "graph"])
 def test_values_that_are_not_finite_are_no_result(image, network):
     broken = nf.NervePipeline.from_pretrained("tiny", device="cpu")
-    if network == "CLIP":
-        broken.clip.model.visual_projection.weight.data[0] = float("nan")
+    if network == "prior":
+        broken.prior.clip.model.visual_projection.weight.data[0] = float("nan")
     else:
         broken.graph.unet.conv_in.weight.data[0] = float("inf")
     with pytest.raises(
-        nf.InputError, match=f"{network} gave values that are not finite in torch.fl"
+        nf.InputError, match=f"the {network}'s network gave values that are not finite"
     ):
         broken(image, LABELS)
 
@@ -363,7 +362,8 @@ def test_results_are_saved_whole_and_come_back(pipe, image, tmp_path):
         ({"config": {}}, TypeError, "config is a dict"),
         ({"processing_resolution": -1}, nf.InputError, "processing_resolution is -1"),
         ({"processing_resolution": 64.0}, nf.InputError, "processing_resolution is 64.0"),
-        ({"labels": None}, TypeError, "labels is None; expected a list of strings"),
+        ({"labels": None}, nf.InputError, "neither labels nor seeds are given; pass labels"),
+        ({"labels": 3}, TypeError, "labels is 3; expected a list of strings"),
         ({"return_steps": 5}, TypeError, "return_steps is 5; expected a list"),
         ({"generator": 3}, TypeError, "generator is a int"),
         ({"return_steps": [-1]}, ValueError, "return_steps holds -1"),

@@ -2,8 +2,7 @@ import pytest
 import torch
 
 from nerve_fast import InputError
-from nerve_fast.priors import METHODS, PriorConfig, ProxyCLIP, read_out_of
-from nerve_fast.priors import config as module
+from nerve_fast.priors import METHODS, PriorConfig, ProxyCLIP, patchwise, read_out_of
 
 
 @pytest.mark.parametrize(
@@ -43,9 +42,9 @@ def test_the_proxy_is_loaded_once_as_the_clip_model_is(pipe, proxy):
 
 def test_without_a_name_the_proxy_is_that_of_the_paper(pipe, monkeypatch, proxy):
     asked = []
-    load = module._proxy
+    load = patchwise._proxy
     monkeypatch.setattr(
-        module, "_proxy", lambda source, *rest: asked.append(source) or load(proxy, *rest)
+        patchwise, "_proxy", lambda source, *rest: asked.append(source) or load(proxy, *rest)
     )
     read_out_of(PriorConfig("proxyclip"), pipe.prior.clip)
     assert asked == ["facebook/dino-vitb8"]

@@ -4,11 +4,11 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
+from nerve_fast.imaging.resampling import to_tokens
 from nerve_fast.priors import (
     METHODS,
     CLIPPrior,
     PriorConfig,
-    to_tokens,
     view_of,
 )
 from nerve_fast.priors import probabilities_of as probabilities_of_similarities
