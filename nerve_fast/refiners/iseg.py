@@ -25,7 +25,7 @@ MAX_TOKENS = 16_384
 class ISeg:
     """iSeg's refinement by entropy-reduced self-attention: :func:`iseg` as a refiner.
 
-    The rest of iSeg, how a first map is had from cross-attention, is left out: a prior takes its
+    The rest of iSeg, which makes a first map from cross-attention, is left out: a prior takes its
     place. Also otherwise than with the authors, the graph is whichever is given, which with the
     diffusion model means the empty prompt, and the image in its own shape rather than in 512 × 512.
 
