@@ -29,12 +29,19 @@ _MODULES = {
     # Imported when it is first taken: Triton is there on Linux alone.
     "triton": "nerve_fast.kernels.backend",
 }
-_chosen: contextvars.ContextVar[str] = contextvars.ContextVar("backend", default="auto")
+_chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
+
+_active: list[tuple[object, str]] = []
+"""What :func:`use_backend` was entered with, by whichever thread: a thread that has chosen nothing
+itself takes the last one, so that threads started inside the block find it."""
 
 
 @contextlib.contextmanager
 def use_backend(backend: str) -> Iterator[None]:
     """Within the block, operations that are not told otherwise run on ``backend``.
+
+    It holds for the thread that enters the block, and for threads that have entered none of their
+    own.
 
     Args:
         backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
@@ -44,9 +51,13 @@ def use_backend(backend: str) -> Iterator[None]:
     """
     check_name(backend)
     token = _chosen.set(backend)
+    # Appending and removing are atomic.
+    entry = (object(), backend)
+    _active.append(entry)
     try:
         yield
     finally:
+        _active.remove(entry)
         _chosen.reset(token)
 
 
@@ -54,11 +65,16 @@ def resolve(backend: str) -> str:
     """The name that counts: the argument's, else the context's, else the environment's."""
     check_name(backend)
     if backend == "auto":
-        backend = _chosen.get()
+        backend = _chosen.get() or _last_active()
     if backend == "auto" and os.environ.get(ENVIRONMENT):
         backend = os.environ[ENVIRONMENT]
         check_name(backend, f"the environment variable {ENVIRONMENT}")
     return backend
+
+
+def _last_active() -> str:
+    entries = _active[-1:]
+    return entries[0][1] if entries else "auto"
 
 
 def check_name(backend: str, where: str = "backend") -> None:
