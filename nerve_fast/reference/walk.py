@@ -175,7 +175,8 @@ def towards_limit(
     """
     steps = steps_to_limit(alpha, tolerance, G.detach().abs().sum(-1).max().item())
     source = (1 - alpha) * G
-    X = G
+    # A result of its own, where no step is needed.
+    X = G.clone()
     for t in range(1, steps + 1):
         before, X = X, advance(X, source)
         on_step()
