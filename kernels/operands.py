@@ -60,7 +60,9 @@ class Operands:
         self.local = None
         if config.beta < 1:
             planes = local_affinity(q, k, grid, weights, config.radius, config.self_affinity).mT
-            self.local = transition(planes, grid, config)
+            self.local = transition(
+                planes, grid, config.radius, self.normalization, config.temperature
+            )
         self.packed_q = self.packed_k = self.counts = None
         if config.beta > 0:
             self.packed_q, self.packed_k = pack(q, k, weights)

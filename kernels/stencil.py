@@ -6,10 +6,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerve_fast.config import NerveConfig
 from nerve_fast.kernels.configs import config_for
 from nerve_fast.kernels.launch import launch
-from nerve_fast.normalization import NORMALIZATIONS
+from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import EMPTY_ROW
 
 EMPTY = tl.constexpr(EMPTY_ROW)
@@ -24,7 +23,6 @@ def transition_kernel(
     height,
     width,
     temperature,
-    log_self,
     EXPONENTIAL: tl.constexpr,
     CLAMPED: tl.constexpr,
     FACTOR: tl.constexpr,
@@ -36,8 +34,8 @@ def transition_kernel(
     """Rows of a local affinity over their absolute sums: planes ``(batch, (2r+1)², N)`` each.
 
     Numerators are ``exp((a − 1)/temperature)`` if ``EXPONENTIAL``, else ``FACTOR · a + SHIFT``, and
-    in the middle ``ε_self``, which enters an exponential as ``log_self``. Exponents are taken
-    relative to the largest of their row. Programs: ``batch · ⌈N/BM⌉``.
+    in the middle ``ε_self`` as it is, which enters an exponential by its logarithm. Exponents are
+    taken relative to the largest of their row. Programs: ``batch · ⌈N/BM⌉``.
     """
     SIDE: tl.constexpr = 2 * RADIUS + 1
     tiles = tl.cdiv(N, BM)
@@ -53,7 +51,8 @@ def transition_kernel(
     # [BM, BW]
     b_a = tl.load(A + o_a, mask=m_in, other=0.0)
     if EXPONENTIAL:
-        b_l = tl.where(m_middle, log_self, (b_a - 1) / temperature)
+        b_log = tl.where(b_a > 0, tl.log(tl.maximum(b_a, 1e-38)), float("-inf"))
+        b_l = tl.where(m_middle, b_log, (b_a - 1) / temperature)
         b_l = tl.where(m_in, b_l, float("-inf"))
         b_largest = tl.maximum(tl.max(b_l, 1), -1e30)
         b_n = tl.exp(b_l - b_largest[:, None])
@@ -99,11 +98,16 @@ def add_stencil(
     return b_out
 
 
-def transition(planes: Tensor, grid: tuple[int, int], config: NerveConfig) -> Tensor:
+def transition(
+    planes: Tensor,
+    grid: tuple[int, int],
+    radius: int,
+    normalization: Normalization,
+    temperature: float,
+) -> Tensor:
     """``S_local`` from a local affinity, planes ``(B, (2r+1)², N)`` float32 each."""
     batch, window, tokens = planes.shape
     out = planes.new_empty(planes.shape)
-    normalization = NORMALIZATIONS[config.normalization]
     blocks = config_for("transition", planes, tokens)
     launch(
         transition_kernel,
@@ -114,13 +118,12 @@ def transition(planes: Tensor, grid: tuple[int, int], config: NerveConfig) -> Te
         N=tokens,
         height=grid[0],
         width=grid[1],
-        temperature=config.temperature,
-        log_self=math.log(config.self_affinity) if config.self_affinity else -math.inf,
+        temperature=temperature,
         EXPONENTIAL=normalization.exponential,
         CLAMPED=normalization.clamped,
         FACTOR=normalization.scale,
         SHIFT=normalization.offset,
-        RADIUS=config.radius,
+        RADIUS=radius,
         BW=triton.next_power_of_2(window),
     )
     return out

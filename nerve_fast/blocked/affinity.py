@@ -5,7 +5,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nerve_fast.blocked.precision import product_dtype
-from nerve_fast.numerics import NORM_FLOOR, upcast
+from nerve_fast.numerics import NORM_FLOOR, power_of_two, upcast
 from nerve_fast.utils.tiles import spans
 
 STRIPE_BYTES = 1 << 20
@@ -19,12 +19,13 @@ def pack(q: Tensor, k: Tensor, head_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pack(x: Tensor, head_weights: Tensor) -> Tensor:
     dtype = upcast(x.new_empty(0)).dtype
-    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=dtype).clamp(min=NORM_FLOOR)
-    scale = head_weights[..., None, None].to(dtype) / norm
     # Reordered and widened in one pass: memory that is new costs more than arithmetic here.
     heads_last = x.transpose(-3, -2)
     packed = torch.empty(heads_last.shape, dtype=dtype, device=x.device).copy_(heads_last)
-    return packed.mul_(scale.transpose(-3, -2)).flatten(-2)
+    # As in `unit_vectors`, in place.
+    packed = packed.div_(power_of_two(heads_last))
+    norm = torch.linalg.vector_norm(packed, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)
+    return packed.mul(head_weights[..., None, :, None].to(dtype) / norm).flatten(-2)
 
 
 def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None = None) -> Tensor:

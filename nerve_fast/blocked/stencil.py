@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 
 from nerve_fast.normalization import Normalization
-from nerve_fast.numerics import upcast
+from nerve_fast.numerics import empty_row_floor, upcast
 from nerve_fast.reference.walk import numerator, over_row_sum, softmax_rows
 from nerve_fast.utils.windows import inside, shifted
 
 
 def transition(
-    values: Tensor, grid: tuple[int, int], radius: int, rule: Normalization, temperature: float
+    values: Tensor,
+    grid: tuple[int, int],
+    radius: int,
+    rule: Normalization,
+    temperature: float,
+    weight_sum: float | Tensor = 1.0,
 ) -> Tensor:
     """``S_local`` from a local affinity, ``(…, N, (2r+1)²)`` each, in float32 or better.
 
@@ -33,7 +38,8 @@ def transition(
         weights = softmax_rows(logits.masked_fill(outside, -math.inf), identity)
     else:
         weights = torch.where(middle, values, numerator(values, rule))
-        weights = over_row_sum(weights.masked_fill(outside, 0), identity)
+        floor = empty_row_floor(rule, values.dtype, values.shape[-1], weight_sum)
+        weights = over_row_sum(weights.masked_fill(outside, 0), identity, floor)
     # One plane of the grid for each window position: what `matmul` reads in turn.
     return weights.mT.contiguous().mT
 

@@ -11,7 +11,7 @@ from nerve_fast.blocked.entropy import head_entropy
 from nerve_fast.blocked.precision import product_dtype
 from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, tile_rows
 from nerve_fast.normalization import Normalization
-from nerve_fast.numerics import EMPTY_ROW, upcast
+from nerve_fast.numerics import EMPTY_ROW, empty_row_floor, upcast
 from nerve_fast.reference.entropy import entropy_weights
 from nerve_fast.reference.walk import walk_along
 from nerve_fast.utils.tiles import spans
@@ -81,22 +81,24 @@ def _walk_member(
     if head_weights is None:
         head_weights = _head_weights(q, k, config.sharpness)
     packed_q, packed_k = pack(q, k, head_weights)
+    weight_sum = upcast(head_weights.detach()).sum().item()
     step = S_local = None
     if config.beta > 0:
         cells = Cells(grid, config.global_stride)
         pooled_k = cells.mean(packed_k)
         dtype = product_dtype(q.dtype, q.device)
         if route == "factorized":
-            step = _factorized(packed_q, pooled_k, cells, config.rule, dtype)
+            step = _factorized(packed_q, pooled_k, cells, config.rule, dtype, weight_sum)
         else:
-            max_weight_sum = head_weights.sum().item()
-            rows = Rows(packed_q, pooled_k, cells, config, dtype, max_weight_sum)
+            rows = Rows(packed_q, pooled_k, cells, config, dtype, weight_sum)
             if route == "dense":
                 rows.keep(stored_rows)
             step = rows.step
     if config.beta < 1:
         values = packed_local(packed_q, packed_k, grid, config.radius, config.self_affinity)
-        S_local = stencil.transition(values, grid, config.radius, config.rule, config.temperature)
+        S_local = stencil.transition(
+            values, grid, config.radius, config.rule, config.temperature, weight_sum
+        )
     del packed_q, packed_k
 
     def advance(Y, source):
@@ -127,6 +129,7 @@ class Cells:
 
     def __init__(self, grid: tuple[int, int], stride: int):
         self.grid, self.stride = grid, stride
+        self.tokens = grid[0] * grid[1]
 
     def sum(self, x: Tensor) -> Tensor:
         """``(N, C)`` summed over each cell, ``(cells, C)``."""
@@ -145,7 +148,7 @@ class Cells:
 
     def counts(self, like: Tensor) -> Tensor:
         """Tokens in each cell, ``(cells, 1)``."""
-        return self.sum(like.new_ones(self.grid[0] * self.grid[1], 1))
+        return self.sum(like.new_ones(self.tokens, 1))
 
 
 def _factorized(
@@ -154,6 +157,7 @@ def _factorized(
     cells: Cells,
     rule: Normalization,
     dtype: torch.dtype,
+    weight_sum: float,
 ) -> Step:
     """``Q̃ (K̃ᵀ Y)``: exact where a row is linear in the affinity.
 
@@ -165,12 +169,11 @@ def _factorized(
     shift = rule.offset / rule.scale
     if rule.signed:
         total = _absolute_row_sums(packed_q, packed_k, counts, dtype, shift)
-        floor = EMPTY_ROW / rule.scale
     else:
         total = shift * counts.sum() + packed_q @ (packed_k.mT @ counts)
-        # The sum is N minus nearly N in a row without mass: what rounding leaves is no mass.
-        floor = 16 * torch.finfo(total.dtype).eps * shift * counts.sum()
-    empty = total <= floor
+        # Nothing here is rounded to 16 bits.
+        dtype = total.dtype
+    empty = total <= empty_row_floor(rule, dtype, cells.tokens, weight_sum) / rule.scale
 
     def step(Y):
         pooled = cells.sum(Y)
@@ -207,7 +210,7 @@ class Rows:
         cells: on which ``Y`` is pooled.
         config: the walk's settings.
         dtype: of the products with ``K̃`` and of what is kept.
-        max_weight_sum: the sum of the head weights, which no affinity exceeds.
+        weight_sum: the sum of the head weights, which no affinity exceeds.
     """
 
     def __init__(
@@ -217,7 +220,7 @@ class Rows:
         cells: Cells,
         config,
         dtype: torch.dtype,
-        max_weight_sum: float,
+        weight_sum: float,
     ):
         self.rule = config.rule
         self.cells = cells
@@ -228,12 +231,15 @@ class Rows:
         self.q, self.k = packed_q.to(dtype), packed_k.to(dtype)
         self.size = tile_rows(len(packed_k), packed_q.device, dtype.itemsize)
         self.offsets = packed_q.new_full((len(packed_q), 1), -1 / config.temperature)
-        largest_exponent = (max_weight_sum * (1 + ROUNDING) - 1) / config.temperature
+        largest_exponent = (weight_sum * (1 + ROUNDING) - 1) / config.temperature
         if self.rule.exponential and largest_exponent > MAX_EXPONENT:
             # A row with mass above exp(0) is not empty; relative to its largest it cannot overflow.
             self.offsets = torch.minimum(self.offsets, -self._row_maxima())
         # Added in the tile's own dtype, a pass costs half as much; a row's rounding cancels out.
         self.offsets = self.offsets.to(dtype)
+        self.floor = EMPTY_ROW
+        if not self.rule.exponential:
+            self.floor = empty_row_floor(self.rule, dtype, cells.tokens, weight_sum)
         self.kept: list[Tensor] = []
         self.totals = None
         if self.rule.signed:
@@ -261,7 +267,7 @@ class Rows:
 
         product = filled(values.new_empty(len(self.q), values.shape[1]), self.size, rows_of)
         total = product[:, -1:] if self.totals is None else self.totals
-        empty = total <= EMPTY_ROW
+        empty = total <= self.floor
         return torch.where(empty, Y, product[:, :-1] / total.masked_fill(empty, 1))
 
     def _product(self, q: Tensor, k: Tensor, offsets: Tensor, values: Tensor) -> Tensor:

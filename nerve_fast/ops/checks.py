@@ -6,6 +6,10 @@ import numbers
 import torch
 from torch import Tensor
 
+from nerve_fast.errors import InputError
+from nerve_fast.normalization import Normalization
+from nerve_fast.numerics import upcast
+
 
 def check_float_tensor(name: str, x: Tensor, shape: str, ndim: int) -> None:
     """``x`` is a floating tensor of at least ``ndim`` dimensions, the last ``ndim`` not empty."""
@@ -63,14 +67,81 @@ def check_head_weights(head_weights: Tensor, q: Tensor) -> None:
     check_same_device("head_weights", head_weights, q)
 
 
-def check_values(**tensors: Tensor | None) -> None:
-    """``head_weights``, where it is among ``tensors``, is finite and non-negative."""
-    head_weights = tensors.get("head_weights")
-    if head_weights is None or _is_capturing(head_weights.device):
+def check_values(**tensors: Tensor | None) -> dict[str, float]:
+    """All elements are finite, and those of ``head_weights`` non-negative, by one look at them.
+
+    Nothing can be read while a CUDA graph is recorded; nothing is checked then.
+
+    Args:
+        tensors: by the arguments' names.
+
+    Returns:
+        The largest magnitude of each tensor, empty where nothing can be read.
+
+    Raises:
+        InputError: naming the argument.
+    """
+    present = {name: x.detach() for name, x in tensors.items() if x is not None}
+    device = next(iter(present.values())).device
+    if _is_capturing(device):
+        return {}
+    # The maximum norm passes NaN and infinity on, without a copy of the tensor.
+    found = [torch.linalg.vector_norm(x, ord=math.inf) for x in present.values()]
+    weights = present.get("head_weights")
+    if weights is not None:
+        found.append(weights.min())
+    found = torch.cat([upcast(x).reshape(1) for x in found]).tolist()
+    magnitudes = dict(zip(present, found, strict=False))
+    for name, magnitude in magnitudes.items():
+        if name != "head_weights" and not math.isfinite(magnitude):
+            wrong = int((~present[name].isfinite()).sum())
+            raise InputError(
+                f"{name} holds NaN or infinity in {wrong} of {present[name].numel()} elements; "
+                "expected finite numbers"
+            )
+    if weights is not None and not (math.isfinite(magnitudes["head_weights"]) and found[-1] >= 0):
+        raise InputError(
+            f"head_weights holds {weights.tolist()}; expected finite numbers, 0 or more"
+        )
+    return magnitudes
+
+
+def check_logits(magnitudes: dict[str, float], q: Tensor, scale: float | None) -> None:
+    """The logits of attention, from which entropies come, stay within the range of their dtype.
+
+    Raises:
+        InputError: they may leave it.
+    """
+    if not magnitudes:
         return
-    if not (torch.isfinite(head_weights).all() and (head_weights >= 0).all()):
-        raise ValueError(
-            f"head_weights holds {head_weights.tolist()}; expected finite numbers, 0 or more"
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    scale = q.shape[-1] ** -0.5 if scale is None else abs(scale)
+    largest = magnitudes["q"] * magnitudes["k"] * q.shape[-1] * max(scale, 1)
+    if not largest < torch.finfo(dtype).max / 16:
+        raise InputError(
+            f"q reaches {magnitudes['q']:.3g} and k {magnitudes['k']:.3g}; expected less, as the "
+            f"entropy's logits q · k leave the range of {str(dtype).removeprefix('torch.')}: scale "
+            "q and k down, or pass head_weights or sharpness=0 to a walk"
+        )
+
+
+def check_weight_sum(head_weights: Tensor | None, rule: Normalization) -> None:
+    """Numerators that cannot be negative for a cosine are not for a sum of weighted ones either.
+
+    Raises:
+        InputError: the weights sum to more than 1, and the rule's numerators would be negative.
+    """
+    if head_weights is None or not rule.linear or rule.signed:
+        return
+    if _is_capturing(head_weights.device):
+        return
+    largest = upcast(head_weights.detach()).sum(-1).max().item()
+    rounding = head_weights.shape[-1] * torch.finfo(head_weights.dtype).eps + 1e-5
+    if rule.scale * largest > rule.offset + rule.scale * rounding:
+        raise InputError(
+            f"head_weights sum to {largest:.6g}; expected at most {rule.offset / rule.scale:g} "
+            f"with normalization {rule.name!r}, whose numerators would be negative: divide the "
+            "weights by their sum, or take another normalization"
         )
 
 

@@ -5,6 +5,7 @@ call. The public functions call these directly; under ``torch.compile`` the oper
 :mod:`nerve_fast.ops.library` call them when the compiled program runs.
 """
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -14,18 +15,31 @@ from nerve_fast import dispatch
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan
 from nerve_fast.errors import InputError
-from nerve_fast.ops.checks import check_values
+from nerve_fast.ops.checks import check_logits, check_values, check_weight_sum
 from nerve_fast.walked import Walked
 
 
+def without_autocast(operation: Callable) -> Callable:
+    """``operation`` in the precision of its inputs, whatever autocast is set to around it."""
+
+    @functools.wraps(operation)
+    def wrapped(first: Tensor, *arguments):
+        with torch.autocast(first.device.type, enabled=False):
+            return operation(first, *arguments)
+
+    return wrapped
+
+
+@without_autocast
 def head_entropy(
     q: Tensor, k: Tensor, scale: float | None, backend: str, requires_grad: bool
 ) -> Tensor:
     """See :func:`nerve_fast.head_entropy`."""
-    check_values(q=q, k=k)
+    check_logits(check_values(q=q, k=k), q, scale)
     return _module(backend, q, requires_grad).head_entropy(q, k, scale)
 
 
+@without_autocast
 def cosine_affinity(
     q: Tensor, k: Tensor, head_weights: Tensor | None, backend: str, requires_grad: bool
 ) -> Tensor:
@@ -34,6 +48,7 @@ def cosine_affinity(
     return _module(backend, q, requires_grad).cosine_affinity(q, k, head_weights).to(q.dtype)
 
 
+@without_autocast
 def local_affinity(
     q: Tensor,
     k: Tensor,
@@ -51,6 +66,7 @@ def local_affinity(
     )
 
 
+@without_autocast
 def local_transition(
     values: Tensor,
     grid: tuple[int, int],
@@ -65,6 +81,7 @@ def local_transition(
     )
 
 
+@without_autocast
 def local_matmul(
     values: Tensor,
     x: Tensor,
@@ -78,6 +95,7 @@ def local_matmul(
     return module.local_matmul(values, grid, radius, x)
 
 
+@without_autocast
 def walked(
     q: Tensor,
     k: Tensor,
@@ -94,9 +112,12 @@ def walked(
     requires_grad: bool,
 ) -> Walked:
     """See :func:`nerve_fast.ops.walk.walked`."""
-    check_values(q=q, k=k, prior=prior, head_weights=head_weights)
+    magnitudes = check_values(q=q, k=k, prior=prior, head_weights=head_weights)
+    check_weight_sum(head_weights, config.rule)
     if torch.float64 in (q.dtype, prior.dtype):
         q, k = q.double(), k.double()
+    if head_weights is None and config.sharpness > 0:
+        check_logits(magnitudes, q, None)
     problem = dispatch.problem_of(
         q.shape, prior.shape[-1], config, q.device, q.dtype, head_weights is not None, grid
     )

@@ -154,7 +154,9 @@ def _operator(
         needed = list(ctx.needs_input_grad[:count])
         arguments = (*ctx.saved_tensors, *ctx.settings)
         found = iter(backward_operator(list(grads), needed, *arguments))
-        return *(next(found) if need else None for need in needed), *(None for _ in ctx.settings)
+        # torch takes an empty list among the settings for one of tensors, and wants as many back.
+        unused = ([] if isinstance(x, list | tuple) and not x else None for x in ctx.settings)
+        return *(next(found) if need else None for need in needed), *unused
 
     operator.register_fake(shapes)
     operator.register_autograd(backward, setup_context=setup_context)

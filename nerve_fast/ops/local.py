@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from nerve_fast.config import NerveConfig
-from nerve_fast.dispatch import wants_grad
+from nerve_fast.dispatch import check_name, wants_grad
 from nerve_fast.ops import eager, library
 from nerve_fast.ops.checks import check_float_tensor, check_grid
 from nerve_fast.utils import windows
@@ -33,6 +33,7 @@ class LocalAffinity:
     def __post_init__(self):
         check_float_tensor("values", self.values, "(…, N, (2r+1)²)", 2)
         check_grid(self.grid, self.values.shape[-2])
+        check_name(self.backend)
         if self.values.shape[-1] != (2 * self.radius + 1) ** 2:
             raise ValueError(
                 f"values has shape {tuple(self.values.shape)}; expected (…, N, "
@@ -52,8 +53,8 @@ class LocalAffinity:
             temperature: ``τ`` of ``softmax``.
 
         Returns:
-            The transition matrix, in the dtype of :attr:`values`. A row whose absolute sum is not
-            above 1e-12 is the identity's.
+            The transition matrix, in the dtype of :attr:`values`. A row that holds nothing but the
+            rounding of cosines is the identity's.
 
         Raises:
             ValueError, TypeError: an argument is not as described, or the backend cannot take

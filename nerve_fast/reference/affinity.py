@@ -2,9 +2,8 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from nerve_fast.numerics import NORM_FLOOR, upcast
+from nerve_fast.numerics import unit_vectors
 
 
 def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None = None) -> Tensor:
@@ -20,9 +19,7 @@ def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None = None) ->
     Returns:
         ``A (…, N, N)``, or ``A^(h) (…, H, N, N)`` without ``head_weights``.
     """
-    q_hat = normalize(upcast(q), dim=-1, eps=NORM_FLOOR)
-    k_hat = normalize(upcast(k), dim=-1, eps=NORM_FLOOR)
-    A = q_hat @ k_hat.mT
+    A = unit_vectors(q) @ unit_vectors(k).mT
     if head_weights is None:
         return A
     w = head_weights.to(A.dtype)

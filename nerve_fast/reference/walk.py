@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from nerve_fast.normalization import Normalization
-from nerve_fast.numerics import EMPTY_ROW, steps_to_limit, upcast
+from nerve_fast.numerics import EMPTY_ROW, empty_row_floor, steps_to_limit, upcast
 from nerve_fast.reference.affinity import cosine_affinity, neighbours
 from nerve_fast.reference.entropy import entropy_weights, head_entropy
 from nerve_fast.walked import Walked
@@ -22,10 +22,10 @@ def numerator(A: Tensor, rule: Normalization) -> Tensor:
     return affine.clamp(min=0) if rule.clamped else affine
 
 
-def over_row_sum(A: Tensor, identity: Tensor) -> Tensor:
-    """Rows of ``A`` over their absolute sums; an empty row becomes that of ``identity``."""
+def over_row_sum(A: Tensor, identity: Tensor, floor: float | Tensor) -> Tensor:
+    """Rows of ``A`` over their absolute sums; up to ``floor`` a row becomes ``identity``'s."""
     total = A.abs().sum(-1, keepdim=True)
-    empty = total <= EMPTY_ROW
+    empty = total <= floor
     return torch.where(empty, identity, A / total.masked_fill(empty, 1))
 
 
@@ -51,7 +51,9 @@ def coarsen(A: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
     return A @ (same_cell / same_cell.sum(0))
 
 
-def transition(A: Tensor, grid: tuple[int, int], config) -> Tensor:
+def transition(
+    A: Tensor, grid: tuple[int, int], config, weight_sum: float | Tensor = 1.0
+) -> Tensor:
     r"""The transition matrix: ``A (…, N, N)`` in, ``S (…, N, N)`` out.
 
     .. math:: S = \beta S_{global} + (1 - \beta) S_{local}
@@ -61,17 +63,23 @@ def transition(A: Tensor, grid: tuple[int, int], config) -> Tensor:
     either part do.
     """
     rule, temperature = config.rule, config.temperature
-    S_global = transition_global(coarsen(A, grid, config.global_stride), rule, temperature)
-    S_local = transition_local(A, config.self_affinity, grid, config.radius, rule, temperature)
+    A_global = coarsen(A, grid, config.global_stride)
+    S_global = transition_global(A_global, rule, temperature, weight_sum)
+    S_local = transition_local(
+        A, config.self_affinity, grid, config.radius, rule, temperature, weight_sum
+    )
     return config.beta * S_global + (1 - config.beta) * S_local
 
 
-def transition_global(A: Tensor, rule: Normalization, temperature: float) -> Tensor:
+def transition_global(
+    A: Tensor, rule: Normalization, temperature: float, weight_sum: float | Tensor = 1.0
+) -> Tensor:
     """``S_global (…, N, N)`` from an affinity ``(…, N, N)``."""
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     if rule.exponential:
         return softmax_rows((A - 1) / temperature, eye)
-    return over_row_sum(numerator(A, rule), eye)
+    floor = empty_row_floor(rule, A.dtype, A.shape[-1], weight_sum)
+    return over_row_sum(numerator(A, rule), eye, floor)
 
 
 def transition_local(
@@ -81,11 +89,13 @@ def transition_local(
     radius: int,
     rule: Normalization,
     temperature: float,
+    weight_sum: float | Tensor = 1.0,
 ) -> Tensor:
     """``S_local (…, N, N)`` from an affinity ``(…, N, N)``, of which the windows are read.
 
     Args:
         itself: ``ε_self``, one for all tokens or ``(…, N)``.
+        weight_sum: sum of the head weights that ``A`` was made with, ``(…, 1, 1)`` if a tensor.
     """
     eye = torch.eye(A.shape[-1], dtype=A.dtype, device=A.device)
     diagonal = eye.bool()
@@ -101,7 +111,8 @@ def transition_local(
         logits = torch.where(diagonal, log_self, (A - 1) / temperature)
         return softmax_rows(logits.masked_fill(elsewhere, -math.inf), eye)
     numerators = torch.where(diagonal, itself, numerator(A, rule))
-    return over_row_sum(numerators.masked_fill(elsewhere, 0), eye)
+    floor = empty_row_floor(rule, A.dtype, (2 * radius + 1) ** 2, weight_sum)
+    return over_row_sum(numerators.masked_fill(elsewhere, 0), eye, floor)
 
 
 def series_sum(alpha: float, steps: int) -> float:
@@ -164,7 +175,8 @@ def towards_limit(
     """
     steps = steps_to_limit(alpha, tolerance, G.detach().abs().sum(-1).max().item())
     source = (1 - alpha) * G
-    X = G
+    # A result of its own, where no step is needed.
+    X = G.clone()
     for t in range(1, steps + 1):
         before, X = X, advance(X, source)
         on_step()
@@ -232,9 +244,13 @@ def random_walk(
         the walk at those steps too.
     """
     w = head_weights
-    if w is None:
+    if w is None and config.sharpness == 0:
+        # Entropies may leave the range of the dtype where cosines do not.
+        w = upcast(q).new_full(q.shape[:-2], 1 / q.shape[-3])
+    elif w is None:
         w = entropy_weights(head_entropy(q, k), config.sharpness)
-    S = transition(cosine_affinity(q, k, w), grid, config)
+    A = cosine_affinity(q, k, w)
+    S = transition(A, grid, config, w.to(A.dtype).sum(-1)[..., None, None])
 
     def advance(Y, G):
         return G + config.alpha * (S @ Y)

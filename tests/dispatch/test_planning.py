@@ -6,6 +6,7 @@ import torch
 
 import nerve_fast as nf
 from nerve_fast.dispatch import machine, planning
+from nerve_fast.numerics import steps_to_limit
 from nerve_fast.utils.units import format_bytes, format_seconds, parse_bytes
 
 SHAPE = (5, 16384, 64)
@@ -183,3 +184,41 @@ def test_cells_of_a_thin_grid_are_all_counted():
     assert thin.bytes == 8 * square.bytes
     with pytest.raises(nf.errors.InputError, match="expected h · w = 4096"):
         plan((5, 4096, 64), 4, grid=(64, 63))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"shape": 5}, TypeError, r"shape is 5; expected \(…, H, N, D\)"),
+        ({"shape": (5, 16.0, 64)}, TypeError, "shape is .*; expected whole numbers"),
+        ({"shape": (True, 16, 64)}, TypeError, "shape is .*; expected whole numbers"),
+        ({"num_labels": 2.5}, TypeError, "num_labels is 2.5; expected a whole number"),
+        ({"num_labels": None}, TypeError, "num_labels is None; expected a whole number"),
+        ({"config": {"alpha": 1}}, TypeError, "config is a dict; expected a nerve_fast.Nerve"),
+        ({"device": "gpu9"}, ValueError, "device is 'gpu9'; expected a torch.device or its name"),
+        ({"device": 1.5}, ValueError, "device is 1.5; expected a torch.device or its name"),
+        ({"dtype": "float32"}, TypeError, "dtype is 'float32'; expected a floating torch.dtype"),
+        ({"dtype": torch.int64}, TypeError, "dtype is torch.int64; expected a floating"),
+        ({"backend": None}, ValueError, "backend is None; expected one of auto"),
+        ({"route": 3}, ValueError, "route is 3; expected one of auto"),
+        ({"weights_given": 1}, TypeError, "weights_given is 1; expected True or False"),
+        ({"requires_grad": "no"}, TypeError, "requires_grad is 'no'; expected True or False"),
+        ({"grid": 4096}, TypeError, "grid is 4096; expected"),
+        ({"grid": (4, 4, 256)}, ValueError, r"grid is \(4, 4, 256\); expected h · w = 4096"),
+        ({"grid": (-64, -64)}, ValueError, "expected h · w = 4096"),
+        ({"grid": (64.0, 64)}, TypeError, "grid is .*; expected whole numbers"),
+    ],
+)
+def test_arguments_of_a_plan_are_checked(changes, error, message):
+    arguments = {"shape": (5, 4096, 64), "num_labels": 4, **changes}
+    with pytest.raises(error, match=message):
+        nf.plan(**arguments)
+
+
+def test_the_limit_is_planned_with_the_steps_that_its_tolerance_can_take():
+    steps = steps_to_limit(0.9, 1e-3)
+    assert 2 * 0.9**steps <= 1e-3 < 2 * 0.9 ** (steps - 1)
+    fixed, limit = (
+        plan(SHAPE, 21, config=nf.NerveConfig(steps=n, tolerance=1e-3)) for n in (steps, None)
+    )
+    assert (limit.flops, limit.bytes, limit.route) == (fixed.flops, fixed.bytes, fixed.route)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 import nerve_fast as nf
-from nerve_fast import reference
+from nerve_fast import blocked, reference
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 from nerve_fast.reference.affinity import keep_local
@@ -102,3 +102,38 @@ def test_local_affinity_is_differentiable(make_qk):
     assert torch.autograd.gradcheck(
         lambda q, k: nf.local_affinity(q, k, (2, 3)).normalized("softmax", 0.5).matmul(x), (q, k)
     )
+
+
+@pytest.mark.parametrize("backend", ["reference", "blocked"])
+def test_the_local_matrix_runs_on_the_backend_that_was_asked_for(
+    make_qk, make_prior, monkeypatch, backend
+):
+    q, k = make_qk(2, 35, 8)
+    x, w = make_prior(35, 3), make_prior(2)
+    outs, taken = [], []
+    for module in (reference, blocked):
+        for name in ("local_transition", "local_matmul"):
+            right = getattr(module, name)
+
+            def spied(*given, module=module, right=right):
+                taken.append(module.__name__)
+                return right(*given)
+
+            monkeypatch.setattr(module, name, spied)
+    for normalization in NORMALIZATIONS:
+        for backend_asked in (backend, "auto"):
+            local = nf.local_affinity(
+                q, k, (5, 7), head_weights=w, radius=2, self_affinity=0.3, backend=backend_asked
+            )
+            S = local.normalized(normalization)
+            assert S.backend == backend_asked
+            outs.append((S.values, S.matmul(x)))
+        assert taken == [f"nerve_fast.{backend}"] * 2 + ["nerve_fast.blocked"] * 2
+        taken.clear()
+        torch.testing.assert_close(*outs)
+        outs.clear()
+
+
+def test_a_local_matrix_refuses_a_backend_that_is_none():
+    with pytest.raises(nf.InputError, match="backend is 'gpu'; expected one of auto"):
+        nf.LocalAffinity(torch.rand(6, 9), (2, 3), 1, backend="gpu")
