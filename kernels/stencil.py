@@ -58,7 +58,9 @@ def transition_kernel(
         b_largest = tl.maximum(tl.max(b_l, 1), -1e30)
         b_n = tl.exp(b_l - b_largest[:, None])
         b_total = tl.sum(b_n, 1)
-        m_empty = b_largest + tl.log(tl.maximum(b_total, 1e-37)) <= LN_EMPTY_ROW
+        # A row with NaN is NaN, and not empty: a maximum of GPUs drops NaN unless told not to.
+        b_total = tl.maximum(b_total, 1e-37, propagate_nan=tl.PropagateNan.ALL)
+        m_empty = b_largest + tl.log(b_total) <= LN_EMPTY_ROW
     else:
         b_n = b_a
         if FACTOR != 1:
@@ -66,13 +68,12 @@ def transition_kernel(
         if SHIFT != 0:
             b_n += SHIFT
         if CLAMPED:
-            b_n = tl.maximum(b_n, 0.0)
+            b_n = tl.maximum(b_n, 0.0, propagate_nan=tl.PropagateNan.ALL)
         b_n = tl.where(m_in, tl.where(m_middle, b_a, b_n), 0.0)
         b_total = tl.sum(tl.abs(b_n), 1)
         m_empty = b_total <= EMPTY
-    b_n = tl.where(
-        m_empty[:, None], m_middle.to(tl.float32), b_n / tl.maximum(b_total, 1e-37)[:, None]
-    )
+        b_total = tl.maximum(b_total, 1e-37, propagate_nan=tl.PropagateNan.ALL)
+    b_n = tl.where(m_empty[:, None], m_middle.to(tl.float32), b_n / b_total[:, None])
     tl.store(OUT + o_a, b_n, mask=m_plane)
 
 

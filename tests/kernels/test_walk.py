@@ -189,11 +189,12 @@ def rounded_by_torch(device, monkeypatch):
 
 
 @pytest.mark.usefixtures("rounded_by_torch")
-@pytest.mark.parametrize("normalization", ["softmax", "relu", "shift"])
-def test_a_stored_matrix_of_8_bits(make_qk, make_prior, device, normalization):
-    stored = fp8_of(device)
-    if stored is None:
-        pytest.skip("this GPU converts no float8")
+@pytest.mark.parametrize("stored", dense.FP8)
+@pytest.mark.parametrize("normalization", [x.name for x in NORMALIZATIONS.values() if not x.signed])
+def test_a_stored_matrix_of_8_bits(make_qk, make_prior, device, normalization, stored):
+    """Both kinds of float8: the largest of AMD's is 240, and what is above becomes NaN."""
+    if device.type == "cuda" and stored != fp8_of(device):
+        pytest.skip("this GPU does not convert this float8")
     q, k = related(*make_qk(5, 143, 40, dtype=torch.float16))
     G = make_prior(143, 21, dtype=torch.float32)
     config = settings(normalization)
@@ -308,20 +309,20 @@ def test_steps_on_the_way_are_walks_of_so_many_steps(
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("changes", [{}, {"beta": 0.0}, {"alpha": 0.5, "tolerance": 1e-3}])
+@pytest.mark.parametrize("changes", [{}, {"beta": 0.0}, {"alpha": 0.6, "tolerance": 1e-2}])
 def test_the_limit_is_within_its_tolerance(make_qk, make_prior, device, normalization, changes):
-    changes = {"alpha": 0.8, "steps": None, **changes}
+    changes = {"alpha": 0.4, "tolerance": 1e-3, "steps": None, **changes}
     q, k = related(*make_qk(2, 35, 16, dtype=torch.float32))
     G = make_prior(35, 3, dtype=torch.float32)
     config = settings(normalization, **changes)
-    # What is left of the series after 200 steps is under 1e-19.
-    far = truth(q, k, G, (5, 7), config.replace(steps=200))
-    for name in exact_for(normalization):
+    # What is left of the series after 80 steps is under 1e-17.
+    far = truth(q, k, G, (5, 7), config.replace(steps=80))
+    for name in ("factorized" if NORMALIZATIONS[normalization].linear else "half dense",):
         given = (x.to(device) for x in (q, k, G))
         walked = walk.random_walk(*given, (5, 7), config, None, **ROUTES[name], return_steps=(3,))
         off = (walked.probabilities.cpu() - far).abs().sum(-1).max().item()
         assert off < config.tolerance
-        assert walked.steps_taken <= math.ceil(math.log(config.tolerance, config.alpha))
+        assert 4 <= walked.steps_taken <= math.ceil(math.log(config.tolerance, config.alpha))
         early = truth(q, k, G, (5, 7), config.replace(steps=3))
         assert relative_error(walked.at_steps[3], early) <= ERROR_BOUNDS[torch.float32]
 
@@ -354,3 +355,35 @@ def test_a_tolerance_below_rounding_ends_too(make_qk, make_prior, device):
     walked = walk.random_walk(q, k, G, (4, 5), config, None, route="streaming")
     assert walked.steps_taken <= 60
     assert torch.isfinite(walked.probabilities).all()
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("where", ["q", "k", "prior"])
+def test_nan_reaches_the_result(make_qk, make_prior, device, normalization, where):
+    """The interpreter drops NaN from maxima just as GPUs do."""
+    q, k = make_qk(1, 35, 16, dtype=torch.float32)
+    G = make_prior(35, 3, dtype=torch.float32)
+    w = torch.ones(1)
+    {"q": q[0], "k": k[0], "prior": G}[where][17, 1] = torch.nan
+    given = [x.to(device) for x in (q, k, G)]
+    for beta in (0.0, 1.0):
+        config = settings(normalization, beta=beta, steps=1)
+        expected = truth(q, k, G, (5, 7), config, w).isnan()
+        assert expected.any()
+        for name in exact_for(normalization) if beta else ["streaming"]:
+            walked = walk.random_walk(*given, (5, 7), config, w.to(device), **ROUTES[name])
+            out = walked.probabilities.cpu().isnan()
+            if beta == 0:
+                # The reference spreads 0 · NaN to tokens outside the window, too.
+                assert out[16:19].any()
+            else:
+                assert torch.equal(out, expected), name
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_nan_reaches_the_result_through_entropies(make_qk, make_prior, device, where):
+    qk = [x.to(device) for x in make_qk(2, 35, 16, dtype=torch.float32)]
+    qk[where][0, 17, 1] = torch.nan
+    G = make_prior(35, 3, dtype=torch.float32).to(device)
+    walked = walk.random_walk(*qk, G, (5, 7), settings("softmax", steps=1), None, route="streaming")
+    assert walked.probabilities.isnan().all()
