@@ -15,9 +15,17 @@ from nerve_fast.kernels.affinity import cosine_affinity, local_affinity
 from nerve_fast.kernels.entropy import head_entropy
 from nerve_fast.kernels.graphs import is_capturing, replayed
 from nerve_fast.kernels.numerators import ROUNDING
+from nerve_fast.kernels.stencil import local_matmul, local_transition
 from nerve_fast.walked import Walked
 
-__all__ = ["cosine_affinity", "head_entropy", "local_affinity", "random_walk"]
+__all__ = [
+    "cosine_affinity",
+    "head_entropy",
+    "local_affinity",
+    "local_matmul",
+    "local_transition",
+    "random_walk",
+]
 
 
 def random_walk(

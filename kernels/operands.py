@@ -15,7 +15,6 @@ from nerve_fast.kernels.launch import Config, launch, multiprocessors, precision
 from nerve_fast.kernels.numerators import affine_map
 from nerve_fast.kernels.stencil import transition
 from nerve_fast.kernels.steps import spread_kernel
-from nerve_fast.normalization import NORMALIZATIONS
 
 
 class Operands:
@@ -50,7 +49,7 @@ class Operands:
         max_weight_sum: float,
     ):
         self.q, self.G, self.grid, self.config = q, G, grid, config
-        self.normalization = NORMALIZATIONS[config.normalization]
+        self.normalization = config.rule
         self.scale, self.max_weight_sum = scale, max_weight_sum
         self.batch, self.tokens, self.labels = G.shape
         self.label_block = label_block(self.labels, q.dtype)
@@ -60,7 +59,14 @@ class Operands:
         self.local = None
         if config.beta < 1:
             planes = local_affinity(q, k, grid, weights, config.radius, config.self_affinity).mT
-            self.local = transition(planes, grid, config)
+            self.local = transition(
+                planes,
+                grid,
+                config.radius,
+                config.rule,
+                config.temperature,
+                config.self_affinity,
+            )
         self.packed_q = self.packed_k = self.counts = None
         if config.beta > 0:
             self.packed_q, self.packed_k = pack(q, k, weights)
