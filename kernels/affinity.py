@@ -386,11 +386,13 @@ def strides(q: Tensor, k: Tensor) -> dict[str, int]:
     """``D`` and the strides of two tensors ``(B, H, N, D)`` as arguments of a kernel.
 
     In units of 16 bytes where all are whole, so that the compiler knows how loads are aligned: it
-    sees for itself only multiples of 16 elements, and 40 channels are none.
+    sees for itself only multiples of 16 elements, and 40 channels are none. ``UNIT`` is 1 where
+    rows do not start at multiples of 16 bytes, and configurations are asked for accordingly.
     """
     unit = 16 // q.element_size()
     sizes = [q.shape[3], *(x.stride(i) for x in (q, k) for i in range(3))]
-    if any(size % unit for size in sizes) or q.stride(3) != 1 or k.stride(3) != 1:
+    whole = all(size % unit == 0 for size in sizes)
+    if not whole or any(x.stride(3) != 1 or x.data_ptr() % 16 for x in (q, k)):
         unit = 1
     arguments = {"UNIT": unit, "D": q.shape[3] // unit}
     for name, x in (("q", q), ("k", k)):

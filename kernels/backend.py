@@ -16,7 +16,9 @@ from nerve_fast.kernels.entropy import head_entropy
 from nerve_fast.kernels.graphs import is_capturing, replayed
 from nerve_fast.kernels.local import local_matmul, local_transition
 from nerve_fast.kernels.numerators import ROUNDING
+from nerve_fast.kernels.stencil import local_matmul, local_transition
 from nerve_fast.walked import Walked
+from nerve_fast.weights import known_sum, largest_sum
 
 __all__ = [
     "cosine_affinity",
@@ -46,13 +48,13 @@ def random_walk(
     A walk to the limit has no graph: how many steps it takes is known when they are taken.
     ``on_step`` is called when the steps were started, for each step of each member of the batch.
     """
-    # Known before the graph: within one nothing can be asked of the device.
     max_weight_sum = None
-    if head_weights is not None and is_capturing(q.device):
-        # Whatever they are: one more pass finds what each row's largest numerator is.
-        max_weight_sum = math.inf
-    elif head_weights is not None:
-        max_weight_sum = float(head_weights.float().sum(-1).max())
+    if head_weights is not None:
+        max_weight_sum = known_sum(head_weights)
+        if max_weight_sum is None:
+            # While a graph is recorded nothing can be asked of the device. With weights of any size
+            # one more pass finds what each row's largest numerator is.
+            max_weight_sum = math.inf if is_capturing(q.device) else largest_sum(head_weights)
         # Weights that sum to 1 do so up to rounding: that is no other walk.
         max_weight_sum = 1.0 if max_weight_sum <= 1 + ROUNDING else max_weight_sum
     way = {"route": route, "stored_rows": stored_rows, "max_weight_sum": max_weight_sum}

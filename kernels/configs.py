@@ -114,6 +114,7 @@ CANDIDATES: dict[str, dict[str, tuple[Config, ...]]] = {
         "32": (Config.of(8, 2, BM=64, BC=32),),
     },
     "local_step": {"": (Config.of(4, 1, BM=32),)},
+    "local_matmul": {"": (Config.of(4, 1, BM=32),)},
     "spread": {"": (Config.of(4, 1, BM=32),)},
 }
 """Configurations a kernel, for a target and the bits of the inputs, in order of preference."""

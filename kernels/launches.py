@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 
 from nerve_fast.config import NerveConfig
-from nerve_fast.kernels import affinity, configs, entropy, walk
+from nerve_fast.kernels import affinity, configs, entropy, stencil, walk
 from nerve_fast.kernels.compiled import signature
 from nerve_fast.kernels.launch import Config, Launch, fp8_of, recorded
 from nerve_fast.normalization import NORMALIZATIONS
@@ -70,7 +70,8 @@ def _operations(
     affinity.cosine_affinity(q, k)
     entropy.head_entropy(q, k)
     for radius in (1, 4):
-        affinity.local_affinity(q, k, grid, weights, radius, 1.0)
+        local = affinity.local_affinity(q, k, grid, weights, radius, 1.0)
+        stencil.local_matmul(local, grid, radius, G)
     for name in normalizations:
         normalization = NORMALIZATIONS[name]
         config = NerveConfig(steps=2, normalization=name)

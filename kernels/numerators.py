@@ -64,7 +64,8 @@ def numerators(
         if SHIFT != 0:
             b_s = b_s * slope + b_offset[:, None]
         if CLAMPED:
-            b_s = tl.maximum(b_s, 0.0)
+            # A maximum of GPUs drops NaN unless it is told not to.
+            b_s = tl.maximum(b_s, 0.0, propagate_nan=tl.PropagateNan.ALL)
     return b_s
 
 

@@ -11,11 +11,10 @@ from nerve_fast.config import NerveConfig
 from nerve_fast.kernels.affinity import local_affinity, pack
 from nerve_fast.kernels.configs import LABEL_BLOCK, config_for
 from nerve_fast.kernels.entropy import LOG2_E
-from nerve_fast.kernels.launch import Config, launch, multiprocessors, precision
+from nerve_fast.kernels.launch import Config, launch, multiprocessors, precision, target_of
 from nerve_fast.kernels.numerators import affine_map
 from nerve_fast.kernels.stencil import transition
 from nerve_fast.kernels.steps import spread_kernel
-from nerve_fast.normalization import NORMALIZATIONS
 
 
 class Operands:
@@ -50,7 +49,7 @@ class Operands:
         max_weight_sum: float,
     ):
         self.q, self.G, self.grid, self.config = q, G, grid, config
-        self.normalization = NORMALIZATIONS[config.normalization]
+        self.normalization = config.rule
         self.scale, self.max_weight_sum = scale, max_weight_sum
         self.batch, self.tokens, self.labels = G.shape
         self.label_block = label_block(self.labels, q.dtype)
@@ -61,7 +60,12 @@ class Operands:
         if config.beta < 1:
             planes = local_affinity(q, k, grid, weights, config.radius, config.self_affinity).mT
             self.local = transition(
-                planes, grid, config.radius, self.normalization, config.temperature
+                planes,
+                grid,
+                config.radius,
+                config.rule,
+                config.temperature,
+                config.self_affinity,
             )
         self.packed_q = self.packed_k = self.counts = None
         if config.beta > 0:
@@ -229,6 +233,10 @@ class Operands:
 
     def _splits(self, tiles: int, block_columns: int) -> int:
         """Spans of columns, of at least 4 blocks each, that make ``tiles`` fill the device."""
+        if target_of(self.q.device) == "gfx942":
+            # Compiled there, only a program's first wave waits for its stores before the counter
+            # says that they are made: the last to arrive could read a share that is not yet there.
+            return 1
         largest = max(triton.cdiv(self.cells, block_columns) // 4, 1)
         return max(1, min(multiprocessors(self.q.device) // tiles, largest))
 

@@ -22,7 +22,7 @@ LEVELS = (
     ("dispatch",),
     ("blocked", "kernels"),
     ("reference",),
-    ("config", "walked"),
+    ("config", "walked", "weights"),
     ("normalization", "numerics"),
     ("imaging", "tiny"),
     ("utils",),
@@ -31,7 +31,7 @@ LEVELS = (
 """From the top: a room imports from its own level and from those below it."""
 
 
-BELOW_KERNELS = {"kernels", "normalization", "numerics", "config", "walked"}
+BELOW_KERNELS = {"kernels", "normalization", "numerics", "config", "walked", "weights"}
 
 
 def level(room):

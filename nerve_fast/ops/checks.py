@@ -9,6 +9,7 @@ from torch import Tensor
 from nerve_fast.errors import InputError
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import upcast
+from nerve_fast.weights import known_sum
 
 
 def check_float_tensor(name: str, x: Tensor, shape: str, ndim: int) -> None:
@@ -82,6 +83,10 @@ def check_values(**tensors: Tensor | None) -> dict[str, float]:
         InputError: naming the argument.
     """
     present = {name: x.detach() for name, x in tensors.items() if x is not None}
+    given = tensors.get("head_weights")
+    if given is not None and known_sum(given) is not None:
+        # Those of `entropy_weights` are known to be valid.
+        del present["head_weights"]
     device = next(iter(present.values())).device
     if _is_capturing(device):
         return {}
@@ -135,7 +140,9 @@ def check_weight_sum(head_weights: Tensor | None, rule: Normalization) -> None:
         return
     if _is_capturing(head_weights.device):
         return
-    largest = upcast(head_weights.detach()).sum(-1).max().item()
+    largest = known_sum(head_weights)
+    if largest is None:
+        largest = upcast(head_weights.detach()).sum(-1).max().item()
     rounding = head_weights.shape[-1] * torch.finfo(head_weights.dtype).eps + 1e-5
     if rule.scale * largest > rule.offset + rule.scale * rounding:
         raise InputError(
@@ -147,7 +154,10 @@ def check_weight_sum(head_weights: Tensor | None, rule: Normalization) -> None:
 
 def _is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is recorded, during which no value can be read."""
-    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def check_prior(prior: Tensor, q: Tensor) -> None:

@@ -9,6 +9,7 @@ from nerve_fast import reference
 from nerve_fast.dispatch import wants_grad
 from nerve_fast.ops import eager, library
 from nerve_fast.ops.checks import check_float_tensor, check_qk, check_real
+from nerve_fast.weights import remember
 
 
 def head_entropy(
@@ -69,11 +70,14 @@ def entropy_weights(entropy: Tensor, sharpness: float) -> Tensor:
         sharpness: ``c``, 0 or more; 0 is the plain mean over heads.
 
     Returns:
-        ``(…, H)``, summing to 1, float32 (float64 for float64 inputs).
+        ``(…, H)``, summing to 1, float32 (float64 for float64 inputs). Operations take them as they
+        are, without waiting for the device to look at them. If they were made in
+        :class:`torch.inference_mode`, change a copy of them, not the tensor itself.
 
     Raises:
         ValueError, TypeError: an argument is not as described; the message says how.
     """
     check_float_tensor("entropy", entropy, "(…, H)", 1)
     sharpness = check_real("sharpness", sharpness, least=0)
-    return reference.entropy_weights(entropy, sharpness)
+    weights = reference.entropy_weights(entropy, sharpness)
+    return weights if torch.compiler.is_compiling() else remember(weights, 1.0)

@@ -8,6 +8,9 @@ import torch
 if importlib.util.find_spec("triton") is None:
     collect_ignore_glob = ["test_*.py"]
 else:
+    from triton import language as tl
+    from triton.runtime import interpreter
+
     from nerve_fast.bench.harness.poison import poisoned
     from nerve_fast.kernels import configs, launch, operands
     from nerve_fast.kernels.launch import Config
@@ -36,6 +39,7 @@ def small_tiles(monkeypatch):
         "moments": Config.of(4, 1, BC=64, BN=32),
         "factorized_step": Config.of(4, 1, BM=64, BC=64),
         "local_step": Config.of(4, 1, BM=64),
+        "local_matmul": Config.of(4, 1, BM=64),
         "spread": Config.of(4, 1, BM=64),
     }
     monkeypatch.setattr(configs, "_forced", small)
@@ -56,10 +60,22 @@ def exact_float32():
     assert launch.precision(torch.empty(0)) in ("tf32x3", "ieee")
 
 
-DTYPES = [torch.float32, torch.float16]
-if torch.cuda.is_available():
-    # The interpreter multiplies the bits of bfloat16.
-    DTYPES.append(torch.bfloat16)
+@pytest.fixture(autouse=True)
+def bfloat16_products(monkeypatch):
+    """The interpreter keeps bfloat16 as its bits, and would multiply those."""
+    builder = interpreter.InterpreterBuilder
+    product = builder.create_dot
+
+    def of_values(self, a, b, *others):
+        a, b = (
+            self.cast_impl(x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b)
+        )
+        return product(self, a, b, *others)
+
+    monkeypatch.setattr(builder, "create_dot", of_values)
+
+
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 
 def pytest_generate_tests(metafunc):

@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from nerve_fast import reference
+from nerve_fast.kernels import configs, launch
 from nerve_fast.kernels.affinity import cosine_affinity, local_affinity, pack
+from nerve_fast.kernels.entropy import head_entropy
 from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 
 
@@ -58,6 +60,22 @@ def test_affinities_of_batches_and_views(make_qk, make_prior, device, layout, he
         out = local_affinity(q, k, (5, 7), given, 1, 0.5)
         assert out.shape == expected.shape
         assert relative_error(out, expected) <= ERROR_BOUNDS[torch.float32]
+
+
+def test_addresses_that_are_not_aligned_get_the_narrow_variant(monkeypatch, dtype):
+    monkeypatch.setattr(configs, "_forced", {})
+    for first in (0, 1):
+        q, k = (torch.zeros(2 * 64 * 40 + 1, dtype=dtype)[first:][: 2 * 64 * 40] for _ in range(2))
+        q, k = q.view(2, 64, 40), k.view(2, 64, 40)
+        with launch.recorded("sm_90") as started:
+            cosine_affinity(q, k)
+            local_affinity(q, k, (8, 8), None, 1, 1.0)
+            head_entropy(q, k)
+        for one in started:
+            name = one.kernel.__name__.removesuffix("_kernel")
+            options = configs.CANDIDATES[name]["16" if dtype.itemsize == 2 else "32"]
+            assert one.config == options[-1 if first else 0], name
+            assert (one.arguments["UNIT"] == 1) == bool(first)
 
 
 @pytest.mark.parametrize("radius", [1, 2, 3, 4])

@@ -4,10 +4,21 @@ import math
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 import nerve_fast as nf
-from nerve_fast.kernels import configs, dense, operands, walk
+from nerve_fast.kernels import (
+    configs,
+    dense,
+    factorized,
+    launch,
+    operands,
+    streaming,
+    walk,
+)
 from nerve_fast.kernels.launch import Config, fp8_of
+from nerve_fast.kernels.steps import collect
 from nerve_fast.normalization import NORMALIZATIONS, Normalization
 from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 
@@ -37,26 +48,36 @@ def truth(q, k, G, grid, config, weights=None):
 
 
 def check(device, q, k, G, grid, config, weights=None, factor=1.0, expected=None):
-    """Every route that is exact agrees with ``expected``, which the reference gives otherwise."""
+    """Every route that is exact agrees with ``expected``, which the reference gives otherwise.
+
+    As a whole, in its worst row, and in its labels.
+    """
     if expected is None:
         expected = truth(q, k, G, grid, config, weights)
+    bound = factor * ERROR_BOUNDS[q.dtype]
     best = expected.topk(min(2, G.shape[-1]), dim=-1).values
     given = [None if x is None else x.to(device) for x in (q, k, G, weights)]
     for name in exact_for(config.normalization):
         *tensors, on_device = given
         walked = walk.random_walk(*tensors, grid, config, on_device, **ROUTES[name])
-        out = walked.probabilities
         assert walked.steps_taken == config.steps
+        out = walked.probabilities
         assert out.dtype == G.dtype
         out, error = out.cpu(), relative_error(out, expected)
-        assert error <= factor * ERROR_BOUNDS[q.dtype], name
+        assert error <= bound, name
+        off = (out.double() - expected).norm(dim=-1) / expected.norm(dim=-1)
+        assert off.max() <= 4 * bound, name
         clear = best[..., 0] - best[..., -1] > 10 * error
         assert torch.equal(out.argmax(-1)[clear], expected.argmax(-1)[clear]), name
 
 
 def related(q, k):
-    """Keys near their queries and tokens in groups: cosines up to 1, as in a trained network."""
+    """Keys near their queries and tokens in groups: cosines up to 1, as in a trained network.
+
+    The groups' tokens are anywhere, so that no span of columns is of little weight to any row.
+    """
     groups = q[..., ::17, :].repeat_interleave(17, dim=-2)[..., : q.shape[-2], :]
+    groups = groups[..., torch.randperm(q.shape[-2], generator=torch.Generator().manual_seed(0)), :]
     return (groups + 0.5 * q).to(q.dtype), (groups + 0.5 * k).to(q.dtype)
 
 
@@ -65,6 +86,74 @@ def test_routes_agree_with_the_reference(make_qk, make_prior, device, dtype, nor
     q, k = related(*make_qk(5, 143, 40, dtype=dtype))
     G = make_prior(143, 21, dtype=dtype)
     check(device, q, k, G, (11, 13), settings(normalization))
+
+
+# What can go wrong on a GPU and not here, done to the kernels: each must be seen. A part of columns
+# that is lost changes a result little where columns are near a row's own tokens or not at all.
+
+
+@triton.jit
+def collect_but_one(PARTIAL, ARRIVED, i_out, splits, BM: tl.constexpr, BK: tl.constexpr):
+    return collect(PARTIAL, ARRIVED, i_out, splits - 1, BM, BK)
+
+
+@triton.jit
+def collect_without_reset(PARTIAL, ARRIVED, i_out, splits, BM: tl.constexpr, BK: tl.constexpr):
+    b_acc = collect(PARTIAL, ARRIVED, i_out, splits, BM, BK)
+    tl.store(ARRIVED + i_out, 1)
+    return b_acc
+
+
+def lost_share(monkeypatch):
+    for room in (streaming, dense, factorized):
+        monkeypatch.setattr(room, "collect", collect_but_one)
+
+
+def wrong_counter(monkeypatch):
+    for room in (streaming, dense, factorized):
+        monkeypatch.setattr(room, "collect", collect_without_reset)
+
+
+def stale_buffer(monkeypatch):
+    """Every step reads the values that the first one read."""
+    values = {}
+
+    def stale(self, Y, V):
+        read = right(self, Y, V)
+        return values.setdefault(id(self), read.clone())
+
+    right = operands.Operands.values
+    monkeypatch.setattr(operands.Operands, "values", stale)
+
+
+def skipped_tile(monkeypatch):
+    """The last program does not run, over memory that holds what an earlier run left there."""
+    monkeypatch.setattr(
+        operands,
+        "launch",
+        lambda kernel, programs, config, **arguments: right(
+            kernel, programs - 1, config, **arguments
+        ),
+    )
+    right = launch.launch
+    monkeypatch.setattr(torch.Tensor, "new_empty", torch.Tensor.new_zeros)
+
+
+@pytest.mark.parametrize("fault", [lost_share, wrong_counter, stale_buffer, skipped_tile])
+@pytest.mark.parametrize("normalization", ["softmax", "l1"])
+@pytest.mark.parametrize("route", ROUTES)
+def test_faults_are_seen(make_qk, make_prior, device, monkeypatch, fault, normalization, route):
+    if route not in exact_for(normalization):
+        pytest.skip("not exact")
+    q, k = related(*make_qk(2, 286, 40, dtype=torch.float16))
+    G = make_prior(286, 4, dtype=torch.float16)
+    config = settings(normalization, beta=1.0, steps=3)
+    monkeypatch.setattr(operands, "multiprocessors", lambda device: 24)
+    monkeypatch.setitem(globals(), "ROUTES", {route: ROUTES[route]})
+    check(device, q, k, G, (22, 13), config)
+    fault(monkeypatch)
+    with pytest.raises(AssertionError):
+        check(device, q, k, G, (22, 13), config)
 
 
 @pytest.mark.parametrize("normalization", ["softmax", "shift"])
@@ -169,7 +258,8 @@ def test_a_constant_prior_is_a_fixed_point(make_qk, device, dtype, normalization
         P = walk.random_walk(
             q.to(device), k.to(device), G.to(device), (11, 13), config, None, **ROUTES[name]
         ).probabilities
-        torch.testing.assert_close(P.cpu(), G, rtol=2e-3 if dtype.itemsize == 2 else 2e-6, atol=0)
+        # Rounding of the result, and little more.
+        torch.testing.assert_close(P.cpu(), G, rtol=max(torch.finfo(dtype).eps, 2e-6), atol=0)
 
 
 @pytest.fixture
@@ -189,11 +279,12 @@ def rounded_by_torch(device, monkeypatch):
 
 
 @pytest.mark.usefixtures("rounded_by_torch")
-@pytest.mark.parametrize("normalization", ["softmax", "relu", "shift"])
-def test_a_stored_matrix_of_8_bits(make_qk, make_prior, device, normalization):
-    stored = fp8_of(device)
-    if stored is None:
-        pytest.skip("this GPU converts no float8")
+@pytest.mark.parametrize("stored", dense.FP8)
+@pytest.mark.parametrize("normalization", [x.name for x in NORMALIZATIONS.values() if not x.signed])
+def test_a_stored_matrix_of_8_bits(make_qk, make_prior, device, normalization, stored):
+    """Both kinds of float8: the largest of AMD's is 240, and what is above becomes NaN."""
+    if device.type == "cuda" and stored != fp8_of(device):
+        pytest.skip("this GPU does not convert this float8")
     q, k = related(*make_qk(5, 143, 40, dtype=torch.float16))
     G = make_prior(143, 21, dtype=torch.float32)
     config = settings(normalization)
@@ -308,20 +399,20 @@ def test_steps_on_the_way_are_walks_of_so_many_steps(
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize("changes", [{}, {"beta": 0.0}, {"alpha": 0.5, "tolerance": 1e-3}])
+@pytest.mark.parametrize("changes", [{}, {"beta": 0.0}, {"alpha": 0.6, "tolerance": 1e-2}])
 def test_the_limit_is_within_its_tolerance(make_qk, make_prior, device, normalization, changes):
-    changes = {"alpha": 0.8, "steps": None, **changes}
+    changes = {"alpha": 0.4, "tolerance": 1e-3, "steps": None, **changes}
     q, k = related(*make_qk(2, 35, 16, dtype=torch.float32))
     G = make_prior(35, 3, dtype=torch.float32)
     config = settings(normalization, **changes)
-    # What is left of the series after 200 steps is under 1e-19.
-    far = truth(q, k, G, (5, 7), config.replace(steps=200))
-    for name in exact_for(normalization):
+    # What is left of the series after 80 steps is under 1e-17.
+    far = truth(q, k, G, (5, 7), config.replace(steps=80))
+    for name in ("factorized" if NORMALIZATIONS[normalization].linear else "half dense",):
         given = (x.to(device) for x in (q, k, G))
         walked = walk.random_walk(*given, (5, 7), config, None, **ROUTES[name], return_steps=(3,))
         off = (walked.probabilities.cpu() - far).abs().sum(-1).max().item()
         assert off < config.tolerance
-        assert walked.steps_taken <= math.ceil(math.log(config.tolerance, config.alpha))
+        assert 4 <= walked.steps_taken <= math.ceil(math.log(config.tolerance, config.alpha))
         early = truth(q, k, G, (5, 7), config.replace(steps=3))
         assert relative_error(walked.at_steps[3], early) <= ERROR_BOUNDS[torch.float32]
 
@@ -354,3 +445,35 @@ def test_a_tolerance_below_rounding_ends_too(make_qk, make_prior, device):
     walked = walk.random_walk(q, k, G, (4, 5), config, None, route="streaming")
     assert walked.steps_taken <= 60
     assert torch.isfinite(walked.probabilities).all()
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+@pytest.mark.parametrize("where", ["q", "k", "prior"])
+def test_nan_reaches_the_result(make_qk, make_prior, device, normalization, where):
+    """The interpreter drops NaN from maxima just as GPUs do."""
+    q, k = make_qk(1, 35, 16, dtype=torch.float32)
+    G = make_prior(35, 3, dtype=torch.float32)
+    w = torch.ones(1)
+    {"q": q[0], "k": k[0], "prior": G}[where][17, 1] = torch.nan
+    given = [x.to(device) for x in (q, k, G)]
+    for beta in (0.0, 1.0):
+        config = settings(normalization, beta=beta, steps=1)
+        expected = truth(q, k, G, (5, 7), config, w).isnan()
+        assert expected.any()
+        for name in exact_for(normalization) if beta else ["streaming"]:
+            walked = walk.random_walk(*given, (5, 7), config, w.to(device), **ROUTES[name])
+            out = walked.probabilities.cpu().isnan()
+            if beta == 0:
+                # The reference spreads 0 · NaN to tokens outside the window, too.
+                assert out[16:19].any()
+            else:
+                assert torch.equal(out, expected), name
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_nan_reaches_the_result_through_entropies(make_qk, make_prior, device, where):
+    qk = [x.to(device) for x in make_qk(2, 35, 16, dtype=torch.float32)]
+    qk[where][0, 17, 1] = torch.nan
+    G = make_prior(35, 3, dtype=torch.float32).to(device)
+    walked = walk.random_walk(*qk, G, (5, 7), settings("softmax", steps=1), None, route="streaming")
+    assert walked.probabilities.isnan().all()
