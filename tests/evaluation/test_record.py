@@ -28,8 +28,7 @@ def test_another_commit_goes_on_and_another_setting_does_not(tmp_path):
 def test_a_run_of_another_shape_is_named(tmp_path):
     begin(tmp_path, {"settings": {}})
     deep = "[" * 100_000 + "]" * 100_000
-    nested = '{"dataset": ' * 900 + "{}" + "}" * 900
-    for text in ("[]", "3", '"x"', '{"dataset": 5}', '{"models": []}', deep, nested, "{", "\0"):
+    for text in ("[]", "3", '"x"', '{"dataset": 5}', '{"models": []}', deep, "{", "\0"):
         (tmp_path / "run.json").write_text(text)
         with pytest.raises(InputError, match=r"run\.json: .*; start over with --fresh"):
             begin(tmp_path, {"settings": {}})
@@ -49,14 +48,14 @@ def test_every_flipped_bit_is_found_or_drops_the_image(tmp_path, generator):
         flipped = bytearray(whole)
         flipped[place // 8] ^= 1 << place % 8
         path.write_bytes(flipped)
-        try:
+        if flipped.endswith(b"\n"):
+            with pytest.raises(InputError, match="images-0.jsonl: line [12] is damaged"):
+                done(tmp_path, 2)
+        else:
+            # The end of the last line: it counts as cut off, and its image is done again.
             found = done(tmp_path, 2)
-        except InputError as error:
-            assert "images-0.jsonl: line" in str(error)
-            continue
-        # The last line's own end: it counts as cut off.
-        assert set(found) == {"a"}
-        assert torch.equal(found["a"][0], known["a"][0])
+            assert set(found) == {"a"}
+            assert torch.equal(found["a"][0], known["a"][0])
 
 
 def test_files_of_others_are_neither_read_nor_written(tmp_path):

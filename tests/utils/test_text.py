@@ -20,7 +20,7 @@ def test_control_characters_become_escapes():
         ("_x_ but logit_scale", r"\_x\_ but logit_scale"),
         ("# head", r"\# head"),
         ("&lt;", "&amp;lt;"),
-        ("two\nlines", r"two\nlines"),
+        ("two\nlines", r"two\\nlines"),
         ("openai/clip-vit-base-patch16", "openai/clip-vit-base-patch16"),
     ],
 )
