@@ -5,7 +5,14 @@ from nerve_fast.utils.units import LARGEST, parse_bytes
 
 
 def test_sizes_as_people_write_them():
-    for text, size in {"6GB": 6e9, "512 MiB": 2**29, " 1.5kb ": 1500, 7: 7, "1": 1, LARGEST: LARGEST}.items():
+    for text, size in {
+        "6GB": 6e9,
+        "512 MiB": 2**29,
+        " 1.5kb ": 1500,
+        7: 7,
+        "1": 1,
+        LARGEST: LARGEST,
+    }.items():
         assert parse_bytes(text) == size
 
 

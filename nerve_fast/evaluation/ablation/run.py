@@ -22,7 +22,7 @@ from nerve_fast.errors import InputError
 from nerve_fast.evaluation import record
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting
 from nerve_fast.evaluation.ablation.features import FeatureCache, Features, Source
-from nerve_fast.evaluation.folder import claim, clear
+from nerve_fast.evaluation.folder import claim
 from nerve_fast.evaluation.method import (
     description,
     load_segmenter,
@@ -142,7 +142,6 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
     device, _ = device_and_dtype(asked.models.device, None)
     run = description(asked, dataset, settings, classes, device)
     with alone_in(folder):
-        clear(folder)
         plots = [f"{name}.png" for name in asked.names]
         claim(folder, ["counts.jsonl", "results.json", "table.md", *plots])
         segmenter, weights = load_segmenter(asked, dataset, settings, device, progress=progress)
