@@ -68,6 +68,10 @@ def test_ablations_are_checked_when_made():
             "names": ["timestep"],
             "models": ModelSettings(graph="a"),
         },
+        "the ablation steps varies steps": {
+            "names": ["alpha", "steps"],
+            "config": nf.NerveConfig(steps=None),
+        },
         "table2 compares": {"names": ["table2"], "config": nf.NerveConfig(beta=1)},
     }.items():
         with pytest.raises(InputError, match=f"^{message}"):

@@ -227,14 +227,14 @@ def measured(
 
 
 def walked_steps(
-    features: Features, setting: Setting, steps: Sequence[int], backend: str
-) -> dict[int, Tensor]:
+    features: Features, setting: Setting, steps: Sequence[int | None], backend: str
+) -> dict[int | None, Tensor]:
     """What settings that differ in the number of steps alone make of an image.
 
     Args:
         features: of the image.
         setting: one of them; its own number of steps is not looked at.
-        steps: numbers of steps.
+        steps: numbers of steps, all taken from one walk; ``None`` is the limit, which is another.
         backend: what carries out the walk.
 
     Returns:
@@ -246,15 +246,24 @@ def walked_steps(
         graph = GraphFeatures(graph.q[:, head], graph.k[:, head], graph.grid)
         entropy = entropy[:, head]
     prior = features.prior.flatten(1).T[None]
-    (walked,) = walk(
-        graph,
-        prior,
-        setting.config.replace(steps=max(steps)),
-        entropy=entropy,
-        backend=backend,
-        return_steps=steps,
-    )
-    return dict(walked.at_steps)
+
+    def walked(count, return_steps=()):
+        (found,) = walk(
+            graph,
+            prior,
+            setting.config.replace(steps=count),
+            entropy=entropy,
+            backend=backend,
+            return_steps=return_steps,
+        )
+        return found
+
+    maps = {}
+    if None in steps:
+        maps[None] = walked(None).maps
+    if counts := [count for count in steps if count is not None]:
+        maps |= walked(max(counts), counts).at_steps
+    return {count: maps[count] for count in steps}
 
 
 def alike_but_for_steps(settings: Iterable[Setting]) -> list[list[Setting]]:
