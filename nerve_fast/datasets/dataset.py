@@ -72,8 +72,9 @@ class Dataset:
         last = len(self.classes) - (not self.reduce_zero_label)
         beyond = labels[((labels < 0) | (labels > last)) & (labels != IGNORED)]
         if beyond.size:
+            worst = min(beyond.min(), 0) or beyond.max()
             raise InputError(
-                f"{sample.mask}: holds the label {beyond.flat[0]}; expected 0 to {last}, or "
+                f"{sample.mask}: holds the label {worst}; expected 0 to {last}, or "
                 f"{IGNORED} where pixels are not to count"
             )
         labels = labels.astype(np.uint8)

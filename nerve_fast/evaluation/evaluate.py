@@ -13,7 +13,7 @@ from tqdm import tqdm
 from nerve_fast import datasets
 from nerve_fast.datasets import Dataset
 from nerve_fast.evaluation import pictures, record
-from nerve_fast.evaluation.folder import clear, remove_made
+from nerve_fast.evaluation.folder import remove_made
 from nerve_fast.evaluation.method import (
     description,
     load_segmenter,
@@ -82,7 +82,6 @@ def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResul
         made_with = description(asked, dataset, settings, classes, device)
         if index == 0:
             stack.enter_context(alone_in(folder))
-            clear(folder)
             if asked.fresh:
                 remove_made(folder)
         wait(processes)

@@ -10,7 +10,6 @@ from pathlib import Path
 from nerve_fast.errors import InputError
 from nerve_fast.utils.files import written_whole
 from nerve_fast.utils.lines import add_line, drop_cut_off, read_lines
-from nerve_fast.utils.locks import clear_leftovers
 from nerve_fast.utils.provenance import file_digest
 
 LIST = ".made.jsonl"
@@ -28,11 +27,6 @@ def made(folder: Path) -> dict[str, str | None]:
     if path.exists():
         read_lines(path, lambda line: found.update({str(line["name"]): line["digest"]}))
     return {name: digest for name, digest in found.items() if name == Path(name).name}
-
-
-def clear(folder: Path) -> None:
-    """Remove what killed runs left half written; nobody else may work in the folder."""
-    clear_leftovers(folder, {LIST, *made(folder)}.__contains__)
 
 
 def claim(folder: Path, names: Iterable[str]) -> None:

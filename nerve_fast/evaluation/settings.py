@@ -111,6 +111,8 @@ class AblationSettings(MethodSettings):
         if isinstance(self.names, str):
             raise TypeError(f"names is {self.names!r}; expected a list of names of ablations")
         object.__setattr__(self, "names", tuple(self.names))
+        if "steps" in self.names and self.config.steps is None:
+            raise SettingError("the ablation steps varies {steps}, which is none; give it a number")
         for name in self.names:
             if name not in ABLATIONS:
                 raise InputError(f"ablation is {name!r}; expected some of {', '.join(ABLATIONS)}")

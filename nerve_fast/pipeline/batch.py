@@ -24,14 +24,12 @@ from nerve_fast.pipeline.inputs import (
     fail,
     listed,
     readable,
-    results_of,
 )
 from nerve_fast.pipeline.marks import is_whole, settings_digest, stamped
 from nerve_fast.pipeline.settings import ModelSettings, check_count
 from nerve_fast.priors import PriorConfig
 from nerve_fast.utils.files import prepare_folder, written_whole
 from nerve_fast.utils.labels import parse_labels
-from nerve_fast.utils.locks import among_others_in
 from nerve_fast.utils.processes import process_group
 from nerve_fast.utils.provenance import file_digest
 from nerve_fast.utils.units import parse_bytes
@@ -147,16 +145,12 @@ def segment(
             }
         missing = [path for path in mine if path not in known]
         written, failed = 0, {}
-        with (
-            contextlib.ExitStack() as stack,
-            contextlib.closing(readable(missing, asked.batch_size, failed)) as images,
-        ):
+        with contextlib.closing(readable(missing, asked.batch_size, failed)) as images:
             # The first images before the networks, which take long to load.
             groups = batches(images, asked.batch_size)
             group = next(groups, None)
             if group:
                 prepare_folder(asked.output)
-                stack.enter_context(among_others_in(asked.output, results_of(paths).__contains__))
                 pipe = load_pipeline(asked, device)
                 pipe.prior.check_labels(parse_labels(list(asked.labels)), progress=progress)
                 pipe.prior.view((1, 1))

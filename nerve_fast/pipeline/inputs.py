@@ -81,11 +81,6 @@ def check_names(images: Sequence[Path], folder: Path) -> None:
                 )
 
 
-def results_of(paths: Iterable[Path]) -> set[str]:
-    """The names of all results that images can have."""
-    return {f"{path.stem}.{ending}" for path in paths for ending in ENDINGS}
-
-
 def fail(failed: MutableMapping[Path, str], path: Path, reason: str) -> None:
     """Put an image in ``failed`` and log why."""
     failed[path] = reason

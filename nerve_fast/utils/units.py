@@ -28,10 +28,11 @@ def parse_bytes(size: int | str, name: str = "max_memory") -> int:
     count = 0.0
     if match is not None and match[2].upper() in UNITS:
         count = float(match[1]) * UNITS[match[2].upper()]
-    if not 1 <= count <= LARGEST:
+    # The nearest floating-point number to the largest size is larger by one.
+    if not 1 <= count <= float(LARGEST):
         said = repr(size) if text == str(size) and len(text) <= 40 else f"{text[:40]}…"
         raise InputError(f'{name} is {said}; expected a size above 0 such as "6GB" or "512MiB"')
-    return int(count)
+    return min(int(count), LARGEST)
 
 
 def format_bytes(size: float) -> str:

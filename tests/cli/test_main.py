@@ -72,6 +72,7 @@ def test_every_setting_of_the_graph_stage_is_a_flag(image, tmp_path, monkeypatch
         "normalization": "shift",
         "temperature": 0.1,
         "global_stride": 2,
+        "tolerance": 1e-3,
     }
     assert set(values) == {field.name for field in dataclasses.fields(NerveConfig)}
     flags = [
@@ -86,6 +87,23 @@ def test_every_setting_of_the_graph_stage_is_a_flag(image, tmp_path, monkeypatch
     )
     assert segment(image, "--labels", LABELS, "-o", tmp_path / "out", *flags) == 0
     assert seen == [NerveConfig(**values)]
+
+
+def test_the_limit_of_the_walk_is_no_number_of_steps(image, tmp_path, monkeypatch, capsys):
+    seen = []
+    load = commands.load_pipeline
+    monkeypatch.setattr(
+        commands,
+        "load_pipeline",
+        lambda asked, device: seen.append(asked.config) or load(asked, device),
+    )
+    flags = ("--steps", "none", "--tolerance", "0.01")
+    assert segment(image, "--labels", LABELS, "-o", tmp_path / "out", *flags) == 0
+    assert seen == [NerveConfig(steps=None, tolerance=0.01)]
+    for value in ("nothing", "1.5", ""):
+        with pytest.raises(SystemExit):
+            segment(image, "--labels", LABELS, "-o", tmp_path / "out", "--steps", value)
+        assert "argument --steps: invalid int or none value" in capsys.readouterr().err
 
 
 def test_results_depend_on_seed_and_resolution_alone(image, tmp_path):

@@ -174,3 +174,49 @@ def test_memory_and_tiles_reach_the_pipeline(folder, tmp_path, capsys):
     assert "--batch-size is 0" in capsys.readouterr().err
     assert segment(scene, "-o", tmp_path, "--token-budget", 100) == 0
     assert "pooled with global_stride=" in capsys.readouterr().err
+
+
+def test_resume_takes_whole_results_of_the_same_alone(folder, tmp_path, capsys):
+    scene, out = folder / "scene0.png", tmp_path / "out"
+
+    def written(*flags):
+        capsys.readouterr()
+        assert segment(scene, "-o", out, "--resume", *flags) == 0
+        return int(capsys.readouterr().out.split()[0])
+
+    assert [written(), written()] == [1, 0]
+    assert [written("--steps", 3), written("--steps", 3)] == [1, 0]
+    assert [written("--resolution", 96), written()] == [1, 1]
+    for name in ("scene0.overlay.png", "scene0.labels.png"):
+        whole = (out / name).read_bytes()
+        for damaged in (b"", whole[: len(whole) // 2], bytes(len(whole))):
+            (out / name).write_bytes(damaged)
+            assert [written(), written()] == [1, 0]
+            assert (out / name).read_bytes() == whole
+    generate(980_007, 64)[0].save(scene)
+    assert [written(), written()] == [1, 0]
+
+
+def test_a_name_that_is_not_utf_8(folder, tmp_path, capsys):
+    scene = os.fsencode(folder / "scene0.png").replace(b"scene0", b"sc\xff\xe9ne")
+    os.rename(folder / "scene0.png", scene)
+    (folder / "broken.jpg").rename(os.fsdecode(bytes(scene).replace(b"sc", b"broken")))
+    assert segment(folder, "-o", tmp_path / "out") == 2
+    assert os.fsencode(tmp_path / "out") + b"/sc\xff\xe9ne.labels.png" in {
+        os.path.join(os.fsencode(tmp_path / "out"), name)
+        for name in os.listdir(os.fsencode(tmp_path / "out"))
+    }
+    assert r"broken\udcff\udce9ne.png: not an image" in capsys.readouterr().err
+
+
+def test_a_target_that_is_a_folder_is_its_images_failure(folder, tmp_path, capsys):
+    (folder / "broken.jpg").unlink()
+    out = tmp_path / "out"
+    (out / "scene0.labels.png").mkdir(parents=True)
+    (out / "scene1.overlay.png").mkdir()
+    assert segment(folder, "-o", out) == 2
+    said = capsys.readouterr()
+    assert "2 images written to" in said.out
+    assert "scene0.png: " in said.err
+    assert "scene1.png: " in said.err
+    assert "Traceback" not in said.err

@@ -147,7 +147,7 @@ def test_what_is_missing_is_named(root, tmp_path, monkeypatch):
     refused(root, f"{path.parent / 'val2017'}: holds no *_labelTrainIds.png", "stuff")
     path.unlink()
     refused(root, f"{path}: no such file; it is in COCO's annotations_trainval2017.zip")
-    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    monkeypatch.setitem(sys.modules, "pycocotools.mask", None)
     refused(root, 'pycocotools is not installed; get it: pip install "nerve-fast[data]"')
 
 

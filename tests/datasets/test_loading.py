@@ -66,8 +66,8 @@ def test_two_places_that_fit_are_not_chosen_from(make, tmp_path):
 def test_wrong_roots_are_named(make, tmp_path):
     missing = tmp_path / "missing"
     refused("voc21", missing, f"{missing}: no such folder; expected the root of the data set voc21")
-    refused("voc21", None, "--root is missing; expected the root of the data set voc21")
-    message = f"--root is {tmp_path}; leave it out, the data set tiny has no files"
+    refused("voc21", None, "root is missing; expected the root of the data set voc21")
+    message = f"root is {tmp_path}; leave it out, the data set tiny has no files"
     refused("tiny", tmp_path, message)
     make("coco-stuff", tmp_path)
     images = tmp_path / "JPEGImages"

@@ -17,6 +17,7 @@ from nerve_fast.evaluation import method
 from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou
 from nerve_fast.refiners import ISeg
 from nerve_fast.tiny.scenes import NAMES, generate
+from nerve_fast.utils.locks import alone_in
 
 IMAGES = 6
 
@@ -333,3 +334,54 @@ def test_mistakes_are_one_line(root, tmp_path, capsys):
         assert message in said
         assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_fresh_and_draw_leave_what_others_made(root, whole, tmp_path):
+    out = shutil.copytree(whole, tmp_path / "out")
+    mine = ("worst-01-mine.png", "best-99-holiday.png", "images-old.jsonl", "images-12.jsonl")
+    for name in mine:
+        (out / name).write_text("mine")
+    assert evaluate(root, out, "--limit", 2, "--refiner", "none", "--fresh", "--draw", 1) == 0
+    assert len(list(out.glob("*.png"))) == 4
+    assert evaluate(root, out, "--limit", 1, "--refiner", "none", "--fresh") == 0
+    assert len(list(out.glob("*.png"))) == 2
+    assert all((out / name).read_text() == "mine" for name in mine)
+
+
+@pytest.mark.parametrize("name", ["results.json", "run.json", "images-0.jsonl"])
+def test_a_folder_with_such_files_of_others_is_refused(root, tmp_path, capsys, name):
+    (tmp_path / name).write_text("{}")
+    for flags in ((), ("--fresh",)):
+        assert evaluate(root, tmp_path, "--limit", 1, "--refiner", "none", *flags) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert (tmp_path / name).read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", ["results.json", "run.json", "images-0.jsonl"])
+def test_nothing_is_written_through_a_link(root, tmp_path, capsys, name):
+    target, out = tmp_path / "target", tmp_path / "out"
+    target.write_text("{}")
+    out.mkdir()
+    (out / name).symlink_to(target)
+    assert evaluate(root, out, "--limit", 1, "--refiner", "none") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert target.read_text() == "{}"
+
+
+def test_a_second_run_in_the_folder_is_refused(root, tmp_path, capsys):
+    for flags in ((), ("--fresh",)):
+        with alone_in(tmp_path / "out"):
+            assert evaluate(root, tmp_path / "out", "--limit", 1, *flags) == 2
+        said = capsys.readouterr().err
+        assert "another run works in" in said
+        assert said.count("\n") == 1
+
+
+def test_a_flipped_bit_is_named(root, whole, tmp_path, capsys):
+    out = shutil.copytree(whole, tmp_path / "out")
+    lines = out / "images-0.jsonl"
+    content = bytearray(lines.read_bytes())
+    content[content.index(b"confusion") + 14] ^= 1
+    lines.write_bytes(content)
+    assert evaluate(root, out) == 2
+    assert "images-0.jsonl: line 1 is damaged" in capsys.readouterr().err

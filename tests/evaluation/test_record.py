@@ -2,36 +2,7 @@ import pytest
 import torch
 
 from nerve_fast.errors import InputError
-from nerve_fast.evaluation.record import add_line, begin, decoded, drop_cut_off, encoded, read_lines
-
-
-def test_a_line_that_was_cut_off_is_skipped_and_dropped(tmp_path):
-    path = tmp_path / "lines.jsonl"
-    lines = [{"a": 1}, {"b": [2, "ä"]}]
-    for line in lines:
-        add_line(path, line)
-    whole = path.read_bytes()
-    for length in (len(whole), len(whole) - 1, whole.index(b"\n"), 0):
-        path.write_bytes(whole[:length])
-        kept = whole[:length].count(b"\n")
-        for _ in range(2):
-            found = []
-            read_lines(path, found.append)
-            assert found == lines[:kept]
-            drop_cut_off(path)
-        for line in lines[kept:]:
-            add_line(path, line)
-        assert path.read_bytes() == whole
-
-
-def test_a_place_that_cannot_be_had_is_named(tmp_path):
-    for access in (
-        lambda path: add_line(path, {}),
-        lambda path: read_lines(path, print),
-        drop_cut_off,
-    ):
-        with pytest.raises(InputError, match=f"{tmp_path}: cannot be .*irectory"):
-            access(tmp_path)
+from nerve_fast.evaluation.record import add, begin, decoded, done, encoded
 
 
 def test_counts_are_kept_sparse(generator):
@@ -52,3 +23,51 @@ def test_another_commit_goes_on_and_another_setting_does_not(tmp_path):
     begin(tmp_path, {**run, "commit": "def5678"})
     with pytest.raises(InputError, match=r"settings.window was 224 and is 336"):
         begin(tmp_path, {**run, "settings": {"window": 336}})
+
+
+def test_a_run_of_another_shape_is_named(tmp_path):
+    begin(tmp_path, {"settings": {}})
+    deep = "[" * 100_000 + "]" * 100_000
+    for text in ("[]", "3", '"x"', '{"dataset": 5}', '{"models": []}', deep, "{", "\0"):
+        (tmp_path / "run.json").write_text(text)
+        with pytest.raises(InputError, match=r"run\.json: .*; start over with --fresh"):
+            begin(tmp_path, {"settings": {}})
+    (tmp_path / "run.json").write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"run\.json: cannot be read"):
+        begin(tmp_path, {"settings": {}})
+
+
+def test_every_flipped_bit_is_found_or_drops_the_image(tmp_path, generator):
+    begin(tmp_path, {"settings": {}})
+    for name in ("a", "b"):
+        counts = torch.randint(0, 9, (2, 3), generator=generator), torch.ones(2, 2).long()
+        add(tmp_path, 0, name, counts)
+    path = tmp_path / "images-0.jsonl"
+    whole, known = path.read_bytes(), done(tmp_path, 2)
+    for place in torch.randint(0, 8 * len(whole), (200,), generator=generator).tolist():
+        flipped = bytearray(whole)
+        flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        if flipped.endswith(b"\n"):
+            with pytest.raises(InputError, match="images-0.jsonl: line [12] is damaged"):
+                done(tmp_path, 2)
+        else:
+            # The end of the last line: it counts as cut off, and its image is done again.
+            found = done(tmp_path, 2)
+            assert set(found) == {"a"}
+            assert torch.equal(found["a"][0], known["a"][0])
+
+
+def test_files_of_others_are_neither_read_nor_written(tmp_path):
+    (tmp_path / "images-7.jsonl").write_text("mine")
+    begin(tmp_path, {"settings": {}}, processes=2)
+    assert done(tmp_path, 2) == {}
+    assert (tmp_path / "images-7.jsonl").read_text() == "mine"
+    with pytest.raises(InputError, match=r"images-7\.jsonl: was not made by a run"):
+        begin(tmp_path, {"settings": {}}, processes=8)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "results.json").write_text("mine")
+    with pytest.raises(InputError, match=r"results\.json: was not made by a run"):
+        begin(other, {"settings": {}})
+    assert (other / "results.json").read_text() == "mine"

@@ -198,3 +198,43 @@ def test_the_command_prints_and_writes_the_page(result, tmp_path, capsys):
         assert cli.main(["report", str(path)]) == 2
         assert f"nerve-fast: {path}: " in capsys.readouterr().err
     assert cli.main(["report", str(tmp_path / "nowhere.json")]) == 2
+
+
+def test_files_of_another_shape_are_named(result, tmp_path, capsys):
+    good = json.loads(result("voc21", 0.5).read_text())
+    path = tmp_path / "odd.json"
+
+    def changed(**parts):
+        run = {**good["run"], **{name: part for name, part in parts.items() if name in good["run"]}}
+        return {**good, "run": run, **{name: parts[name] for name in parts if name in good}}
+
+    documents = [
+        changed(miou="much"),
+        changed(miou=[1]),
+        changed(complete=False, images="few"),
+        changed(dataset={"name": "voc21", "images": 5, "classes": []}),
+        changed(dataset={"name": "voc21", "images": 5, "classes": 3}),
+        changed(dataset={"name": ["voc21"], "images": 5, "classes": ["background"]}),
+        changed(preset={"name": "nobody", "note": ""}),
+        changed(preset={"name": "nerve", "note": 3}) | {"miou": "x"},
+        changed(settings={**good["run"]["settings"], "unknown": 1}),
+        changed(refiner={"name": "walk", "config": {"unknown": 1}}),
+        changed(refiner={"name": "walk", "config": 7}),
+        changed(models={"clip": 5}),
+    ]
+    texts = [json.dumps(document) for document in documents]
+    texts += ["[" * 10**5, "", '"x"', "\x00", '{"run": ' * 10**4]
+    for text in texts:
+        path.write_text(text)
+        assert cli.main(["report", str(path)]) == 2, text
+        said = capsys.readouterr()
+        assert said.err.startswith(f"nerve-fast: {path}: ")
+        assert said.err.count("\n") == 1
+        assert said.out == ""
+
+
+def test_strings_of_files_are_shown_as_they_are(result):
+    name = "<b>*x*</b>|`y`\x1b[2J"
+    text = report([result("folder", 0.5, preset="fixed", models__clip=name)], None)
+    assert r"clip \<b\>\*x\*\</b\>\|\`y\`" in text
+    assert "\x1b" not in text

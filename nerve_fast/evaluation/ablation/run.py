@@ -22,7 +22,7 @@ from nerve_fast.errors import InputError
 from nerve_fast.evaluation import record
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting
 from nerve_fast.evaluation.ablation.features import FeatureCache, Features, Source
-from nerve_fast.evaluation.folder import claim, clear
+from nerve_fast.evaluation.folder import claim
 from nerve_fast.evaluation.method import (
     description,
     load_segmenter,
@@ -142,7 +142,6 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
     device, _ = device_and_dtype(asked.models.device, None)
     run = description(asked, dataset, settings, classes, device)
     with alone_in(folder):
-        clear(folder)
         plots = [f"{name}.png" for name in asked.names]
         claim(folder, ["counts.jsonl", "results.json", "table.md", *plots])
         segmenter, weights = load_segmenter(asked, dataset, settings, device, progress=progress)
@@ -228,14 +227,14 @@ def measured(
 
 
 def walked_steps(
-    features: Features, setting: Setting, steps: Sequence[int], backend: str
-) -> dict[int, Tensor]:
+    features: Features, setting: Setting, steps: Sequence[int | None], backend: str
+) -> dict[int | None, Tensor]:
     """What settings that differ in the number of steps alone make of an image.
 
     Args:
         features: of the image.
         setting: one of them; its own number of steps is not looked at.
-        steps: numbers of steps.
+        steps: numbers of steps, all taken from one walk; ``None`` is the limit, which is another.
         backend: what carries out the walk.
 
     Returns:
@@ -247,15 +246,24 @@ def walked_steps(
         graph = GraphFeatures(graph.q[:, head], graph.k[:, head], graph.grid)
         entropy = entropy[:, head]
     prior = features.prior.flatten(1).T[None]
-    (walked,) = walk(
-        graph,
-        prior,
-        setting.config.replace(steps=max(steps)),
-        entropy=entropy,
-        backend=backend,
-        return_steps=steps,
-    )
-    return dict(walked.at_steps)
+
+    def walked(count, return_steps=()):
+        (found,) = walk(
+            graph,
+            prior,
+            setting.config.replace(steps=count),
+            entropy=entropy,
+            backend=backend,
+            return_steps=return_steps,
+        )
+        return found
+
+    maps = {}
+    if None in steps:
+        maps[None] = walked(None).maps
+    if counts := [count for count in steps if count is not None]:
+        maps |= walked(max(counts), counts).at_steps
+    return {count: maps[count] for count in steps}
 
 
 def alike_but_for_steps(settings: Iterable[Setting]) -> list[list[Setting]]:

@@ -21,7 +21,6 @@ from nerve_fast.evaluation.ablation.run import (
     difference_interval,
     walked_steps,
 )
-from nerve_fast.refiners import walk
 from nerve_fast.tiny.scenes import NAMES, generate
 
 BASE = Setting(NerveConfig(radius=2), 100)
@@ -152,9 +151,7 @@ def test_single_is_the_head_of_least_entropy(make_qk, make_prior):
     alone = Features(prior, q[:, 1:2], k[:, 1:2], features.entropy[:, 1:2])
     torch.testing.assert_close(found, walked(alone, BASE))
     # What the weights tend to.
-    sharp = walk(
-        features.graph, prior, BASE.config.replace(sharpness=1e3), entropy=features.entropy
-    )
+    sharp = walked(features, BASE.with_config(sharpness=1e3))
     torch.testing.assert_close(found, sharp)
     mean = walked(features, BASE.with_config(sharpness=0.0))
     assert not torch.allclose(found, mean)
@@ -193,8 +190,8 @@ def test_several_numbers_of_steps_are_what_each_gives(make_qk, make_prior):
     q, k = make_qk(1, 3, 12, 4, dtype=torch.float32)
     prior = make_prior(12, 5, dtype=torch.float32).T.unflatten(1, (3, 4))
     features = Features(prior, q, k, torch.tensor([[2.0, 0.5, 1.0]]))
-    found = walked_steps(features, BASE, [0, 7, 3], "auto")
-    assert list(found) == [0, 7, 3]
+    found = walked_steps(features, BASE, [0, 7, None, 3], "auto")
+    assert list(found) == [0, 7, None, 3]
     for count, maps in found.items():
         torch.testing.assert_close(maps, walked(features, BASE.with_config(steps=count)))
     assert not torch.allclose(found[3], found[7])
