@@ -19,6 +19,8 @@ which the reference has been the measure of."""
 CHECKED = 4096
 """Tokens beyond which float64 would take longer than all that is timed."""
 
+SIXTEEN_BITS = ("bfloat16", "float16")
+
 TIERS = ("quick", "default", "full")
 
 
@@ -99,6 +101,7 @@ class Contender:
         needs: a package that it is, or takes, and that may be absent.
         compiled: its first call compiles.
         graph: on a GPU it is replayed as a graph, where it can be; not what replays its own.
+        attends: it calls ``scaled_dot_product_attention``, of which torch has several.
         truth: what it should give where that is not what the operation gives.
         checked: tokens up to which it is compared at its own size, and beyond at so many.
         slack: times the bound of design.md §5 that its error in float32 may be.
@@ -113,6 +116,7 @@ class Contender:
     needs: str | None = None
     compiled: bool = False
     graph: bool = True
+    attends: bool = False
     truth: Callable[..., Tensor] | None = None
     checked: int = CHECKED
     slack: float = 1.0

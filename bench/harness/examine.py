@@ -9,7 +9,7 @@ from torch import Tensor
 from nerve_fast.bench.harness.case import Case, Setting
 from nerve_fast.bench.harness.machine import seconds_of
 from nerve_fast.bench.harness.memory import Memory, allocated_on_cpu
-from nerve_fast.bench.harness.profiling import profiled, steps_of
+from nerve_fast.bench.harness.profiling import attention_of, profiled, steps_of
 from nerve_fast.numerics import relative_error
 
 FEW_TOKENS = 256
@@ -33,6 +33,7 @@ class Examined:
     resident: int | None
     process: int | None
     parts: dict[str, float] | None
+    attention: str
 
 
 def examine(case: Case, truth: Path) -> Examined:
@@ -74,13 +75,16 @@ def examine(case: Case, truth: Path) -> Examined:
         parts = None
         if case.operation.parts:
             parts = steps_of(profiled(run, memory.on_gpu))
+        attention = ""
+        if case.contender.attends:
+            attention = attention_of(profiled(run, memory.on_gpu))
         if allocated is None and seconds < TOO_LONG_SECONDS:
             if case.operation.steady and seconds > LONG_SECONDS:
                 run = case.made(case.setting.replace(steps=min(case.setting.steps, 2)))
             allocated = allocated_on_cpu(run)
         if case.checked != case.setting:
             error = error_of(case.made(case.checked)(), truth)
-    return Examined(error, first, seconds, allocated, resident, process, parts)
+    return Examined(error, first, seconds, allocated, resident, process, parts, attention)
 
 
 def examine_named(operation: str, contender: str, setting: Setting, *arguments) -> Examined:

@@ -4,6 +4,7 @@ On a CPU the first two are answered in a process of its own.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import math
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nerve_fast import plan
 from nerve_fast.bench.harness.case import Case, Setting
@@ -20,6 +22,10 @@ from nerve_fast.bench.harness.examine import LONG_SECONDS, examine, examine_name
 from nerve_fast.bench.harness.isolated import in_a_line, isolated
 from nerve_fast.bench.harness.machine import Machine, Run, interpreted, quantiles, rounds_for
 from nerve_fast.bench.harness.row import Row
+from nerve_fast.numerics import relative_error
+
+OTHER_SEED = 1000
+"""Of the inputs that a replay is checked with: none that were recorded."""
 
 COMPILE_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -107,33 +113,81 @@ def measure(
         row.first_seconds = found.first_seconds
         row.allocated, row.resident = found.allocated, found.resident
         row.process, row.parts = found.process, found.parts
-        seconds, row.replayed = _time(case, machine, found.seconds, clock)
+        row.attention = found.attention
+        seconds = _time(case, machine, found.seconds, clock, row)
         row.rounds = len(seconds)
         row.seconds, row.low, row.high = quantiles(seconds)
         machine.tidy()
+    except WrongReplay as error:
+        row.note = f"WRONG: {error}, not timed"
     except Exception as error:  # of whatever library: the others go on, and the row says it
         row.note = in_a_line(error)
     return row
 
 
+class WrongReplay(Exception):
+    """A recorded graph that does not follow its inputs."""
+
+
 @torch.inference_mode()
-def _time(case: Case, machine: Machine, expected: float, clock) -> tuple[list[float], bool]:
-    """Seconds of each round of a case that takes about ``expected``; whether it was replayed."""
+def _time(case: Case, machine: Machine, expected: float, clock, row: Row) -> list[float]:
+    """Seconds of each round of a case that takes about ``expected``.
+
+    ``row`` is told whether a graph was replayed and how long Python takes.
+
+    Raises:
+        WrongReplay: other inputs do not give another result.
+    """
     if expected > LONG_SECONDS and not machine.on_gpu:
-        return [expected], False
+        return [expected]
     copies = machine.copies(case.operation.floors(case.setting), case.setting.dtype)
-    runs = [case.made(case.setting, seed) for seed in range(copies)]
-    replayed = machine.on_gpu and case.contender.graph
-    if replayed:
+    inputs = [case.operation.inputs(case.setting, seed) for seed in range(copies)]
+    runs = [case.contender.prepare(case.setting, *given) for given in inputs]
+    if machine.on_gpu and case.contender.graph:
         graphs = [machine.graphed(run) for run in runs]
-        replayed = None not in graphs
-        runs = graphs if replayed else runs
+        row.replayed = None not in graphs
+        runs = graphs if row.replayed else runs
+    if row.replayed and case.contender.ours:
+        check_replay(case, runs[0], inputs[0])
     turn = itertools.cycle(runs)
     # Warm: each set of inputs has been seen.
     for run in runs:
         run()
-    seconds = (clock or machine.clock)(lambda: next(turn)(), rounds_for(expected))
-    return seconds, replayed
+    row.python = machine.python_seconds(runs[0])
+    clock = clock or functools.partial(machine.clock, replayed=row.replayed)
+    return clock(lambda: next(turn)(), rounds_for(expected))
+
+
+def check_replay(case: Case, replay: Run, inputs: tuple) -> None:
+    """Write other inputs where a graph reads its own, and compare what it gives then.
+
+    Args:
+        case: of the graph.
+        replay: gives the graph's output.
+        inputs: that it was recorded with; they are as they were afterwards. Those that are no
+            tensors, such as a given graph, are left alone.
+
+    Raises:
+        WrongReplay: the result is not that of the other inputs.
+    """
+    others = case.operation.inputs(case.setting, OTHER_SEED)
+    pairs = [
+        (mine, other)
+        for mine, other in zip(inputs, others, strict=True)
+        if isinstance(mine, Tensor)
+    ]
+    kept = [mine.clone() for mine, _ in pairs]
+    for mine, other in pairs:
+        mine.copy_(other)
+    try:
+        found = replay().clone()
+        expected = case.contender.prepare(case.setting, *inputs)()
+    finally:
+        for (mine, _), before in zip(pairs, kept, strict=True):
+            mine.copy_(before)
+    error = relative_error(found, expected)
+    if not error <= case.bound:
+        raise WrongReplay(f"a replay with other inputs is off by {error:.1e}, above {case.bound:g}")
 
 
 def taken(setting: Setting) -> tuple[str, str]:

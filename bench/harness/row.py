@@ -22,6 +22,8 @@ class Row:
         resident: peak of bytes the process had beyond the inputs (on a GPU: torch reserved).
         process: peak of bytes the process had in all.
         error: relative to float64, on ``error_tokens`` tokens.
+        python: on a GPU, seconds of Python in a call that only queues work.
+        attention: which of torch's implementations ``scaled_dot_product_attention`` took.
         parts: seconds of the steps that it names to ``torch.profiler``, from a run of their own.
         note: why there is no time, or what a reader should know.
     """
@@ -49,6 +51,8 @@ class Row:
     error_tokens: int | None = None
     bound: float | None = None
     parts: dict[str, float] | None = None
+    python: float | None = None
+    attention: str = ""
     note: str = ""
 
     @property
