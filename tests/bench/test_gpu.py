@@ -71,8 +71,8 @@ def test_a_rehearsal_shows_the_bars_rows_first(capsys):
     ours = [case.setting for case in first if case.contender.ours]
     assert ours == sorted(ours, key=lambda s: (s.tokens, s.dtype != "bfloat16"))
     assert {setting.tokens for setting in ours} == {4096, 16_384, 65_536}
-    # All of the bars' rows within three of the seven minutes, all of it within the seven.
-    assert driver.measured[len(asked)][0] < 180
+    # All of the bars' rows within the first third of the seven minutes, all of it within the seven.
+    assert driver.measured[len(asked) - 1][0] < 140
     assert driver.now() <= 420
     assert len(cases) + len(skipped) == len(suite.select("cuda"))
     out = capsys.readouterr().out

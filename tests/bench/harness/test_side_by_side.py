@@ -15,21 +15,23 @@ def job(what):
 
 
 def test_each_failure_is_its_own():
-    shares = [(what,) for what in ("die", "a", "fail", "b", "hang", "c")]
-    found = {
-        share[0]: (result, problem) for share, result, problem in side_by_side(job, shares, 40)
-    }
-    assert {what: found[what] for what in "abc"} == {
-        "a": ("A", ""),
-        "b": ("B", ""),
-        "c": ("C", ""),
-    }
-    assert found["die"] == (None, "its process died")
-    assert found["fail"] == (None, "ValueError: no")
-    assert found["hang"] == (None, "TimeoutError: it has not answered in time")
+    shares = [(what,) for what in ("die", "a", "fail", "b", "c")]
+    found = list(side_by_side(job, shares, 600))
+    assert [share for share, *_ in found] == shares
+    assert [answer for _, *answer in found] == [
+        [None, "its process died"],
+        ["A", ""],
+        [None, "ValueError: no"],
+        ["B", ""],
+        ["C", ""],
+    ]
+
+
+def test_one_that_hangs_is_ended():
+    ((_, result, problem),) = side_by_side(job, [("hang",)], 1)
+    assert (result, problem) == (None, "TimeoutError: it has not answered in time")
 
 
 def test_without_time_nothing_is_started():
-    assert [problem for *_, problem in side_by_side(job, [("a",)], 0)] == [
-        "TimeoutError: there was no time left to start it"
-    ]
+    ((_, result, problem),) = side_by_side(job, [("a",)], 0)
+    assert (result, problem) == (None, "TimeoutError: there was no time left to start it")
