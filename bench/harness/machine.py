@@ -103,8 +103,9 @@ class Machine:
             )
         size = 8192 if self.on_gpu else 2048
         for dtype in ("float32", "float16", "bfloat16"):
-            a, b = torch.randn(2, size, size, device=self.device).to(getattr(torch, dtype))
-            if self.on_gpu or dtype != "float16":
+            multiplied = dtype == "float32" or (dtype == "bfloat16" and cpu_has_bfloat16())
+            if self.on_gpu or multiplied:
+                a, b = torch.randn(2, size, size, device=self.device).to(getattr(torch, dtype))
                 self.matrix_rates[dtype] = 2 * size**3 / self._usual(lambda a=a, b=b: a @ b)
         # Where a CPU cannot multiply 16 bits fast, 32 are what products there take.
         for dtype in ("float16", "bfloat16"):
