@@ -26,7 +26,8 @@ from nerve_fast.bench.harness import floors
 from nerve_fast.bench.harness.case import Setting
 from nerve_fast.bench.harness.chips import CHIPS, Chip
 from nerve_fast.bench.harness.words import seconds_in_words
-from nerve_fast.kernels import affinity, aot, entropy, launch, walk
+from nerve_fast.kernels import affinity, entropy, launch, walk
+from nerve_fast.kernels.compiled import Compiled, compile_for
 from nerve_fast.normalization import NORMALIZATIONS
 
 NAMES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -62,7 +63,7 @@ class Prediction:
     floor: float
     parts: dict[str, float]
     resident: int
-    compiled: aot.Compiled
+    compiled: Compiled
 
     def __str__(self) -> str:
         parts = ", ".join(
@@ -136,14 +137,14 @@ def works(setting: Setting, blocks: dict[str, int], cache: int) -> dict[str, Wor
     return found
 
 
-def resident(chip: Chip, compiled: aot.Compiled) -> int:
+def resident(chip: Chip, compiled: Compiled) -> int:
     """Programs of a kernel that one multiprocessor holds."""
     by_registers = chip.registers // (max(compiled.registers, 1) * chip.lanes * compiled.warps)
     by_shared = chip.shared // max(compiled.shared, 1)
     return max(min(by_registers, by_shared, chip.warps // compiled.warps), 1)
 
 
-def predict(chip: Chip, setting: Setting, started: launch.Launch, compiled: aot.Compiled):
+def predict(chip: Chip, setting: Setting, started: launch.Launch, compiled: Compiled):
     """The :class:`Prediction` for a kernel, or ``None`` where it has no model."""
     name = started.kernel.__name__.removesuffix("_kernel")
     work = works(setting, dict(started.config.blocks), chip.cache).get(name)
@@ -210,7 +211,7 @@ def predictions(target: str, setting: Setting, kernels: list[str]) -> Iterator[P
         name = one.kernel.__name__.removesuffix("_kernel")
         if kernels and name not in kernels:
             continue
-        compiled = aot.compile_for(target, setting.torch_dtype, one)
+        compiled = compile_for(target, setting.torch_dtype, one)
         yield predict(CHIPS[target], setting, one, compiled) or f"{name:16} has no model"
 
 

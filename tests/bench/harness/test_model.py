@@ -14,7 +14,7 @@ if importlib.util.find_spec("triton") is None:
 from nerve_fast.bench.harness import floors, model
 from nerve_fast.bench.harness.case import Setting
 from nerve_fast.bench.harness.chips import CHIPS
-from nerve_fast.kernels.aot import Compiled
+from nerve_fast.kernels.compiled import Compiled
 from nerve_fast.kernels.launch import Config, Launch
 
 H100 = CHIPS["sm_90"]
