@@ -57,7 +57,7 @@ class Machine:
         return re.sub(r"\W+", "-", name).strip("-").lower()
 
     def describe(self) -> dict:
-        """What the figures belong to."""
+        """The hardware and software that results belong to."""
         return {
             "device": torch.cuda.get_device_name(self.device) if self.on_gpu else cpu_name(),
             "kind": self.device.type,
@@ -141,12 +141,12 @@ class Machine:
         return recorded(run)
 
     def tidy(self) -> None:
-        """Give memory back that only the allocator still holds."""
+        """Release memory that only torch's allocator still holds."""
         if self.on_gpu:
             torch.cuda.empty_cache()
 
     def least(self, works: Iterable[Floor], dtype: str) -> tuple[float, float, float] | None:
-        """Seconds that no version can be faster than, operations and bytes: of the least work."""
+        """Seconds, operations and bytes of the fastest of ``works``: no version can be faster."""
         if self.bandwidth is None:
             return None
         rate = self.matrix_rates[dtype]

@@ -1,6 +1,6 @@
-"""Carrying out one case: first is it right, then how much memory does it take, then how long.
+"""Measuring one case: first its error, then its memory, then its time.
 
-On a CPU the first two are answered in a process of its own.
+On a CPU the first two are measured in a separate process.
 """
 
 import dataclasses
@@ -31,10 +31,11 @@ COMPILE_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Scratch:
-    """A run's own folder: results in float64, each computed once, and the cache of torch.compile.
+    """The temporary folder of a run: expected results in float64 and the cache of torch.compile.
 
-    That starts empty within the context, so that first calls are first calls. Kernels keep theirs:
-    what it costs to compile them is a row of its own (:mod:`nerve_fast.bench.cases.startup`).
+    Each expected result is computed once. The cache starts empty within the context, so that first
+    calls compile. Kernels keep their cache: their compilation is measured separately, by
+    :mod:`nerve_fast.bench.cases.startup`.
     """
 
     def __init__(self):
@@ -53,7 +54,7 @@ class Scratch:
         self._folder.cleanup()
 
     def truth(self, case: Case) -> Path:
-        """The file of what ``case`` should give at :attr:`Case.checked`."""
+        """The file with the expected result of ``case`` at :attr:`Case.checked`."""
         truth, setting = case.contender.truth or case.operation.truth, case.checked
         key = (case.operation.name, truth, setting)
         if key not in self._known:
@@ -69,14 +70,14 @@ def measure(
     scratch: Scratch,
     clock: Callable[[Run, int], list[float]] | None = None,
 ) -> Row:
-    """Check, then time; what is wrong is not timed.
+    """Check a case, then time it; a wrong result is not timed.
 
     Args:
-        case: what.
-        machine: where; its ceilings have been measured.
-        scratch: of this run.
-        clock: ``clock(run, rounds)`` times each round; ``None`` is the machine's own. It is not
-            asked about what takes longer than :data:`LONG_SECONDS`.
+        case: that is measured.
+        machine: that measures it; its ceilings have been measured.
+        scratch: the folder of this run.
+        clock: ``clock(run, rounds)`` times each round; ``None`` is the machine's own. Cases
+            that take longer than :data:`LONG_SECONDS` on a CPU do not use it.
     """
     operation, contender, setting = case.operation, case.contender, case.setting
     row = Row(

@@ -16,7 +16,7 @@ def side_by_side(
     """``function(*share)`` for each share, first come first served, one process a core.
 
     Args:
-        function: of a module, as its name is what travels.
+        function: defined in a module, as it is pickled by its name.
         shares: arguments of each call.
         seconds: after so long those that have not answered have failed.
 

@@ -1,4 +1,4 @@
-"""What the package promises of its speed and memory, judged from the rows of a run."""
+"""The speed and memory that the package promises, judged from the rows of a run."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -38,7 +38,7 @@ class Table:
         self.ceilings = document["ceilings"]
 
     def find(self, operation: str, contender: str, tokens: int, **setting) -> Row | None:
-        """A row that was timed; what ``setting`` does not name is as always."""
+        """A row that was timed; fields that ``setting`` does not name have their defaults."""
         device = self.rows[0].setting["device"] if self.rows else "cpu"
         wanted = dataclasses.asdict(Setting(tokens, device=device, **setting))
         for row in self.rows:
@@ -123,7 +123,7 @@ def cpu_bars(table: Table) -> Iterator[tuple]:
 
 
 def regrets(table: Table) -> Iterator[tuple]:
-    """How much longer the way that ``auto`` takes lasts than the best one measured."""
+    """The time of the route that ``auto`` takes, over that of the fastest route measured."""
     for rows in problems(table.rows):
         timed = [row for row in rows if row.route and row.seconds]
         taken = [row for row in timed if row.taken]
