@@ -1,207 +1,105 @@
 """``python -m bench.gpu``: is every kernel right on this GPU, and how fast is it?
 
-Checks each kernel against float64 first, on odd shapes and poisoned memory; then measures the
-suite's cases, those in 16 bits and of small sizes first, and every configuration of every kernel;
-then says which bars are met. What has not been reached when ``--seconds`` are over is named.
-Without a GPU the same code runs in Triton's interpreter, which says nothing about speed.
+First come the rows that bars are judged from, 16 bits and small sizes first; then each kernel is
+checked against float64 on odd shapes and poisoned memory; then come the other rows, and every
+configuration of every kernel. What they compile is compiled before, in processes side by side, and
+nothing is timed meanwhile. Each row is compared with float64 before it is timed. What has not been
+reached when ``--seconds`` are over is named. Without a GPU the same code runs in Triton's
+interpreter, which says nothing about speed, and ``--rehearse`` shows the order and the time that is
+expected of each part.
 """
 
 import argparse
-import concurrent.futures
-import dataclasses
-import functools
-import itertools
-import math
-import multiprocessing
-import os
 import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from nerve_fast import NerveConfig, reference
 from nerve_fast.bench.harness import suite
-from nerve_fast.bench.harness.case import Setting, graph_inputs
-from nerve_fast.bench.harness.isolated import in_a_line
-from nerve_fast.bench.harness.machine import Machine, interpreted, quantiles
-from nerve_fast.bench.harness.poison import poisoned
+from nerve_fast.bench.harness.case import Case, Setting
+from nerve_fast.bench.harness.driver import Driver
+from nerve_fast.bench.harness.machine import interpreted
+from nerve_fast.bench.harness.rehearsal import Rehearsal
 from nerve_fast.bench.harness.results import Results
 from nerve_fast.bench.harness.run import ceilings, results_folder, run_cases
+from nerve_fast.bench.harness.sanitizers import SANITIZERS, sanitized
 from nerve_fast.bench.pages import bars
-from nerve_fast.dispatch import tuning
-from nerve_fast.kernels import affinity, entropy, walk
-from nerve_fast.normalization import NORMALIZATIONS
-from nerve_fast.numerics import ERROR_BOUNDS, relative_error
-from nerve_fast.walked import Walked
+from nerve_fast.errors import InputError
 
-CHECK_SECONDS = 200
-"""After so long the checks that have not answered have failed."""
+COMPILE_SHARE, ROWS_SHARE = 0.2, 0.85
+"""Of the time: that compiling takes at most, twice; after which no row is started."""
 
 
-def check_kernels(on_gpu: bool) -> list[dict]:
-    """Every kernel on odd shapes and all dtypes, on poisoned memory, against float64."""
-    dtypes = [torch.float32, torch.float16] + [torch.bfloat16] * on_gpu
-    shapes = [(5, 64, (37, 41), 21), (1, 40, (7, 9), 1), (8, 160, (13, 29), 171)]
-    if not on_gpu:
-        shapes = [(2, 24, (5, 7), 3)]
-    checks = [
-        checked(what, dtype, [heads, grid[0] * grid[1], head_dim, labels], error, note)
-        for (dtype, (heads, head_dim, grid, labels)), errors in all_errors(
-            list(itertools.product(dtypes, shapes)), on_gpu
-        )
-        for what, error, note in errors
-    ]
-    failed = sum(not check["passed"] for check in checks)
-    print(f"{len(checks)} checks against float64, {failed} failed", flush=True)
-    return checks
+def in_order(cases: list[Case]) -> tuple[list[Case], list[Case]]:
+    """The cases that bars are judged from and the others, each in the order to measure them.
 
-
-def checked(what: str, dtype: torch.dtype, shape: list[int], error: float, note: str = "") -> dict:
-    """One comparison with float64; a failure is printed. NaN fails, and has no JSON."""
-    name = str(dtype).removeprefix("torch.")
-    passed = error <= ERROR_BOUNDS[dtype]
-    if not passed:
-        print(f"WRONG {what}, {name}, (H, N, D, K) = {shape}: error {error} {note}".rstrip())
-    kept = error if math.isfinite(error) else None
-    kind = {"what": what, "dtype": name, "shape": shape}
-    return {**kind, "error": kept, "passed": passed, "note": note}
-
-
-def all_errors(shares: list[tuple], on_gpu: bool) -> Iterator[tuple]:
-    """:func:`errors_of` each of ``shares``.
-
-    On a GPU in processes side by side, as compiling on one core would take all the time there is;
-    one that dies or hangs is a failure of its share alone.
+    Among them bfloat16 and float16 come before float32, small sizes before large, ours before
+    others'. What others compile comes last among the bars': it takes longest.
     """
-    if not on_gpu:
-        yield from ((share, errors_of(*share)) for share in shares)
-        return
-    deadline = time.monotonic() + CHECK_SECONDS
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(len(shares), os.cpu_count()), multiprocessing.get_context("spawn")
-    )
-    futures = [(share, pool.submit(errors_of, *share)) for share in shares]
-    for share, future in futures:
-        try:
-            yield share, future.result(max(deadline - time.monotonic(), 0))
-        except Exception as error:  # whatever kept the process from answering
-            yield share, [("all kernels", math.nan, in_a_line(error))]
-    pool.shutdown(wait=False, cancel_futures=True)
-    for process in multiprocessing.active_children():
-        # One that hangs would keep this process from ending.
-        process.kill()
+    wanted = set(bars.asked_for())
 
-
-def errors_of(
-    dtype: torch.dtype, shape: tuple[int, int, tuple[int, int], int]
-) -> list[tuple[str, float, str]]:
-    """What was checked for one dtype and shape ``(H, D, grid, K)``, and how far it was off."""
-    heads, head_dim, grid, labels = shape
-    on_gpu = torch.cuda.is_available()
-    setting = Setting(
-        grid[0] * grid[1],
-        labels=labels,
-        # Fewer where they are interpreted.
-        steps=10 if on_gpu else 2,
-        heads=heads,
-        head_dim=head_dim,
-        dtype=str(dtype).removeprefix("torch."),
-        device="cuda" if on_gpu else "cpu",
-    )
-    found = []
-    with torch.inference_mode():
-        for what, mine, expected in kernel_cases(setting, grid, *graph_inputs(setting, 0)):
-            try:
-                with poisoned():
-                    out = mine()
-                if isinstance(out, Walked):
-                    out = out.probabilities
-                found.append((what, relative_error(out, expected()), ""))
-            except Exception as error:  # of whatever kind: the other checks go on
-                found.append((what, math.nan, in_a_line(error)))
-    return found
-
-
-def kernel_cases(
-    setting: Setting, grid: tuple[int, int], q: Tensor, k: Tensor, G: Tensor, w: Tensor
-) -> Iterator[tuple[str, Callable, Callable]]:
-    """What is checked: a name, the kernels' way, and the reference's in float64."""
-    Q, K, wide, g = q.double(), k.double(), w.double(), G.double()
-    yield (
-        "cosine affinity",
-        lambda: affinity.cosine_affinity(q, k, w),
-        lambda: reference.cosine_affinity(Q, K, wide),
-    )
-    yield (
-        "cosine affinity a head",
-        lambda: affinity.cosine_affinity(q, k),
-        lambda: reference.cosine_affinity(Q, K),
-    )
-    yield (
-        "head entropy",
-        lambda: entropy.head_entropy(q, k),
-        lambda: reference.head_entropy(Q, K),
-    )
-    for radius in range(1, 5):
-        yield (
-            f"local affinity, r = {radius}",
-            functools.partial(affinity.local_affinity, q, k, grid, w, radius, 0.7),
-            functools.partial(reference.local_affinity, Q, K, grid, wide, radius, 0.7),
-        )
-    tokens = q.shape[1]
-    for normalization in NORMALIZATIONS:
-        config = NerveConfig(normalization=normalization, steps=setting.steps)
-        expected = functools.partial(true_walk, Q, K, g, grid, config)
-        for route, stored in routes(normalization, tokens):
-            mine = functools.partial(walk.random_walk, route=route, stored_rows=stored)
-            yield (
-                f"walk, {normalization}, {route}, {stored} rows stored",
-                functools.partial(mine, q, k, G, grid, config, None),
-                expected,
-            )
-        local = config.replace(beta=0.0)
-        yield (
-            f"walk, {normalization}, local alone",
-            functools.partial(walk.random_walk, q, k, G, grid, local, None, route="streaming"),
-            functools.partial(true_walk, Q, K, g, grid, local),
+    def key(case: Case):
+        setting, contender = case.setting, case.contender
+        return (
+            setting.dtype == "float32",
+            contender.compiled and not contender.ours,
+            setting.tokens,
+            setting.dtype != "bfloat16",
+            not contender.ours,
         )
 
+    def judged(case: Case) -> bool:
+        return (case.operation.name, case.contender.name, case.setting) in wanted
 
-def true_walk(q, k, prior, grid, config):
-    """The walk of the reference, which takes the head weights from the entropies."""
-    return reference.random_walk(q, k, prior, grid, config, None).probabilities
-
-
-def routes(normalization: str, tokens: int) -> list[tuple[str, int]]:
-    """The routes that are exact, with the rows they keep: none, all, half."""
-    known = [("streaming", 0), ("dense", tokens), ("dense", tokens // 2)]
-    return known + [("factorized", 0)] * NORMALIZATIONS[normalization].linear
+    ordered = sorted(cases, key=key)
+    return [case for case in ordered if judged(case)], [c for c in ordered if not judged(c)]
 
 
-def time_candidates(machine: Machine, setting: Setting, deadline: float) -> list[dict]:
-    """Every configuration of every kernel: what :mod:`nerve_fast.kernels.configs` should prefer."""
+def session(
+    driver: Driver, output: Path | None, seconds: float, tokens: list[int] | None
+) -> tuple[Results, list[str]]:
+    """Everything in its order; returns the results and what was not reached.
 
-    def seconds_of(run: Callable[[], object]) -> float:
-        replay = machine.graphed(run) if machine.on_gpu else None
-        return quantiles(machine.clock(replay or run, 20 if machine.on_gpu else 1))[0]
+    Args:
+        driver: does or rehearses each part.
+        output: where the results go; ``None`` keeps none.
+        seconds: that all of it may take.
+        tokens: sizes instead of the usual ones.
+    """
+    start = driver.now()
+    deadline = start + seconds
 
-    timings = tuning.tune_operations(
-        (setting.heads, setting.tokens, setting.head_dim),
-        setting.labels,
-        machine.device,
-        setting.torch_dtype,
-        seconds_of,
-    )
-    found = []
-    for timing in timings:
-        found.append(dataclasses.asdict(timing))
-        print(f"{timing.key}: {timing.text()}", flush=True)
-        if time.monotonic() > deadline:
-            break
-    return found
+    def tell(what: str) -> None:
+        print(f"{driver.now() - start:5.0f} s: {what}", flush=True)
+
+    tier = "default" if driver.on_gpu else "quick"
+    judged, others = in_order(suite.select(driver.kind, tier, tokens=tokens))
+    dtype = "bfloat16" if driver.on_gpu else "float16"
+    candidate = Setting(tokens[0] if tokens else 16_384, dtype=dtype, device=driver.kind)
+    with driver:
+        tell(f"compiling what {len(judged)} cases that bars are judged from start")
+        late = driver.compile_cases(judged, COMPILE_SHARE * seconds)
+        tell("measuring ceilings")
+        driver.measure_ceilings()
+        print(ceilings(driver.machine), flush=True)
+        results = Results(driver.machine, output, tier=tier)
+        rows_end = start + ROWS_SHARE * seconds
+        tell(f"measuring {len(judged)} rows that bars are judged from")
+        skipped = run_cases(judged, driver.measure, results, rows_end, driver.now)
+        tell("checking kernels on odd shapes")
+        results.put(checks=driver.check_kernels())
+        tell(f"compiling what {len(others)} other cases start")
+        late += driver.compile_cases(others, COMPILE_SHARE * seconds)
+        tell(f"measuring {len(others)} other rows")
+        skipped += run_cases(others, driver.measure, results, rows_end, driver.now)
+        tell("configurations of every kernel")
+        candidates = driver.time_candidates(candidate, deadline)
+        results.put(skipped=skipped, compiled_late=late, candidates=candidates)
+        results.finish()
+        for what in late:
+            print(f"not compiled beforehand: {what}")
+        tell("done")
+    return results, skipped
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -209,45 +107,46 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="default: bench/results/MACHINE.json")
     parser.add_argument("--seconds", type=float, default=420, help="default: 420")
     parser.add_argument("--tokens", type=int, nargs="+", help="instead of the usual sizes")
+    parser.add_argument("--rehearse", action="store_true", help="measure nothing; show the order")
+    parser.add_argument("--only-checks", action="store_true", help="time nothing")
+    parser.add_argument(
+        "--sanitizer", choices=SANITIZERS, help="the checks alone, on a small shape, under this"
+    )
     options = parser.parse_args(arguments)
+    if options.rehearse:
+        driver = Rehearsal()
+        _, skipped = session(driver, None, options.seconds, options.tokens)
+        print(f"rehearsed: {driver.now():.0f} s expected, {len(skipped)} rows not reached")
+        return 0
     if not torch.cuda.is_available() and not interpreted():
         print(
             "no GPU that torch can use; TRITON_INTERPRET=1 tries the code on the CPU, without "
-            "saying anything about speed",
+            "saying anything about speed, and --rehearse shows the order",
             file=sys.stderr,
         )
         return 2
-    start = time.monotonic()
-    deadline = start + options.seconds
-    machine = Machine()
-    if not machine.on_gpu:
+    driver = Driver()
+    if not driver.on_gpu:
         print("interpreted on the CPU: the times below mean nothing")
-    tokens = options.tokens or (None if machine.on_gpu else [64])
-    machine.measure_ceilings()
-    print(ceilings(machine), flush=True)
-    output = options.output or results_folder() / f"{machine.slug}.json"
-    tier = "default" if machine.on_gpu else "quick"
-    results = Results(machine, output, tier=tier)
+    if options.sanitizer:
+        try:
+            return sanitized(options.sanitizer, driver)
+        except InputError as error:
+            print(f"bench.gpu: {error}", file=sys.stderr)
+            return 2
+    if options.only_checks:
+        return int(not all(check["passed"] for check in driver.check_kernels(alone=True)))
+    output = options.output or results_folder() / f"{driver.machine.slug}.json"
+    tokens = options.tokens or (None if driver.on_gpu else [64])
     with torch.inference_mode():
-        results.put(checks=check_kernels(machine.on_gpu))
-        cases = sorted(
-            suite.select(machine.device.type, tier, tokens=tokens),
-            key=lambda case: (case.setting.dtype != "bfloat16", case.setting.tokens),
-        )
-        # Configurations come last and need a part of the time.
-        late = start + 0.85 * options.seconds
-        skipped = run_cases(cases, machine, results, late)
-        dtype = "bfloat16" if machine.on_gpu else "float16"
-        setting = Setting(tokens[0] if tokens else 16_384, dtype=dtype)
-        candidates = time_candidates(machine, setting, deadline)
-    results.put(skipped=skipped, candidates=candidates)
-    results.finish()
+        results, skipped = session(driver, output, options.seconds, tokens)
     for bar in bars.judge(results.document):
         print(bar)
     wrong = sum(not check["passed"] for check in results.document["checks"])
-    wrong += sum(row.failed for row in results.rows)
+    wrong += sum(row.failed for row in results.rows if row.ours)
+    rivals = sum(row.failed for row in results.rows if not row.ours)
     print(
-        f"{time.monotonic() - start:.0f} s; {len(skipped)} left out for want of time; "
+        f"{len(skipped)} left out for want of time; {rivals} of others failed; "
         f"{wrong} wrong or failed; written to {output}"
     )
     return int(wrong > 0)

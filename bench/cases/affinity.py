@@ -8,6 +8,7 @@ import nerve_fast as nf
 from nerve_fast import reference
 from nerve_fast.bench.harness import floors
 from nerve_fast.bench.harness.case import (
+    SIXTEEN_BITS,
     Case,
     Contender,
     Operation,
@@ -85,14 +86,17 @@ CONTENDERS = [
 
 def settings(device: str) -> list[tuple[str, Setting]]:
     near = Setting(1024, normalization="", device=device)
-    sixteen = near.replace(dtype="bfloat16")
     found = [
         ("quick", near),
         ("default", near.replace(tokens=4096)),
-        ("default", sixteen.replace(tokens=4096)),
+        ("default", near.replace(tokens=4096, dtype="bfloat16")),
     ]
     if device == "cuda":
-        found.append(("default", sixteen.replace(tokens=16_384)))
+        found += [
+            ("default", near.replace(tokens=tokens, dtype=dtype))
+            for tokens in (4096, 16_384)
+            for dtype in SIXTEEN_BITS
+        ]
     return found
 
 

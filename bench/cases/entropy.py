@@ -9,6 +9,7 @@ from nerve_fast import blocked, reference
 from nerve_fast.bench.harness import floors
 from nerve_fast.bench.harness.case import (
     REFERENCED,
+    SIXTEEN_BITS,
     Case,
     Contender,
     Operation,
@@ -75,6 +76,7 @@ CONTENDERS = [
     Contender(
         "SDPA",
         sdpa,
+        attends=True,
         truth=true_sdpa,
         note="a yardstick: attention with values k, one product more and no entropy",
     ),
@@ -84,13 +86,20 @@ CONTENDERS = [
 def settings(device: str) -> list[tuple[str, Setting]]:
     near = Setting(1024, normalization="", device=device)
     sixteen = near.replace(dtype="bfloat16")
-    return [
+    found = [
         ("quick", near),
         ("default", near.replace(tokens=4096)),
         ("default", sixteen.replace(tokens=4096)),
         ("default" if device == "cuda" else "full", sixteen.replace(tokens=16_384)),
         ("full", near.replace(tokens=16_384)),
     ]
+    if device == "cuda":
+        found += [
+            ("default", near.replace(tokens=tokens, dtype=dtype))
+            for tokens in (4096, 16_384, 65_536)
+            for dtype in SIXTEEN_BITS
+        ]
+    return found
 
 
 def measured(device: str) -> list[Case]:

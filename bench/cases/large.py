@@ -29,14 +29,14 @@ LABELS = list(NAMES)
 
 
 def timed(function: Callable):
-    """What it gives, and the seconds it took."""
+    """The result of ``function()`` and the seconds it took."""
     start = time.perf_counter()
     result = function()
     return result, time.perf_counter() - start
 
 
 def peak() -> int:
-    """Bytes that this process has had resident at most."""
+    """Peak of this process's resident bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 

@@ -203,13 +203,16 @@ def ours(prepare) -> list[Contender]:
 def affinity_settings(device: str) -> list[tuple[str, Setting]]:
     near = Setting(4096, normalization="", device=device)
     large = near.replace(tokens=65_536)
-    return [
+    found = [
         ("quick", near),
         ("default", large),
         ("default", large.replace(dtype="bfloat16")),
         ("full", near.replace(tokens=262_144)),
         ("full", near.replace(tokens=1 << 20)),
     ]
+    if device == "cuda":
+        found.append(("default", large.replace(dtype="float16")))
+    return found
 
 
 def step_settings(device: str) -> list[tuple[str, Setting]]:

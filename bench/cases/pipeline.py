@@ -1,6 +1,6 @@
 """The whole pipeline, image to label map: SD 2.1's and ViT-L/14's configurations, random weights.
 
-Only the graph stage differs between the contenders; the parts of each row show where the time goes.
+The contenders differ only in the graph stage; the parts of each row show where the time goes.
 """
 
 import copy

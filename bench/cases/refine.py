@@ -181,6 +181,7 @@ CONTENDERS = [
     Contender(
         "CLIPer's chain from the right",
         run_chain_streamed,
+        attends=True,
         truth=true_chain,
         note="the same result by ten attentions with values Y",
     ),

@@ -58,6 +58,8 @@ def settings(device: str) -> list[tuple[str, Setting]]:
             tier = "full" if slow else "quick" if first else "default"
             setting = Setting(tokens, normalization=normalization, dtype=dtype, device=device)
             found.append((tier, setting))
+            if device == "cuda" and normalization == "softmax":
+                found.append(("default", setting.replace(dtype="float16")))
     return found
 
 

@@ -11,6 +11,7 @@ from nerve_fast import blocked, reference
 from nerve_fast.bench.harness import floors
 from nerve_fast.bench.harness.case import (
     REFERENCED,
+    SIXTEEN_BITS,
     Case,
     Contender,
     Operation,
@@ -206,6 +207,7 @@ ATTENTIONS = [
     Contender(
         "SDPA",
         by_sdpa,
+        attends=True,
         only=lambda s: s.normalization == "softmax" and s.tokens <= 4096 and base(s),
         note="streaming, head size H·D, values Y padded to what its fused kernel takes",
     ),
@@ -242,10 +244,17 @@ def settings(device: str) -> list[tuple[str, Setting]]:
                 ("default", near.replace(tokens=large)),
             ]
     if device == "cuda":
-        found.append(("default", Setting(4096, dtype="float16", device=device)))
         # One step is the difference of many and one.
-        at_bar = Setting(16_384, dtype=sixteen, device=device)
-        found += [("default", at_bar.replace(steps=steps)) for steps in (1, 50)]
+        found += [
+            ("default", Setting(tokens, steps=steps, dtype=dtype, device=device))
+            for tokens in (4096, 16_384, 65_536)
+            for dtype in SIXTEEN_BITS
+            for steps in (10, 1, 50)
+        ]
+        found += [
+            ("default", Setting(65_536, normalization=name, dtype="float16", device=device))
+            for name in NORMALIZATIONS
+        ]
     for tokens in (65_536, 262_144, 1 << 20):
         found.append(("default", Setting(tokens, normalization="shift", device=device)))
     for normalization in ("softmax", "shift"):

@@ -1,4 +1,4 @@
-"""What is measured: an operation, one who can carry it out, and the size of the problem."""
+"""What is measured: an operation, an implementation of it, and the size of the problem."""
 
 import dataclasses
 import math
@@ -14,10 +14,12 @@ from nerve_fast.numerics import ERROR_BOUNDS
 
 REFERENCED = 1024
 """Tokens up to which the truth is the reference in float64; beyond it is ``blocked`` in float64,
-which the reference has been the measure of."""
+which tests compare with the reference."""
 
 CHECKED = 4096
-"""Tokens beyond which float64 would take longer than all that is timed."""
+"""Tokens up to which results are compared with float64, which is slow beyond."""
+
+SIXTEEN_BITS = ("bfloat16", "float16")
 
 TIERS = ("quick", "default", "full")
 
@@ -51,7 +53,7 @@ class Setting:
         return grid_of(self.tokens)
 
     def config(self, **changes) -> NerveConfig:
-        """Of the walk."""
+        """The settings of the walk, with ``changes``."""
         return NerveConfig(normalization=self.normalization, steps=self.steps, **changes)
 
 
@@ -65,16 +67,16 @@ def grid_of(tokens: int) -> tuple[int, int]:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """A task, the same for all who take it.
+    """A task that is the same for every implementation.
 
     Attributes:
         name: as reports say it.
-        inputs: ``inputs(setting, seed)`` makes what every contender is given.
-        truth: ``truth(setting, *inputs)``: what they should give, in float64.
-        floors: ``floors(setting)``: the work of each way that is known to do it.
-        steady: it is many steps alike: those after the second take no more memory than it, and a
-            run of seconds is not slower for being the first.
-        parts: it names its steps to ``torch.profiler``.
+        inputs: ``inputs(setting, seed)`` makes the arguments that every contender gets.
+        truth: ``truth(setting, *inputs)`` computes the expected result in float64.
+        floors: ``floors(setting)`` gives the work of each known way to compute it.
+        steady: it consists of many equal steps. Steps after the second need no more memory, and
+            where a run takes seconds, the first one is as fast as the others.
+        parts: whether it names its steps to ``torch.profiler``.
     """
 
     name: str
@@ -87,22 +89,25 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """One who carries an operation out.
+    """An implementation of an operation, ours or another's.
 
     Attributes:
         name: as reports say it.
-        prepare: ``prepare(setting, *inputs)`` gives the run that is timed, without arguments. What
-            is done in it before is not timed: bringing a given graph into a library's own form.
-        ours: it is a part of this package.
+        prepare: ``prepare(setting, *inputs)`` returns the function that is timed, which takes no
+            arguments. Its own work, such as converting a graph to a library's format, is not timed.
+        ours: whether it is a part of this package.
         route: ``(backend, route)`` of :func:`nerve_fast.random_walk`, where it is one of them.
-        only: on which settings it makes sense.
-        needs: a package that it is, or takes, and that may be absent.
-        compiled: its first call compiles.
-        graph: on a GPU it is replayed as a graph, where it can be; not what replays its own.
-        truth: what it should give where that is not what the operation gives.
-        checked: tokens up to which it is compared at its own size, and beyond at so many.
-        slack: times the bound of design.md §5 that its error in float32 may be.
-        note: what a reader should know of the comparison.
+        only: tells for which settings it is measured.
+        needs: the package that it requires and that may not be installed.
+        compiled: whether its first call compiles.
+        graph: whether it is recorded as a CUDA graph and replayed, where that is possible; false
+            for what replays a graph of its own.
+        attends: whether it calls ``scaled_dot_product_attention``, whose implementation torch
+            chooses.
+        truth: computes its expected result where that differs from the operation's.
+        checked: the largest number of tokens at which its result is compared with the truth.
+        slack: factor on the error bound in float32.
+        note: what a reader of the comparison should know.
     """
 
     name: str
@@ -113,6 +118,7 @@ class Contender:
     needs: str | None = None
     compiled: bool = False
     graph: bool = True
+    attends: bool = False
     truth: Callable[..., Tensor] | None = None
     checked: int = CHECKED
     slack: float = 1.0
@@ -142,11 +148,11 @@ class Case:
 
     @property
     def checked(self) -> Setting:
-        """The setting at which the result is compared."""
+        """The setting at which the result is compared with the truth."""
         return self.setting.replace(tokens=min(self.setting.tokens, self.contender.checked))
 
     def made(self, setting: Setting, seed: int = 0) -> Run:
-        """The run for ``setting``, on inputs of its own."""
+        """The function that is timed, for ``setting``, on new inputs."""
         return self.contender.prepare(setting, *self.operation.inputs(setting, seed))
 
 
@@ -155,7 +161,7 @@ def cases(
     contenders: Iterable[Contender],
     settings: Iterable[tuple[str, Setting]],
 ) -> list[Case]:
-    """Every contender on every setting where it makes sense, ours first, each case once."""
+    """Every contender on every setting that it is measured on, ours first, without repetition."""
     contenders = sorted(contenders, key=lambda contender: not contender.ours)
     found: dict[tuple[str, Setting], Case] = {}
     for tier, setting in settings:
@@ -167,12 +173,12 @@ def cases(
 
 
 def kernels_run(setting: Setting) -> bool:
-    """Whether Triton's kernels are measured: on a GPU, or interpreted, to try the code."""
+    """Whether Triton's kernels run here: on a GPU, or in the interpreter, to test the code."""
     return setting.device == "cuda" or (interpreted() and setting.dtype != "bfloat16")
 
 
 def graph_inputs(setting: Setting, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Queries and keys in groups of 16 tokens that resemble one another, prior, head weights."""
+    """Queries and keys in groups of 16 similar tokens, the prior, and head weights."""
     device = setting.device
     generator = torch.Generator(device).manual_seed(seed)
 
@@ -187,6 +193,6 @@ def graph_inputs(setting: Setting, seed: int) -> tuple[Tensor, Tensor, Tensor, T
 
 
 def compiled(function: Callable) -> Callable:
-    """``torch.compile`` of ``function``; where kernels are interpreted only its tracing."""
+    """``function`` compiled by ``torch.compile``; only traced where kernels are interpreted."""
     backend = "eager" if interpreted() else "inductor"
     return torch.compile(function, dynamic=False, backend=backend)

@@ -1,4 +1,4 @@
-"""The first runs of a case: is it right, how much memory does it take, about how long."""
+"""The first runs of a case: its error, its memory and roughly its time."""
 
 import dataclasses
 from pathlib import Path
@@ -9,22 +9,22 @@ from torch import Tensor
 from nerve_fast.bench.harness.case import Case, Setting
 from nerve_fast.bench.harness.machine import seconds_of
 from nerve_fast.bench.harness.memory import Memory, allocated_on_cpu
-from nerve_fast.bench.harness.profiling import profiled, steps_of
+from nerve_fast.bench.harness.profiling import attention_of, profiled, steps_of
 from nerve_fast.numerics import relative_error
 
 FEW_TOKENS = 256
-"""A run of so many goes first, so that the libraries' own set-up is there."""
+"""A run on so many tokens comes first, so that libraries have initialised themselves."""
 
 LONG_SECONDS = 1.0
-"""What takes longer is timed once, where it was checked."""
+"""Runs that take longer are timed once, as they are checked."""
 
 TOO_LONG_SECONDS = 20.0
-"""What takes longer is run once in all, and what it allocates is not learnt."""
+"""What takes longer is run once in all; its allocations are not measured."""
 
 
 @dataclasses.dataclass
 class Examined:
-    """What the first runs of a case gave; ``seconds`` is of the last whole one."""
+    """What the first runs of a case gave; ``seconds`` is the duration of the last full one."""
 
     error: float
     first_seconds: float
@@ -33,13 +33,14 @@ class Examined:
     resident: int | None
     process: int | None
     parts: dict[str, float] | None
+    attention: str
 
 
 def examine(case: Case, truth: Path) -> Examined:
-    """Run a case, compare it, and see how much memory it takes and about how long.
+    """Run a case, compare its result, and measure its memory and roughly its time.
 
     Args:
-        case: what.
+        case: that is measured.
         truth: file with the float64 result at :attr:`Case.checked`.
     """
     with torch.inference_mode():
@@ -74,17 +75,20 @@ def examine(case: Case, truth: Path) -> Examined:
         parts = None
         if case.operation.parts:
             parts = steps_of(profiled(run, memory.on_gpu))
+        attention = ""
+        if case.contender.attends:
+            attention = attention_of(profiled(run, memory.on_gpu))
         if allocated is None and seconds < TOO_LONG_SECONDS:
             if case.operation.steady and seconds > LONG_SECONDS:
                 run = case.made(case.setting.replace(steps=min(case.setting.steps, 2)))
             allocated = allocated_on_cpu(run)
         if case.checked != case.setting:
             error = error_of(case.made(case.checked)(), truth)
-    return Examined(error, first, seconds, allocated, resident, process, parts)
+    return Examined(error, first, seconds, allocated, resident, process, parts, attention)
 
 
 def examine_named(operation: str, contender: str, setting: Setting, *arguments) -> Examined:
-    """:func:`examine` of the case of that name: cases hold functions that do not travel."""
+    """:func:`examine` of the case of that name: cases hold functions that cannot be pickled."""
     from nerve_fast.bench.harness.suite import find
 
     return examine(find(operation, contender, setting), *arguments)

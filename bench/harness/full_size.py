@@ -1,7 +1,6 @@
-"""A pipeline of full size without its weights: SD 2.1's and ViT-L/14's configurations, at random.
+"""A full-size pipeline with random weights: the configurations of SD 2.1 and ViT-L/14.
 
-Nothing can be recognised with it; how long it takes and how much memory does not depend on the
-weights.
+It recognises nothing, but its time and memory do not depend on the weights.
 """
 
 import functools
@@ -61,7 +60,7 @@ SD_2_1_UNET = {
 
 @functools.cache
 def full_size_pipe(device: str = "cpu") -> NervePipeline:
-    """In bfloat16; the same weights every time. Kept until its ``cache_clear``."""
+    """The pipeline in bfloat16 with the same weights every time; cached until ``cache_clear``."""
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
     text = {
         **VIT_L_14["text_config"],

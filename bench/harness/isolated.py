@@ -1,4 +1,4 @@
-"""A function in a process of its own: its peak memory is its own, and it dies alone."""
+"""A function in a separate process, so that its peak memory is its own and a crash stays there."""
 
 import multiprocessing
 from collections.abc import Callable
@@ -10,11 +10,11 @@ def isolated(function: Callable, *arguments):
     """``function(*arguments)`` in a fresh process, with as many threads as here.
 
     Args:
-        function: of a module, as its name is what travels.
+        function: defined in a module, as it is pickled by its name.
 
     Raises:
-        RuntimeError: it raised; the message says what.
-        MemoryError: its process was killed.
+        RuntimeError: it raised an exception; the message names it.
+        MemoryError: its process was killed, most likely for lack of memory.
     """
     # Forked from one that has imported everything and used nothing: fresh, and there at once.
     context = multiprocessing.get_context("forkserver")

@@ -15,6 +15,7 @@ import psutil
 import torch
 
 from nerve_fast.bench.harness.floors import Floor
+from nerve_fast.bench.harness.gpu_clock import GpuClock, Replay, recorded
 from nerve_fast.blocked.precision import cpu_has_bfloat16
 from nerve_fast.utils.provenance import commit, version
 
@@ -40,8 +41,10 @@ class Machine:
         self.on_gpu = self.device.type == "cuda"
         self.bandwidth = self.cache_bandwidth = None
         self.matrix_rates: dict[str, float] = {}
+        self._gpu_clock: GpuClock | None = None
         if self.on_gpu:
             self.cache_bytes = torch.cuda.get_device_properties(self.device).L2_cache_size
+            self._gpu_clock = GpuClock(self.device, self.cache_bytes)
         else:
             self.cache_bytes = cpu_cache()
 
@@ -54,7 +57,7 @@ class Machine:
         return re.sub(r"\W+", "-", name).strip("-").lower()
 
     def describe(self) -> dict:
-        """What the figures belong to."""
+        """The hardware and software that results belong to."""
         return {
             "device": torch.cuda.get_device_name(self.device) if self.on_gpu else cpu_name(),
             "kind": self.device.type,
@@ -78,13 +81,16 @@ class Machine:
             "bandwidth": self.bandwidth,
             "cache_bandwidth": self.cache_bandwidth,
             "matrix_rates": self.matrix_rates,
+            "launch_seconds": self._gpu_clock and self._gpu_clock.launch,
         }
 
     def measure_ceilings(self) -> None:
         """Bandwidth of memory and of a GPU's cache, bytes read and written; rates of products."""
+        if self._gpu_clock is not None:
+            self._gpu_clock.calibrate()
         large = torch.ones(1 << (29 if self.on_gpu else 26), device=self.device)
         target = torch.empty_like(large)
-        self.bandwidth = 2 * large.nbytes / self._best(lambda: target.copy_(large))
+        self.bandwidth = 2 * large.nbytes / self._usual(lambda: target.copy_(large))
         if self.on_gpu:
             # As much as a stored S of 4096 tokens: it stays there. Written and read, and read.
             few, half = large[: 1 << 23], large[: 1 << 22]
@@ -92,67 +98,55 @@ class Machine:
             copies = self.graphed(lambda: [written.copy_(half) for _ in range(50)])
             sums = self.graphed(lambda: [few.sum() for _ in range(50)])
             self.cache_bandwidth = max(
-                50 * 2 * half.nbytes / self._best(copies), 50 * few.nbytes / self._best(sums)
+                50 * 2 * half.nbytes / self._usual(copies, True),
+                50 * few.nbytes / self._usual(sums, True),
             )
         size = 8192 if self.on_gpu else 2048
         for dtype in ("float32", "float16", "bfloat16"):
-            a, b = torch.randn(2, size, size, device=self.device).to(getattr(torch, dtype))
-            if self.on_gpu or dtype != "float16":
-                self.matrix_rates[dtype] = 2 * size**3 / self._best(lambda a=a, b=b: a @ b)
+            multiplied = dtype == "float32" or (dtype == "bfloat16" and cpu_has_bfloat16())
+            if self.on_gpu or multiplied:
+                a, b = torch.randn(2, size, size, device=self.device).to(getattr(torch, dtype))
+                self.matrix_rates[dtype] = 2 * size**3 / self._usual(lambda a=a, b=b: a @ b)
         # Where a CPU cannot multiply 16 bits fast, 32 are what products there take.
         for dtype in ("float16", "bfloat16"):
             rates = (self.matrix_rates.get(dtype, 0), self.matrix_rates["float32"])
             self.matrix_rates[dtype] = max(rates)
 
-    def _best(self, run: Run) -> float:
+    def _usual(self, run: Run, replayed: bool = False) -> float:
+        """The median, as rows have it: a best ceiling over a usual row would flatter nobody."""
         run()
-        return min(self.clock(run, 10))
+        return statistics.median(self.clock(run, 10, replayed))
 
-    def clock(self, run: Run, rounds: int) -> list[float]:
-        """Seconds of each of the rounds. On a GPU by its own events, its cache emptied between."""
-        if not self.on_gpu:
+    def clock(self, run: Run, rounds: int, replayed: bool = False) -> list[float]:
+        """Seconds of each of the rounds, on a GPU by :class:`GpuClock`.
+
+        Args:
+            run: is called once a round.
+            rounds: how many.
+            replayed: it replays a graph.
+        """
+        if self._gpu_clock is None:
             return [seconds_of(run) for _ in range(rounds)]
-        cache = torch.empty(2 * self.cache_bytes, dtype=torch.int8, device=self.device)
-        events = []
-        for _ in range(rounds):
-            # While this runs the launches that follow are queued: they are not timed.
-            cache.zero_()
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start.record()
-            run()
-            end.record()
-            events.append((start, end))
-        torch.cuda.synchronize()
-        return [start.elapsed_time(end) / 1e3 for start, end in events]
+        return self._gpu_clock(run, rounds, replayed)
 
-    def graphed(self, run: Run) -> Run | None:
+    def python_seconds(self, run: Run) -> float | None:
+        """Seconds of Python in a call that only queues work; ``None`` on a CPU."""
+        return self._gpu_clock and self._gpu_clock.python_seconds(run)
+
+    def graphed(self, run: Run) -> Replay | None:
         """``run`` as the replay of a graph, so that Python's launches are not timed.
 
-        ``None`` where it cannot be recorded, because it asks the device for something.
+        ``None`` where it cannot be recorded.
         """
-        graph = torch.cuda.CUDAGraph()
-        try:
-            run()
-            torch.cuda.synchronize()
-            with torch.cuda.graph(graph):
-                run()
-        except RuntimeError:
-            torch.cuda.synchronize()
-            return None
-
-        def replay(inputs=run):
-            # What it was recorded from holds the memory that it reads.
-            graph.replay()
-
-        return replay
+        return recorded(run)
 
     def tidy(self) -> None:
-        """Give memory back that only the allocator still holds."""
+        """Release memory that only torch's allocator still holds."""
         if self.on_gpu:
             torch.cuda.empty_cache()
 
     def least(self, works: Iterable[Floor], dtype: str) -> tuple[float, float, float] | None:
-        """Seconds that no version can be faster than, operations and bytes: of the least work."""
+        """Seconds, operations and bytes of the fastest of ``works``: no version can be faster."""
         if self.bandwidth is None:
             return None
         rate = self.matrix_rates[dtype]

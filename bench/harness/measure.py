@@ -1,9 +1,10 @@
-"""Carrying out one case: first is it right, then how much memory does it take, then how long.
+"""Measuring one case: first its error, then its memory, then its time.
 
-On a CPU the first two are answered in a process of its own.
+On a CPU the first two are measured in a separate process.
 """
 
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import math
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nerve_fast import plan
 from nerve_fast.bench.harness.case import Case, Setting
@@ -20,15 +22,20 @@ from nerve_fast.bench.harness.examine import LONG_SECONDS, examine, examine_name
 from nerve_fast.bench.harness.isolated import in_a_line, isolated
 from nerve_fast.bench.harness.machine import Machine, Run, interpreted, quantiles, rounds_for
 from nerve_fast.bench.harness.row import Row
+from nerve_fast.numerics import relative_error
+
+OTHER_SEED = 1000
+"""Of the inputs that a replay is checked with: none that were recorded."""
 
 COMPILE_CACHE = "TORCHINDUCTOR_CACHE_DIR"
 
 
 class Scratch:
-    """A run's own folder: results in float64, each computed once, and the cache of torch.compile.
+    """The temporary folder of a run: expected results in float64 and the cache of torch.compile.
 
-    That starts empty within the context, so that first calls are first calls. Kernels keep theirs:
-    what it costs to compile them is a row of its own (:mod:`nerve_fast.bench.cases.startup`).
+    Each expected result is computed once. The cache starts empty within the context, so that first
+    calls compile. Kernels keep their cache: their compilation is measured separately, by
+    :mod:`nerve_fast.bench.cases.startup`.
     """
 
     def __init__(self):
@@ -47,7 +54,7 @@ class Scratch:
         self._folder.cleanup()
 
     def truth(self, case: Case) -> Path:
-        """The file of what ``case`` should give at :attr:`Case.checked`."""
+        """The file with the expected result of ``case`` at :attr:`Case.checked`."""
         truth, setting = case.contender.truth or case.operation.truth, case.checked
         key = (case.operation.name, truth, setting)
         if key not in self._known:
@@ -63,14 +70,14 @@ def measure(
     scratch: Scratch,
     clock: Callable[[Run, int], list[float]] | None = None,
 ) -> Row:
-    """Check, then time; what is wrong is not timed.
+    """Check a case, then time it; a wrong result is not timed.
 
     Args:
-        case: what.
-        machine: where; its ceilings have been measured.
-        scratch: of this run.
-        clock: ``clock(run, rounds)`` times each round; ``None`` is the machine's own. It is not
-            asked about what takes longer than :data:`LONG_SECONDS`.
+        case: that is measured.
+        machine: that measures it; its ceilings have been measured.
+        scratch: the folder of this run.
+        clock: ``clock(run, rounds)`` times each round; ``None`` is the machine's own. Cases
+            that take longer than :data:`LONG_SECONDS` on a CPU do not use it.
     """
     operation, contender, setting = case.operation, case.contender, case.setting
     row = Row(
@@ -107,33 +114,81 @@ def measure(
         row.first_seconds = found.first_seconds
         row.allocated, row.resident = found.allocated, found.resident
         row.process, row.parts = found.process, found.parts
-        seconds, row.replayed = _time(case, machine, found.seconds, clock)
+        row.attention = found.attention
+        seconds = _time(case, machine, found.seconds, clock, row)
         row.rounds = len(seconds)
         row.seconds, row.low, row.high = quantiles(seconds)
         machine.tidy()
+    except WrongReplay as error:
+        row.note = f"WRONG: {error}, not timed"
     except Exception as error:  # of whatever library: the others go on, and the row says it
         row.note = in_a_line(error)
     return row
 
 
+class WrongReplay(Exception):
+    """A recorded graph that does not follow its inputs."""
+
+
 @torch.inference_mode()
-def _time(case: Case, machine: Machine, expected: float, clock) -> tuple[list[float], bool]:
-    """Seconds of each round of a case that takes about ``expected``; whether it was replayed."""
+def _time(case: Case, machine: Machine, expected: float, clock, row: Row) -> list[float]:
+    """Seconds of each round of a case that takes about ``expected``.
+
+    ``row`` is told whether a graph was replayed and how long Python takes.
+
+    Raises:
+        WrongReplay: other inputs do not give another result.
+    """
     if expected > LONG_SECONDS and not machine.on_gpu:
-        return [expected], False
+        return [expected]
     copies = machine.copies(case.operation.floors(case.setting), case.setting.dtype)
-    runs = [case.made(case.setting, seed) for seed in range(copies)]
-    replayed = machine.on_gpu and case.contender.graph
-    if replayed:
+    inputs = [case.operation.inputs(case.setting, seed) for seed in range(copies)]
+    runs = [case.contender.prepare(case.setting, *given) for given in inputs]
+    if machine.on_gpu and case.contender.graph:
         graphs = [machine.graphed(run) for run in runs]
-        replayed = None not in graphs
-        runs = graphs if replayed else runs
+        row.replayed = None not in graphs
+        runs = graphs if row.replayed else runs
+    if row.replayed and case.contender.ours:
+        check_replay(case, runs[0], inputs[0])
     turn = itertools.cycle(runs)
     # Warm: each set of inputs has been seen.
     for run in runs:
         run()
-    seconds = (clock or machine.clock)(lambda: next(turn)(), rounds_for(expected))
-    return seconds, replayed
+    row.python = machine.python_seconds(runs[0])
+    clock = clock or functools.partial(machine.clock, replayed=row.replayed)
+    return clock(lambda: next(turn)(), rounds_for(expected))
+
+
+def check_replay(case: Case, replay: Run, inputs: tuple) -> None:
+    """Write other inputs where a graph reads its own, and compare what it gives then.
+
+    Args:
+        case: of the graph.
+        replay: gives the graph's output.
+        inputs: that it was recorded with; they are as they were afterwards. Those that are no
+            tensors, such as a given graph, are left alone.
+
+    Raises:
+        WrongReplay: the result is not that of the other inputs.
+    """
+    others = case.operation.inputs(case.setting, OTHER_SEED)
+    pairs = [
+        (mine, other)
+        for mine, other in zip(inputs, others, strict=True)
+        if isinstance(mine, Tensor)
+    ]
+    kept = [mine.clone() for mine, _ in pairs]
+    for mine, other in pairs:
+        mine.copy_(other)
+    try:
+        found = replay().clone()
+        expected = case.contender.prepare(case.setting, *inputs)()
+    finally:
+        for (mine, _), before in zip(pairs, kept, strict=True):
+            mine.copy_(before)
+    error = relative_error(found, expected)
+    if not error <= case.bound:
+        raise WrongReplay(f"a replay with other inputs is off by {error:.1e}, above {case.bound:g}")
 
 
 def taken(setting: Setting) -> tuple[str, str]:

@@ -1,6 +1,7 @@
-"""``torch.profiler`` around a run: the steps that it names, and what torch allocated."""
+"""``torch.profiler`` around a run: the steps that it names, and the attention that torch chose."""
 
 import os
+import re
 
 import torch
 
@@ -31,3 +32,13 @@ def steps_of(profile: torch.profiler.profile) -> dict[str, float]:
         for event in profile.key_averages()
         if event.key.startswith(STEP)
     }
+
+
+def attention_of(profile: torch.profiler.profile) -> str:
+    """The implementations of ``scaled_dot_product_attention`` that ran, such as ``flash``."""
+    names = (event.key for event in profile.key_averages())
+    found = (
+        re.search(r"_scaled_dot_product_(attention_math|\w+?)(_attention|$)", n) for n in names
+    )
+    kinds = {match[1].replace("attention_", "") for match in found if match}
+    return ", ".join(sorted(kinds - {"attention"}))

@@ -1,4 +1,4 @@
-"""The document that a run leaves, and reading it again."""
+"""The document that a run writes, and how it is read."""
 
 import dataclasses
 import json
@@ -56,7 +56,7 @@ class Results:
         self._write()
 
     def put(self, **parts) -> None:
-        """Keep further parts of the document."""
+        """Add or replace further parts of the document."""
         self.document.update(parts)
         self._write()
 
@@ -114,7 +114,7 @@ def rows_of(document: dict) -> list[Row]:
 
 
 def problem_of(row: Row) -> tuple:
-    """What rows share that can be compared: the operation and the setting."""
+    """The key that comparable rows share: the operation and the setting."""
     return (row.operation, *sorted(row.setting.items()))
 
 
@@ -127,7 +127,7 @@ def problems(rows: list[Row]) -> Iterator[list[Row]]:
 
 
 def own(rows: list[Row]) -> Row | None:
-    """Of the rows of one problem that of this package: the way ``auto`` takes."""
+    """The row of this package among those of one problem: the route that ``auto`` takes."""
     ours = [row for row in rows if row.ours and row.seconds]
     taken = [row for row in ours if row.taken]
     return next(iter(taken or ours), None)

@@ -1,8 +1,9 @@
 """A run of many cases: rows on the screen and in the results as they come."""
 
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -43,7 +44,7 @@ def bench(
             results.
 
     Returns:
-        1 where a result was wrong or could not be had, else 0.
+        1 where one of our own results was wrong or is missing, else 0; a rival's failure is a row.
 
     Raises:
         InputError: an operation's name is unknown, nothing is left to measure, the device is
@@ -77,7 +78,8 @@ def bench(
     results.put(ceilings=machine.ceilings())
     print(ceilings(machine))
     try:
-        run_cases(cases, machine, results)
+        with Scratch() as scratch:
+            run_cases(cases, lambda case: measure(case, machine, scratch), results)
         if operations is None:
             results.put(startup=startup.rows(machine))
             for row in results.document["startup"]:
@@ -90,14 +92,16 @@ def bench(
     if whole:
         for bar in bars.judge(results.document):
             print(bar)
-    failed = sum(row.failed for row in results.rows)
-    if update_results and not failed:
+    failed = sum(row.failed for row in results.rows if row.ours)
+    rivals = sum(row.failed for row in results.rows if not row.ours)
+    if update_results and not failed + rivals:
         output = earlier_path
         with written_whole(output) as path:
             document = updated(earlier, results.rows, commit())
             path.write_text(json.dumps(document, indent=1) + "\n")
+    of_others = f", {rivals} of others failed" if rivals else ""
     where = f"written to {output}" if output is not None else "--output FILE would keep them"
-    print(f"{len(results.rows)} rows, {failed} failed; {where}")
+    print(f"{len(results.rows)} rows, {failed} failed{of_others}; {where}")
     return int(failed > 0)
 
 
@@ -107,22 +111,31 @@ def results_folder() -> Path:
 
 
 def run_cases(
-    cases: Sequence[Case], machine: Machine, results: Results, deadline: float = float("inf")
+    cases: Sequence[Case],
+    measure_one: Callable[[Case], Row],
+    results: Results,
+    deadline: float = math.inf,
+    now: Callable[[], float] = time.monotonic,
 ) -> list[str]:
-    """Measure each case; returns the names of those not reached by the ``deadline``."""
+    """Measure each case; returns the names of those not reached by the ``deadline``.
+
+    Args:
+        cases: in the order to measure them.
+        measure_one: gives the row of a case.
+        results: take the rows.
+        deadline: by the clock ``now``.
+    """
     skipped = []
-    problem: list[Row] = []
-    with Scratch() as scratch:
-        for case in tqdm(cases, "cases", unit="case", disable=None):
-            if time.monotonic() > deadline:
-                skipped.append(str(case))
-                continue
-            row = measure(case, machine, scratch)
-            results.add(row)
-            if problem and problem_of(problem[0]) != problem_of(row):
-                problem = []
-            problem.append(row)
-            tqdm.write(line(row, own(problem)))
+    found: dict[tuple, list[Row]] = {}
+    for case in tqdm(cases, "cases", unit="case", disable=None):
+        if now() > deadline:
+            skipped.append(str(case))
+            continue
+        row = measure_one(case)
+        results.add(row)
+        problem = found.setdefault(problem_of(row), [])
+        problem.append(row)
+        tqdm.write(line(row, own(problem)))
     return skipped
 
 
@@ -134,9 +147,10 @@ def line(row: Row, mine: Row | None) -> str:
         return f"{text} {row.note}"
     times = f"× {row.seconds / mine.seconds:.2f}" if mine else ""
     floor = f"{row.floor / row.seconds:.0%} of floor" if row.floor else ""
+    python = f"Python {seconds_in_words(row.python)}  " if row.python else ""
     return (
         f"{text} {seconds_in_words(row.seconds):>8} {times:>9} {floor:>14}  "
-        f"{bytes_in_words(row.allocated):>8}  error {row.error:.0e}  {row.note}"
+        f"{bytes_in_words(row.allocated):>8}  error {row.error:.0e}  {python}{row.note}"
     ).rstrip()
 
 

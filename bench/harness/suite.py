@@ -1,4 +1,4 @@
-"""All cases there are, and which of them are asked for."""
+"""All cases, and the selection of those that are asked for."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -49,7 +49,11 @@ def select(
 
 
 def find(operation: str, contender: str, setting: Setting) -> Case:
-    """The case of that name at a setting of any size."""
+    """The case with these names at any setting.
+
+    Raises:
+        LookupError: there is none.
+    """
     for file in FILES:
         for case in file.measured(setting.device):
             if (case.operation.name, case.contender.name) == (operation, contender):
@@ -58,7 +62,7 @@ def find(operation: str, contender: str, setting: Setting) -> Case:
 
 
 def operation_names() -> list[str]:
-    """What there is to be measured."""
+    """The names of all operations."""
     names = (case.operation.name for file in FILES for case in file.measured("cpu"))
     return list(dict.fromkeys(names))
 

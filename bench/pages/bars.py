@@ -1,4 +1,4 @@
-"""What the package promises of its speed and memory, judged from the rows of a run."""
+"""The speed and memory that the package promises, judged from the rows of a run."""
 
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -10,8 +10,8 @@ from nerve_fast.bench.harness.row import Row
 from nerve_fast.bench.harness.words import in_words
 from nerve_fast.normalization import NORMALIZATIONS
 
-BF16 = "bfloat16"
-N = 16_384
+BF16, FP16 = "bfloat16", "float16"
+N, LARGE = 16_384, 65_536
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Table:
         self.ceilings = document["ceilings"]
 
     def find(self, operation: str, contender: str, tokens: int, **setting) -> Row | None:
-        """A row that was timed; what ``setting`` does not name is as always."""
+        """A row that was timed; fields that ``setting`` does not name have their defaults."""
         device = self.rows[0].setting["device"] if self.rows else "cpu"
         wanted = dataclasses.asdict(Setting(tokens, device=device, **setting))
         for row in self.rows:
@@ -123,7 +123,7 @@ def cpu_bars(table: Table) -> Iterator[tuple]:
 
 
 def regrets(table: Table) -> Iterator[tuple]:
-    """How much longer the way that ``auto`` takes lasts than the best one measured."""
+    """The time of the route that ``auto`` takes, over that of the fastest route measured."""
     for rows in problems(table.rows):
         timed = [row for row in rows if row.route and row.seconds]
         taken = [row for row in timed if row.taken]
@@ -134,8 +134,15 @@ def regrets(table: Table) -> Iterator[tuple]:
 
 
 def gpu_bars(table: Table) -> Iterator[tuple]:
+    for dtype in (BF16, FP16):
+        for what, *judged in gpu_bars_of(table, dtype):
+            yield f"{what}, {dtype}", *judged
+    yield from regrets(table)
+
+
+def gpu_bars_of(table: Table, dtype: str) -> Iterator[tuple]:
     def find(operation, contender, tokens, **setting):
-        return table.find(operation, contender, tokens, dtype=BF16, **setting)
+        return table.find(operation, contender, tokens, dtype=dtype, **setting)
 
     def of_floor(row):
         return row.floor / row.seconds if row and row.floor else None
@@ -143,23 +150,24 @@ def gpu_bars(table: Table) -> Iterator[tuple]:
     for operation, tokens in (
         ("cosine affinity", 4096),
         ("cosine affinity", N),
-        ("local affinity", 65_536),
+        ("local affinity", LARGE),
     ):
         mine = find(operation, "triton", tokens, normalization="")
         yield f"{operation}, N = {tokens:,}: share of the floor", of_floor(mine), ">=", 0.6
         rival = find(operation, "torch.compile", tokens, normalization="")
         what = f"{operation}, N = {tokens:,}: times faster than torch.compile"
         yield what, quotient(rival, mine), ">=", 3
-    for tokens in (4096, N):
+    for tokens in (4096, N, LARGE):
         mine, rival = (
             find("head entropy", who, tokens, normalization="") for who in ("triton", "SDPA")
         )
         what = f"head entropy, N = {tokens:,}: times faster than SDPA"
         yield what, quotient(rival, mine), ">=", 1
 
-    step = step_seconds(find, "triton streaming", N)
-    rate = step and floors.streaming_step(N).operations / step / 1e12
-    yield f"streaming step, N = {N:,}: TFLOP/s", rate, ">=", 400
+    for tokens in (N, LARGE):
+        step = step_seconds(find, "triton streaming", tokens)
+        rate = step and floors.streaming_step(tokens).operations / step / 1e12
+        yield f"streaming step, N = {tokens:,}: TFLOP/s", rate, ">=", 400
     for tokens in (4096, N):
         step, work = step_seconds(find, "triton dense", tokens), floors.dense_step(tokens)
         # An S of 4096 tokens stays in the cache from step to step.
@@ -172,10 +180,22 @@ def gpu_bars(table: Table) -> Iterator[tuple]:
     what = "whole stage, N = 4,096: times faster than the reference"
     yield what, quotient(rival, mine), ">=", 20
     for normalization in NORMALIZATIONS:
-        mine = find("walk", "triton streaming", 65_536, normalization=normalization)
+        mine = find("walk", "triton streaming", LARGE, normalization=normalization)
         taken = gigabytes(mine, lambda row: row.allocated)
-        yield f"{normalization}, streaming, N = 65,536: GB beyond the inputs", taken, "<=", 2
-    yield from regrets(table)
+        yield f"{normalization}, streaming, N = {LARGE:,}: GB beyond the inputs", taken, "<=", 2
+
+
+def asked_for() -> list[tuple[str, str, Setting]]:
+    """The rows that a GPU's bars are judged from: operation, contender and setting."""
+    found = []
+
+    class Asking(Table):
+        def find(self, operation, contender, tokens, **setting):
+            found.append((operation, contender, Setting(tokens, device="cuda", **setting)))
+
+    nothing = {"rows": [], "ceilings": {"bandwidth": None, "cache_bandwidth": None}}
+    list(gpu_bars(Asking(nothing)))
+    return list(dict.fromkeys(found))
 
 
 def step_seconds(find: Callable, contender: str, tokens: int) -> float | None:

@@ -1,4 +1,4 @@
-"""What changed between two runs, noise taken into account."""
+"""What changed between two runs beyond noise."""
 
 from nerve_fast.bench.harness.results import problem_of, rows_of
 from nerve_fast.bench.harness.row import Row
@@ -9,7 +9,7 @@ LEAST_CHANGE, LEAST_CHANGE_OF_ONE_ROUND = 0.05, 0.25
 
 
 def compare(before: dict, after: dict) -> list[str]:
-    """Lines for people: what is slower, faster or gone, the rest in numbers."""
+    """Lines of text: which rows are slower, faster or missing, and how many did not change."""
     old, new = (
         {(problem_of(row), row.contender): row for row in rows_of(run)} for run in (before, after)
     )

@@ -14,7 +14,8 @@ from nerve_fast.bench.harness.row import Row
 from nerve_fast.bench.harness.words import in_words
 from nerve_fast.utils.files import written_whole
 
-NORMALIZATIONS = ("softmax", "shift")
+SHOWN = ("softmax", "shift")
+"""Normalizations that are drawn: one of each cost, N² and N."""
 COLOURS = {
     "reference": "#7f7f7f",
     "torch.compile": "#bcbd22",
@@ -62,7 +63,7 @@ def _growth(rows: list[Row], document: dict):
     if not walks:
         return None
     figure, axes = plt.subplots(2, 2, figsize=(10, 8), layout="constrained", sharex=True)
-    for column, normalization in enumerate(NORMALIZATIONS):
+    for column, normalization in enumerate(SHOWN):
         lines: dict[str, list[Row]] = {}
         for row in walks:
             if row.setting["normalization"] == normalization:

@@ -23,6 +23,8 @@ def table(rows: list[Row]) -> str:
             if row.seconds is None:
                 cells += ["–"] * 7 + [row.note]
             else:
+                attention = row.attention and f"by torch's {row.attention} attention"
+                notes = (row.note, attention, "replayed as a graph" * row.replayed)
                 span = f"{seconds_in_words(row.low)} – {seconds_in_words(row.high)}"
                 cells += [
                     seconds_in_words(row.seconds),
@@ -32,7 +34,7 @@ def table(rows: list[Row]) -> str:
                     _error(row),
                     bytes_in_words(row.allocated),
                     bytes_in_words(row.resident),
-                    "; ".join(filter(None, (row.note, "replayed as a graph" * row.replayed))),
+                    "; ".join(filter(None, notes)),
                 ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"

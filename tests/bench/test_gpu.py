@@ -1,5 +1,5 @@
-"""``python -m bench.gpu`` on the CPU, through the interpreter: it must not fail for a silly reason
-on the first GPU it meets."""
+"""``python -m bench.gpu`` on the CPU, through the interpreter and rehearsed: it must not fail for a
+silly reason on the first GPU it meets, and its first minutes must not be lost."""
 
 import importlib.util
 import json
@@ -13,6 +13,10 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("needs triton", allow_module_level=True)
 
 from nerve_fast.bench import gpu
+from nerve_fast.bench.harness import suite
+from nerve_fast.bench.harness.driver import Driver
+from nerve_fast.bench.harness.rehearsal import Rehearsal
+from nerve_fast.bench.pages import bars
 from nerve_fast.kernels import configs
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs the command itself")
@@ -25,7 +29,7 @@ def nothing_is_remembered(monkeypatch):
 
 def test_all_of_it_runs_and_is_written_down(tmp_path, capsys):
     output = tmp_path / "results" / "here.json"
-    assert gpu.main(["--tokens", "16", "--seconds", "900", "--output", str(output)]) == 0
+    assert gpu.main(["--tokens", "16", "--seconds", "1800", "--output", str(output)]) == 0
     # A NaN would not be JSON.
     result = json.loads(output.read_text(), parse_constant=pytest.fail)
     assert result["machine"]["interpreted"]
@@ -45,17 +49,79 @@ def test_all_of_it_runs_and_is_written_down(tmp_path, capsys):
     assert "0 wrong or failed; written to" in capsys.readouterr().out
 
 
-def test_a_failed_check_is_named_and_nan_fails(capsys):
-    shape = [1, 2, 3, 4]
-    assert not gpu.checked("x", torch.float16, shape, float("nan"))["passed"]
-    assert gpu.checked("y", torch.float16, shape, 1e-3)["passed"]
+def named(case):
+    return case.operation.name, case.contender.name, case.setting
+
+
+def test_every_bar_has_its_cases():
+    known = {named(case) for case in suite.select("cuda")}
+    missing = [asked for asked in bars.asked_for() if asked not in known]
+    # A CPU's torch makes cases of all but those that ask for a GPU's generation.
+    assert missing == []
+
+
+def test_a_rehearsal_shows_the_bars_rows_first(capsys):
+    driver = Rehearsal()
+    _, skipped = gpu.session(driver, None, 420, None)
+    cases = [case for _, case in driver.measured]
+    asked = bars.asked_for()
+    first = cases[: len(asked)]
+    assert {named(case) for case in first} == set(asked)
+    assert [case.setting.dtype for case in first[:2]] == ["bfloat16", "bfloat16"]
+    ours = [case.setting for case in first if case.contender.ours]
+    assert ours == sorted(ours, key=lambda s: (s.tokens, s.dtype != "bfloat16"))
+    assert {setting.tokens for setting in ours} == {4096, 16_384, 65_536}
+    # All of the bars' rows within the first third of the seven minutes, all of it within the seven.
+    assert driver.measured[len(asked) - 1][0] < 140
+    assert driver.now() <= 420
+    assert len(cases) + len(skipped) == len(suite.select("cuda"))
     out = capsys.readouterr().out
-    assert "WRONG x, float16" in out
-    assert "y" not in out
+    parts = [
+        "compiling what",
+        "measuring ceilings",
+        "rows that bars are judged from\n",
+        "checking kernels",
+        "other cases start",
+        "other rows",
+        "configurations of every kernel",
+        "done",
+    ]
+    places = [out.index(part) for part in parts]
+    assert places == sorted(places)
+
+
+def test_a_rehearsal_stops_in_time():
+    driver = Rehearsal()
+    _, skipped = gpu.session(driver, None, 60, None)
+    assert len(driver.measured) < len(bars.asked_for())
+    assert len(skipped) + len(driver.measured) == len(suite.select("cuda"))
+
+
+def test_a_failure_of_others_is_none_of_ours(tmp_path, monkeypatch, capsys):
+    from nerve_fast.bench.harness.row import Row
+
+    def measure(self, case):
+        note = "WRONG" if case.contender.ours is self.ours_fail else "absent: by this test"
+        return Row(case.operation.name, case.contender.name, {}, case.contender.ours, note=note)
+
+    for name in ("measure_ceilings", "check_kernels", "time_candidates"):
+        monkeypatch.setattr(Driver, name, lambda self, *others: [])
+    monkeypatch.setattr(Driver, "measure", measure)
+    monkeypatch.setattr(gpu, "ceilings", lambda machine: "")
+    monkeypatch.setattr("nerve_fast.bench.harness.run.line", lambda row, mine: "")
+    monkeypatch.setattr(gpu.bars, "judge", lambda document: [])
+    arguments = ["--tokens", "16", "--output", str(tmp_path / "here.json")]
+    for ours_fail in (False, True):
+        monkeypatch.setattr(Driver, "ours_fail", ours_fail, raising=False)
+        assert gpu.main(arguments) == int(ours_fail)
+    first, second = [line for line in capsys.readouterr().out.splitlines() if "written to" in line]
+    assert "; 0 wrong or failed" in first
+    assert " 0 of others failed" not in first
+    assert " 0 of others failed" in second
 
 
 def test_what_there_was_no_time_for_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(gpu, "check_kernels", lambda on_gpu: [])
+    monkeypatch.setattr(Driver, "check_kernels", lambda self: [])
     output = tmp_path / "here.json"
     assert gpu.main(["--tokens", "16", "--seconds", "0", "--output", str(output)]) == 0
     result = json.loads(output.read_text())
@@ -68,6 +134,12 @@ def test_without_gpu_and_interpreter_it_says_so():
     done = subprocess.run(command, env={"PATH": ""}, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "no GPU that torch can use; TRITON_INTERPRET=1 tries" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["compute-sanitizer", "gsan"])
+def test_a_sanitizer_needs_a_gpu(name, capsys):
+    assert gpu.main(["--sanitizer", name]) == 2
+    assert f"--sanitizer {name} watches a GPU, and torch finds none" in capsys.readouterr().err
 
 
 def test_a_checkout_that_is_not_installed():

@@ -18,7 +18,7 @@ def test_pytest_runs_the_cases(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
     )
     assert "2 passed" in done.stdout, done.stdout
     benchmarks = json.loads(output.read_text())["benchmarks"]

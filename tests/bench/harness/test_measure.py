@@ -110,3 +110,36 @@ def test_inputs_take_turns_where_a_cache_would_flatter(machine, scratch, monkeyp
     (case,) = cases(operation, [Contender("mine", prepare)], [("quick", setting)])
     measure.measure(case, machine, scratch, lambda run, rounds: [run() and 1.0 for _ in range(5)])
     assert used[-5:] == [1, 2, 3, 4, 1]
+
+
+class Recorded:
+    """A stubbed graph: it gives what the inputs are worth now, or what they were."""
+
+    def __init__(self, run, stale):
+        self.run, self.kept = run, run().clone() if stale else None
+
+    def __call__(self):
+        return self.run() if self.kept is None else self.kept
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_a_replay_is_checked_with_other_inputs(stale, machine, scratch, monkeypatch):
+    monkeypatch.setattr(machine, "on_gpu", True)
+    monkeypatch.setattr(machine, "graphed", lambda run: Recorded(run, stale))
+    monkeypatch.setattr(machine, "python_seconds", lambda run: 2e-5)
+    (case,) = cases(entropy.ENTROPY, entropy.CONTENDERS[1:2], [("quick", Setting(64))])
+    row = measure.measure(case, machine, scratch, clock=lambda run, rounds: [1.0])
+    assert row.replayed
+    if stale:
+        assert row.seconds is None
+        assert row.note.startswith("WRONG: a replay with other inputs is off by ")
+    else:
+        assert row.seconds == 1.0
+        assert row.python == 2e-5
+
+
+def test_torchs_attention_is_named(machine, scratch):
+    (case,) = cases(entropy.ENTROPY, entropy.CONTENDERS[-1:], [("quick", Setting(64))])
+    row = measure.measure(case, machine, scratch, clock=lambda run, rounds: [1.0])
+    assert row.contender == "SDPA"
+    assert row.attention == "flash"

@@ -57,7 +57,12 @@ def test_the_command_measures_in_processes_of_their_own(tmp_path):
         capture_output=True,
         text=True,
         check=False,
-        env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+            "CUDA_VISIBLE_DEVICES": "",
+        },
     )
     assert done.returncode == 0, done.stderr
     assert f"3 rows, 0 failed; written to {output}" in done.stdout

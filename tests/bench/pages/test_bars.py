@@ -47,7 +47,7 @@ def test_gpu_bars_take_single_steps_from_differences(document):
         )
     document["rows"] = rows
     judged = {bar.what: bar for bar in bars.judge(document)}
-    bar = judged["streaming step, N = 16,384: TFLOP/s"]
+    bar = judged["streaming step, N = 16,384: TFLOP/s, bfloat16"]
     # 2 N² (320 + 32) operations in a millisecond.
     assert bar.value == pytest.approx(2 * 16_384**2 * 352 / 1e-3 / 1e12)
-    assert judged["whole stage, N = 4,096: µs"].met is None
+    assert judged["whole stage, N = 4,096: µs, float16"].met is None
