@@ -15,6 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.metadata import without_metadata
 from nerve_fast.utils.files import shown
+from nerve_fast.utils.text import plain
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +103,7 @@ def reading(name: str) -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    text = plain(" ".join(str(error).split())) or type(error).__name__
     return text if len(text) <= 160 else text[:157] + "..."
 
 

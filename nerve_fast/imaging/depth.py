@@ -1,6 +1,7 @@
 """Images of more than 8 bits a sample as 8 bits: tags tell the range, else the values do."""
 
 import logging
+from collections.abc import Callable, Iterator
 from typing import IO
 
 import numpy as np
@@ -93,18 +94,24 @@ def colors_to_8_bits(image: Image.Image, file: IO[bytes], name: str) -> Image.Im
     transparent = image.info.get("transparency")
     if not dark and transparent is None:
         return image
-    levels = _levels(image, header, file)
+    stripes = _level_stripes(image, header, file)
     alpha = image.mode == "RGBA"
-    colors = levels[..., :3] if alpha else levels
-    top = _top(int(colors.max()), *_declared_bits(image, file), name)
+    largest = np.max([levels.max((0, 1)) for _, levels in stripes()], axis=0)
+    top = _top(
+        int(largest[:3].max() if alpha else largest.max()), *_declared_bits(image, file), name
+    )
     if top == 65535 and transparent is None:
         return image
-    scaled = np.array(image) if top == 65535 else _scaled(levels, top)
-    if alpha and levels[..., 3].max() > top:
-        scaled[..., 3] = np.asarray(image.getchannel("A"))
-    result = Image.frombytes(image.mode, image.size, scaled.tobytes())
-    if transparent is not None:
-        result.putalpha(_opacity((levels != np.array(transparent, np.uint16)).any(-1)))
+    result = Image.new("RGBA" if transparent is not None else image.mode, image.size)
+    for box, levels in stripes():
+        high = image.crop(box)
+        scaled = np.array(high) if top == 65535 else _scaled(levels, top)
+        if alpha and largest[3] > top:
+            scaled[..., 3] = np.asarray(high.getchannel("A"))
+        stripe = Image.frombytes(image.mode, high.size, scaled.tobytes())
+        if transparent is not None:
+            stripe.putalpha(_opacity((levels != np.array(transparent, np.uint16)).any(-1)))
+        result.paste(stripe, box)
     return result
 
 
@@ -122,23 +129,37 @@ def _color_extrema(image: Image.Image) -> list[tuple[int, int]]:
     return extrema[:3] if image.mode == "RGBA" else extrema
 
 
-def _levels(image: Image.Image, header: Image.Image, file: IO[bytes]) -> np.ndarray:
-    """``(H, W, C)`` uint16: the samples with all their bits, the channels those of ``image``."""
+def _level_stripes(
+    image: Image.Image, header: Image.Image, file: IO[bytes]
+) -> Callable[[], Iterator[tuple[tuple[int, int, int, int], np.ndarray]]]:
+    """A function that iterates over stripes: the box, and ``(H, W, C)`` uint16 with all bits."""
+    width, height = image.size
+    rows = max(STRIPE_VALUES // (width * len(image.getbands())), 1)
+    boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
     if header.format == "PPM":
-        file.seek(header.tile[0][2])
-        content = file.read(image.width * image.height * 6)
-        return np.frombuffer(content, ">u2").reshape(image.height, image.width, 3)
+
+        def read(box):
+            file.seek(header.tile[0][2] + box[1] * width * 6)
+            content = file.read((box[3] - box[1]) * width * 6)
+            return np.frombuffer(content, ">u2").reshape(-1, width, 3)
+
+        return lambda: ((box, read(box)) for box in boxes)
     raw = raw_mode(header)
     tiles = []
     for tile in header.tile:
         args = LOW_BYTES[raw] if tile[3] == raw else (LOW_BYTES[raw], *tile[3][1:])
         tiles.append(type(tile)(*tile[:3], args))
     header.tile = tiles
-    low = np.asarray(decode(header))
-    if raw == "LA;16B":
-        grey, alpha = (low[..., i].astype(np.uint16) << 8 | low[..., i + 1] for i in (0, 2))
-        return np.stack([grey, grey, grey, alpha], axis=-1)
-    return np.asarray(image).astype(np.uint16) << 8 | low
+    decode(header)
+
+    def join(box):
+        low = np.asarray(header.crop(box))
+        if raw == "LA;16B":
+            grey, alpha = (low[..., i].astype(np.uint16) << 8 | low[..., i + 1] for i in (0, 2))
+            return np.stack([grey, grey, grey, alpha], axis=-1)
+        return np.asarray(image.crop(box)).astype(np.uint16) << 8 | low
+
+    return lambda: ((box, join(box)) for box in boxes)
 
 
 def _declared_bits(image: Image.Image, file: IO[bytes] | None) -> tuple[int | None, int]:

@@ -68,7 +68,7 @@ def load_image(
     8 bits, from the range that the file's tags tell or else its values suggest, with a warning
     where that is less than 16 bits; greyscale, palette and CMYK are converted; of an animation the
     first frame is taken. Damaged metadata is ignored with a warning. Decoding and converting take
-    at most about 12 bytes a pixel.
+    about 12 bytes a pixel at most, besides what the format's own decoder takes.
 
     Args:
         image: a PIL image, a path, or a ``(H, W, 3)`` uint8 array.

@@ -10,8 +10,8 @@ from torch.nn.functional import interpolate
 from nerve_fast.utils.tiles import GPU_TILE_BYTES, spans
 
 STRIPE_BYTES = 1 << 20
-"""What a stripe takes, all labels together: it stays in a core's cache, and ``(K, H, W)`` is never
-whole."""
+"""Bytes of a stripe of all labels on a CPU: it stays in a core's cache, and ``(K, H, W)`` is never
+whole in memory."""
 
 
 def to_tokens(probabilities: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -32,9 +32,10 @@ def to_tokens(probabilities: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def as_distribution(walked: Tensor) -> Tensor:
-    """Rows clipped at 0 and made to sum to 1: ``l1`` walks can be negative. ``(N, K)``.
+    """``(N, K)`` rows clipped at 0 and made to sum to 1, because ``l1`` walks can be negative.
 
-    A row with values below 0 alone becomes uniform; one of zeros, which no seed has reached, stays.
+    A row that has only negative values becomes uniform; one of zeros, which no seed has reached,
+    stays.
     """
     positive = walked.clamp(min=0)
     total = positive.sum(-1, keepdim=True)
@@ -44,14 +45,14 @@ def as_distribution(walked: Tensor) -> Tensor:
 
 
 def as_maps(rows: Tensor, grid: tuple[int, int]) -> Tensor:
-    """``(N, K)`` as ``(K, h, w)``, in memory of its own."""
+    """A contiguous copy of ``(N, K)`` rows as ``(K, h, w)`` maps."""
     return rows.T.unflatten(1, grid).clone(memory_format=torch.contiguous_format)
 
 
 def to_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """``(K, h, w)`` resampled bilinearly to ``size = (H, W)``: ``(K, H, W)``.
 
-    As :func:`torch.nn.functional.interpolate` does it with ``antialias=True``.
+    The values are those of :func:`torch.nn.functional.interpolate` with ``antialias=True``.
     """
     pixels = maps.new_empty(len(maps), *size)
     for rows, stripe in stripes(maps, size):
@@ -60,7 +61,7 @@ def to_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def likeliest(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """The largest of the ``K`` at each pixel: ``(H, W)`` int64, the first one where they tie.
+    """The index of the largest of ``K`` maps at each pixel: int64 ``(H, W)``; of equals the first.
 
     Where none of them is above 0 it is −1.
     """
@@ -82,12 +83,12 @@ def likeliest(maps: Tensor, size: tuple[int, int]) -> Tensor:
 def stripes(
     maps: Tensor, size: tuple[int, int], *, antialias: bool = True
 ) -> Iterator[tuple[slice, Tensor]]:
-    """``(rows, (K, len(rows), W))`` from top to bottom, as ``interpolate(mode="bilinear")``.
+    """Iterate over ``(rows, (K, len(rows), W))`` of maps resampled bilinearly, from top to bottom.
 
     Args:
         maps: ``(K, h, w)``.
         size: ``(H, W)``.
-        antialias: average where the result is smaller than the maps.
+        antialias: whether values are averaged where the result is smaller than the maps.
     """
     height, width = size
     stripe_bytes = STRIPE_BYTES if maps.device.type == "cpu" else GPU_TILE_BYTES
@@ -111,9 +112,10 @@ def stripes(
 def _row_weights(
     rows: slice, old: int, new: int, like: Tensor, antialias: bool
 ) -> tuple[slice, Tensor]:
-    """Which of ``old`` rows the ``rows`` of ``new`` are made of, and their weights.
+    """The slice of ``old`` rows that the ``rows`` of ``new`` depend on, and their weights.
 
-    A triangle as wide as two rows of the old side, with ``antialias`` of the coarser of the two.
+    The weights are a triangle two rows of the old side wide; with ``antialias``, two rows of the
+    coarser side.
     """
     scale = old / new
     support = max(scale, 1.0) if antialias else 1.0

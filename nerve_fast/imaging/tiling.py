@@ -1,4 +1,4 @@
-"""A large plane cut into overlapping tiles, and joined again from what was made of each."""
+"""A large plane cut into overlapping tiles, and the weights that join the tiles' results."""
 
 import dataclasses
 import math
@@ -27,17 +27,18 @@ class Tiling:
 
     @classmethod
     def of(cls, size: tuple[int, int], tile: int, overlap: int, multiple: int) -> "Tiling":
-        """As few tiles of at most ``tile × tile`` as overlap by ``overlap``, all of one size.
+        """The fewest tiles of one size, at most ``tile × tile``, that overlap by ``overlap``.
 
         Args:
             size: ``(height, width)``, multiples of ``multiple``.
-            tile: longest side of a tile.
-            overlap: of neighbours, less where rounding to ``multiple`` takes from it.
+            tile: the longest side of a tile, in pixels.
+            overlap: the overlap of neighbouring tiles, in pixels; rounding to ``multiple`` may make
+                it smaller.
             multiple: sides and starts of tiles are multiples of this.
 
         Raises:
-            InputError: neighbours would cover each other by more than half, or are smaller than
-                ``multiple``; a ``ValueError``.
+            InputError: neighbouring tiles would overlap by more than half, ``tile`` is less than
+                ``multiple``, or ``overlap`` is negative.
         """
         for name, value, least in (("tile", tile, multiple), ("overlap", overlap, 0)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -55,7 +56,7 @@ class Tiling:
         return len(self.tops) * len(self.lefts)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """``(top, left)`` of each tile, row by row."""
+        """Iterate over ``(top, left)`` of the tiles, row by row."""
         for top in self.tops:
             for left in self.lefts:
                 yield top, left
@@ -69,11 +70,11 @@ class Tiling:
         return Tiling(*map(divided, (self.size, self.tile, self.tops, self.lefts)))
 
     def weights(self) -> tuple[Tensor, Tensor]:
-        """How much each tile counts at each of its rows and columns; over all tiles they sum to 1.
+        """The weights of each tile's rows and columns; at each place those of all tiles sum to 1.
 
         Returns:
             ``(len(tops), tile height)`` and ``(len(lefts), tile width)`` float32: a tile's weight
-            at a place is the product of both. Where two tiles overlap one fades into the other.
+            at a place is the product of both. Where two tiles overlap, the weights fade linearly.
         """
         return (
             _fades(self.size[0], self.tile[0], self.tops),
@@ -82,7 +83,7 @@ class Tiling:
 
 
 def _starts(length: int, tile: int, overlap: int, multiple: int) -> tuple[int, tuple[int, ...]]:
-    """The length of tiles along a side, and where they start."""
+    """The length of the tiles along one side of ``length``, and where each starts."""
     if length <= tile:
         return length, (0,)
     count = math.ceil((length - overlap) / (tile - overlap))
@@ -93,6 +94,7 @@ def _starts(length: int, tile: int, overlap: int, multiple: int) -> tuple[int, t
 
 
 def _fades(length: int, tile: int, starts: tuple[int, ...]) -> Tensor:
+    """``(len(starts), tile)``: the weights along one side of ``length``."""
     place = torch.arange(tile) + 0.5
     whole = torch.zeros(length)
     fades = []

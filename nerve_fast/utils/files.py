@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 
 from nerve_fast.errors import InputError
+from nerve_fast.utils.text import plain
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +28,7 @@ LONGEST_SUFFIX = 32
 
 def shown(path: str | os.PathLike) -> str:
     """A path as messages show it: on one line, without control characters, as valid Unicode."""
-    text = os.fsdecode(path).encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return plain(os.fsdecode(path))
 
 
 def cache_folder() -> Path:

@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image
 
 from nerve_fast import InputError
+from nerve_fast.imaging import depth
 from nerve_fast.imaging.images import load_image
 
 DEPTHS = (8, 10, 12, 14, 16)
@@ -233,3 +234,12 @@ def test_a_black_image_says_nothing(tmp_path, caplog):
     load_image(png(tmp_path / "a.png", np.zeros((4, 4), np.uint16)))
     load_image(png(tmp_path / "b.png", np.zeros((4, 4, 3), np.uint16)))
     assert not caplog.records
+
+
+@pytest.mark.parametrize("writer", ["PNG RGB", "TIFF RGB, deflate", "PPM"])
+def test_stripes_are_the_whole(tmp_path, monkeypatch, writer):
+    write, channels, options = WRITERS[writer]
+    path = write(tmp_path / "a.image", values(12, channels), **options)
+    whole = load_image(path).tobytes()
+    monkeypatch.setattr(depth, "STRIPE_VALUES", 100)
+    assert load_image(path).tobytes() == whole
