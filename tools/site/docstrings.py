@@ -10,6 +10,10 @@ import textwrap
 import griffe
 
 DIRECTIVE = re.compile(r"^\.\. math::(?P<tex>[^\n]*(?:\n(?:[ \t]+[^\n]*)?)*)", re.MULTILINE)
+JOINT = re.compile(
+    r"^(?P<indent> {4})(?P<first>\w+), (?P<others>\w+(?:, \w+)*): (?P<text>.*(?:\n {5,}.*)*)",
+    re.MULTILINE,
+)
 ROLE = re.compile(r":(?:func|class|meth|attr|mod|data):`~?([\w.]+)`")
 
 
@@ -22,8 +26,9 @@ class MarkdownDocstrings(griffe.Extension):
 
 
 def as_markdown(text: str) -> str:
-    """Roles become code, the directive becomes a formula."""
+    """Roles become code, the directive a formula, arguments described together stand alone."""
     text = DIRECTIVE.sub(_formula, text)
+    text = JOINT.sub(_apart, text)
     text = ROLE.sub(r"`\1`", text)
     return re.sub(r"``([^`]+)``", r"`\1`", text)
 
@@ -31,3 +36,10 @@ def as_markdown(text: str) -> str:
 def _formula(match: re.Match) -> str:
     tex = " ".join(textwrap.dedent(match["tex"]).split())
     return f"$$\n{tex}\n$$\n\n"
+
+
+def _apart(match: re.Match) -> str:
+    first, indent = match["first"], match["indent"]
+    lines = [f"{indent}{first}: {match['text']}"]
+    lines += [f"{indent}{name}: As `{first}`." for name in match["others"].split(", ")]
+    return "\n".join(lines)
