@@ -1,6 +1,7 @@
 """NERVE: training-free open-vocabulary segmentation by a random walk on diffusion attention."""
 
 import importlib
+from typing import TYPE_CHECKING
 
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan, plan, use_backend
@@ -13,6 +14,12 @@ from nerve_fast.ops import (
     local_affinity,
     random_walk,
 )
+
+if TYPE_CHECKING:
+    # At run time they are imported when they are asked for, see __getattr__.
+    from nerve_fast import evaluation
+    from nerve_fast.pipeline import ImageFeatures, NervePipeline, SegmentationOutput
+    from nerve_fast.priors import Prior, PriorConfig
 
 __all__ = [
     "ImageFeatures",
