@@ -8,6 +8,9 @@ MARGIN = 0.02
 """Clicks keep this share of the shorter side away from other labels, where there is room for it:
 people do not click on outlines."""
 
+ROOM = 100
+"""Pixels of a label that there must be at a margin, or a smaller one is taken."""
+
 
 def drawn_clicks(
     truth: Tensor, labels: int, count: int, seed: int
@@ -31,7 +34,7 @@ def drawn_clicks(
         inside = truth == label
         for distance in (margin, margin // 2, 0):
             pixels = eroded(inside, distance).nonzero()
-            if len(pixels) >= count:
+            if len(pixels) >= ROOM:
                 break
         order = torch.randperm(len(pixels), generator=generator)[:count]
         clicks.append(tuple((int(x), int(y)) for y, x in pixels[order]))
@@ -39,7 +42,7 @@ def drawn_clicks(
 
 
 def eroded(inside: Tensor, distance: int) -> Tensor:
-    """Pixels whose square of ``2 · distance + 1`` holds no other pixel; beyond the image is inside."""
+    """Pixels whose square of ``2 · distance + 1`` holds no other; all beyond the image is inside."""
     if not distance:
         return inside
     outside = (~inside).float()[None]

@@ -1,4 +1,4 @@
-"""Outlines drawn for this project: read from ``masks/NAME.json``, checked, and made into label maps.
+"""Outlines drawn for this project: ``masks/NAME.json`` read, checked, and made into label maps.
 
 A file holds where the photograph comes from, its size, its labels, shapes and clicks. Shapes are
 painted in their order, later ones over earlier ones; a shape without a polygon covers everything,
@@ -76,7 +76,7 @@ def read(path: Path) -> Mask:
 
 
 def check(found: dict, name: str) -> None:
-    """Raises :class:`InputError` where what was read is not as the module's documentation has it."""
+    """Raises :class:`InputError` where it is not as the module's documentation has it."""
 
     def require(holds, expected):
         if not holds:
@@ -122,9 +122,9 @@ def rasterised(size: tuple[int, int], labels, shapes) -> Tensor:
         else:
             draw.polygon(polygon, fill=value)
     width, height = size
-    return torch.frombuffer(bytearray(painted.tobytes()), dtype=torch.uint8).view(
-        height, width
-    ).long()
+    return (
+        torch.frombuffer(bytearray(painted.tobytes()), dtype=torch.uint8).view(height, width).long()
+    )
 
 
 def with_border(labels: Tensor, border: int) -> Tensor:

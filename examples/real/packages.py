@@ -1,4 +1,4 @@
-"""What this evidence takes from package registries, kept under the cache, outside the repository."""
+"""What is taken from package registries, kept under the cache, outside the repository."""
 
 import hashlib
 import shutil

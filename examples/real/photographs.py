@@ -25,7 +25,10 @@ LABELME_VERSION = "5.1.1-1"
 LABELME_SHA256 = "acf0f5be435c8899098397eb9f0e46b4c1be080e0c1202f128609d6391179e23"
 LABELME_ROOT = "usr/share/doc/labelme-examples/examples"
 LABELME_SETS = {
-    "voc": ("semantic_segmentation/data_dataset_voc", ("2011_000003", "2011_000006", "2011_000025")),
+    "voc": (
+        "semantic_segmentation/data_dataset_voc",
+        ("2011_000003", "2011_000006", "2011_000025"),
+    ),
     "street": ("video_annotation/data_dataset_voc", ("00000100", "00000104")),
 }
 """Of the street's five frames, which follow one another, the first and the last."""
