@@ -14,7 +14,6 @@ from nerve_fast.kernels import walk
 from nerve_fast.kernels.affinity import cosine_affinity, local_affinity
 from nerve_fast.kernels.entropy import head_entropy
 from nerve_fast.kernels.graphs import is_capturing, replayed
-from nerve_fast.kernels.local import local_matmul, local_transition
 from nerve_fast.kernels.numerators import ROUNDING
 from nerve_fast.kernels.stencil import local_matmul, local_transition
 from nerve_fast.walked import Walked

@@ -25,6 +25,7 @@ def transition_kernel(
     height,
     width,
     temperature,
+    log_self,
     EXPONENTIAL: tl.constexpr,
     CLAMPED: tl.constexpr,
     FACTOR: tl.constexpr,
