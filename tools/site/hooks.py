@@ -9,11 +9,9 @@ import re
 from latex2mathml.converter import convert
 
 # What pymdownx.arithmatex leaves for scripts to find.
-FORMULA = re.compile(
-    r'<(span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</\1>', re.DOTALL
-)
-OUTSIDE = re.compile(r"\]\((?:\.\./)+(?P<path>(?:bench|examples|kernels|nerve_fast|tests|tools)\b[^)]*|"
-                     r"[A-Z_]+(?:\.md|\.cff)?)\)")  # fmt: skip
+FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</\1>', re.DOTALL)
+FOLDERS = "bench|examples|kernels|nerve_fast|tests|tools"
+OUTSIDE = re.compile(rf"\]\((?:\.\./)+(?P<path>(?:{FOLDERS})\b[^)]*|[A-Z_]+(?:\.md|\.cff)?)\)")
 
 
 def on_page_markdown(markdown, *, page, config, files):
