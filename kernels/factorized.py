@@ -54,7 +54,7 @@ def moments_kernel(
 @triton.jit
 def factorized_step_kernel(
     PQ, MOMENTS, Y, G, LOCAL, TOTALS, SCALE, OUT, OUT_V,
-    N, height, width, labels, columns, label_tiles,
+    N, height, width, labels, columns, label_tiles, moment_rows,
     stride_gb, stride_gn, stride_gk, per_temperature, floor, alpha, beta, out_scale,
     EXPONENTIAL: tl.constexpr, FACTOR: tl.constexpr, SHIFT: tl.constexpr, GAIN: tl.constexpr,
     CHANNELS: tl.constexpr, RADIUS: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr,
@@ -72,7 +72,7 @@ def factorized_step_kernel(
     m_m = o_m < N
     o_q = i_b * N + tl.minimum(o_m, N - 1)
     o_k = i_label * BK + tl.arange(0, BK)
-    p_moments = MOMENTS + i_b * (CHANNELS + BC) * columns
+    p_moments = MOMENTS + i_b * moment_rows * columns
     # [BM, BK]
     b_acc = tl.zeros([BM, BK], tl.float32)
     for i_c in range(0, CHANNELS, BC):
@@ -119,11 +119,14 @@ class Factorized:
         Arguments are as in :mod:`nerve_fast.kernels.walk`.
         """
         operands = self.operands
+        moments = self._moments(values)
         operands.launch(
             factorized_step_kernel,
             operands.tokens,
             PQ=operands.packed_q,
-            MOMENTS=self._moments(values),
+            MOMENTS=moments,
+            # Not this kernel's block of channels: that of the kernel which wrote them.
+            moment_rows=moments.shape[1],
             Y=Y,
             TOTALS=self.totals,
             floor=self.floor,
