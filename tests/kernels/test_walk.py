@@ -124,6 +124,14 @@ def test_batches_views_and_priors_of_another_dtype(make_qk, make_prior, device, 
     check(device, q, k, G, (7, 10), settings(normalization))
 
 
+def test_each_member_of_a_batch_has_its_own_moments(make_qk, make_prior, device):
+    q, k = make_qk(2, 2, 35, 40, dtype=torch.float32)
+    G = make_prior(2, 35, 3, dtype=torch.float32)
+    # Kernels that write and read the moments take blocks of their own.
+    with configs.forcing("factorized_step", Config.of(4, 1, BM=64, BC=32)):
+        check(device, q, k, G, (5, 7), settings("shift"))
+
+
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_channels_that_are_not_kept(make_qk, make_prior, device, dtype, normalization):
     reloading = Config.of(4, 1, BM=32, BN=16, BC=32, RESIDENT=False)

@@ -190,7 +190,7 @@ def _random_walk(q, k, prior, height, width, head_weights, route, *settings):
     walked = backend.random_walk(
         q, k, prior, (height, width), config, head_weights, route=route, stored_rows=stored
     )
-    return walked.contiguous()
+    return walked.probabilities.contiguous()
 
 
 @_random_walk.register_fake

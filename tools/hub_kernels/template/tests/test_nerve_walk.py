@@ -27,7 +27,7 @@ def test_random_walk(device, dtype, normalization, route):
     out = kernel.random_walk(q, k, prior, (5, 7), config, weights, route)
     expected = kernel.reference.random_walk(
         q.double(), k.double(), prior.double(), (5, 7), config, weights.double()
-    )
+    ).probabilities
     assert error(out, expected) <= BOUNDS[dtype]
 
 
