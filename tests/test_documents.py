@@ -21,9 +21,11 @@ DOCUMENTS = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-# Real models and data sets stand in these commands; what ships stands in for the models here.
 RUN = ("segment", "evaluate", "plan", "doctor", "demo")
-NOT_HERE = ("--root", "FOLDER")
+"""Commands that are run, with the models that ship in place of the real ones."""
+
+NOT_HERE = ("--root", "FOLDER", "--graph")
+"""With these a command needs data or a network from elsewhere, and is parsed only."""
 
 
 def blocks(language):

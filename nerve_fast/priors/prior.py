@@ -33,7 +33,7 @@ class Prior:
         image_size: tuple[int, int],
         seen: tuple[int, int] | None = None,
         native_size: int | None = None,
-    ):
+    ) -> Any:
         """How images of ``image_size = (width, height)`` are seen; plans print its ``size``.
 
         Args:
@@ -47,11 +47,11 @@ class Prior:
         """
         return WholeImage(image_size)
 
-    def memory(self, view, images: int, words: int) -> int:
+    def memory(self, view: Any, images: int, words: int) -> int:
         """Bytes that ``images`` of a view take at most on their way, with so many words."""
         return 0
 
-    def encoded_memory(self, view, images: int) -> int:
+    def encoded_memory(self, view: Any, images: int) -> int:
         """Bytes of what :meth:`encode` gives for ``images`` of a view."""
         return 0
 
@@ -65,7 +65,7 @@ class Prior:
     def encode(
         self,
         images: Sequence[Image.Image],
-        view,
+        view: Any,
         advance: Callable[[int], None] = lambda windows: None,
     ) -> Any:
         """What the networks find in images, whatever the labels; by default the images themselves.
