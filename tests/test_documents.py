@@ -112,7 +112,7 @@ def test_python_of_the_documents_compiles():
 @pytest.mark.parametrize("name", ["docs/guides/own-graph.md"])
 def test_python_that_needs_no_models_runs(name, capsys):
     for path, block in blocks("python"):
-        if path == ROOT / name:
+        if path == ROOT / name and "from_pretrained" not in block:
             exec(compile(block, name, "exec"), {})
     assert "factorized" in capsys.readouterr().out
 

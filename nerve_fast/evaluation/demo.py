@@ -39,12 +39,12 @@ def run(
     """
     folder.mkdir(parents=True, exist_ok=True)
     untrained = pipe.graph.untrained()
-    stages = visualize.strip_stages(pipe.config.steps)
+    shown = visualize.strip_stages(pipe.config.steps)
     totals = {}
     for number in tqdm(range(scenes), "scenes", unit="scene", disable=None):
         seed = first_seed + number
         image, mask, names = generate(seed)
-        out = pipe(image, names, return_steps=stages if number < pictures else ())
+        out = pipe(image, names, return_steps=shown if number < pictures else ())
         view = stages.graph_view(untrained, image.size)
         label_maps = {
             "prior": stages.to_labels(out.prior, mask.shape),
