@@ -120,7 +120,7 @@ def walk(
             grid,
             config,
             head_weights=weights,
-            backend=backend,
+            backend=backend if plan is None else "auto",
             plan=plan,
             return_steps=return_steps,
             on_step=on_step,
