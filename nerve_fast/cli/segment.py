@@ -5,6 +5,8 @@ from pathlib import Path
 
 from nerve_fast.cli import flags
 from nerve_fast.cli.messages import notes
+from nerve_fast.cli.seeds import add_seeds, places, points_by_image
+from nerve_fast.errors import InputError
 from nerve_fast.utils.labels import parse_labels
 
 PASSED_ON = (
@@ -37,7 +39,6 @@ def add_segment(commands) -> None:
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
     command.add_argument(
         "--labels",
-        required=True,
         help='classes, ";" between them, "," between synonyms: "cat; dog, puppy; grass"',
     )
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
@@ -54,6 +55,7 @@ def add_segment(commands) -> None:
         "--verify", action="store_true", help="also run the reference, and say how far they differ"
     )
 
+    add_seeds(command)
     flags.add_models(command)
     flags.add_large(command)
     flags.add_prior(command)
@@ -62,18 +64,35 @@ def add_segment(commands) -> None:
 
 def _run(options) -> int:
     config = flags.config_of(options)
-    labels = [label.strip() for label in options.labels.split(";")]
+    labels = [label.strip() for label in (options.labels or "").split(";")]
+    labels = labels if options.labels is not None else []
+    points, boxes = places("--points", options.points, 2), places("--boxes", options.boxes, 4)
+    if not (labels or points or boxes or options.points_file or options.scribbles):
+        raise InputError(
+            "nothing says what to look for; pass --labels, or --points, --points-file, --boxes or "
+            "--scribbles"
+        )
     if len(labels) == 1 and len(parse_labels(labels)[0]) > 1:
         print(
             'note: commas separate synonyms of one class; between classes put ";"', file=sys.stderr
         )
     # transformers and diffusers take seconds to import; mistakes above should not.
     from nerve_fast.pipeline.batch import SegmentSettings, segment
+    from nerve_fast.pipeline.seeding import SeedSettings
     from nerve_fast.priors import PriorConfig
 
     settings = SegmentSettings(
         **{name: getattr(options, name) for name in PASSED_ON},
         labels=labels,
+        seeds=SeedSettings(
+            points=points,
+            boxes=boxes,
+            points_by_image=points_by_image(options.points_file),
+            scribbles=options.scribbles,
+            scribble_labels=[
+                name.strip() for name in (options.scribble_labels or "").split(";") if name.strip()
+            ],
+        ),
         prior=PriorConfig(
             name=options.prior,
             resolution=options.prior_resolution,

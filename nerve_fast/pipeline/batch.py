@@ -26,6 +26,7 @@ from nerve_fast.pipeline.inputs import (
     readable,
 )
 from nerve_fast.pipeline.marks import is_whole, settings_digest, stamped
+from nerve_fast.pipeline.seeding import SeedSettings
 from nerve_fast.pipeline.settings import ModelSettings, check_count
 from nerve_fast.priors import PriorConfig
 from nerve_fast.utils.files import prepare_folder, written_whole
@@ -41,7 +42,8 @@ class SegmentSettings:
 
     Attributes:
         images: files and folders of images.
-        labels: one string a class; commas separate synonyms of one class.
+        labels: one string a class; commas separate synonyms of one class; none where seeds say all.
+        seeds: clicks, boxes and scribbles.
         output: the folder that results are written to.
         save_heatmaps, save_probabilities, save_steps: also write ``NAME.heatmaps.png``,
             ``NAME.npz``, ``NAME.steps.png``.
@@ -66,6 +68,7 @@ class SegmentSettings:
     images: Sequence[str | os.PathLike]
     labels: Sequence[str]
     output: str | os.PathLike
+    seeds: SeedSettings = dataclasses.field(default_factory=SeedSettings)
     save_heatmaps: bool = False
     save_probabilities: bool = False
     save_steps: bool = False
@@ -82,7 +85,8 @@ class SegmentSettings:
     models: ModelSettings = dataclasses.field(default_factory=ModelSettings)
 
     def __post_init__(self):
-        parse_labels(list(self.labels))
+        if self.labels or not self.seeds:
+            parse_labels(list(self.labels))
         check_count("batch_size", self.batch_size, 1)
         check_count("token_budget", self.token_budget, 0)
         if self.max_memory is not None:
@@ -131,6 +135,7 @@ def segment(
     """
     paths = listed(asked.images)
     check_names(paths, asked.output)
+    asked.seeds.check(len(paths))
     with process_group(asked.models.device) as (index, processes, device):
         mine = paths[index::processes]
         made_with = settings_digest(asked, device)
@@ -152,8 +157,9 @@ def segment(
             if group:
                 prepare_folder(asked.output)
                 pipe = load_pipeline(asked, device)
-                pipe.prior.check_labels(parse_labels(list(asked.labels)), progress=progress)
-                pipe.prior.view((1, 1))
+                if asked.labels:
+                    pipe.prior.check_labels(parse_labels(list(asked.labels)), progress=progress)
+                    pipe.prior.view((1, 1))
             run = Run(asked, made_with, say, progress)
             hidden = None if progress else True
             bar = tqdm(total=len(missing), desc="images", unit="image", disable=hidden)
@@ -203,11 +209,15 @@ def segment_group(
 def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> None:
     """Segment some images and write the results."""
     asked = run.asked
+    seeds = [asked.seeds.of(one.path) for one in group]
 
     def call(pipe):
         return pipe(
             [one.image for one in group],
-            list(asked.labels),
+            list(asked.labels) or None,
+            points=[one["points"] for one in seeds],
+            boxes=[one["boxes"] for one in seeds],
+            scribbles=[one["scribbles"] for one in seeds],
             processing_resolution=asked.resolution,
             # Each image as if it were the only one.
             generator=[torch.Generator().manual_seed(asked.models.seed) for _ in group],
@@ -257,7 +267,7 @@ def load_pipeline(asked: SegmentSettings, device: torch.device | str | None) -> 
     models = asked.models
     return NervePipeline.from_pretrained(
         models.models,
-        clip=models.clip,
+        clip=models.clip if asked.labels else False,
         diffusion=models.diffusion,
         graph=models.graph,
         device=device,

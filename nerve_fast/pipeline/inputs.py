@@ -11,14 +11,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from nerve_fast.errors import InputError
-from nerve_fast.imaging.images import load_image
+from nerve_fast.imaging.images import PHOTOGRAPHS, UNREADABLE, load_image
 from nerve_fast.utils.provenance import file_digest
 
 logger = logging.getLogger(__name__)
-
-PHOTOGRAPHS = {".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif"}
-PHOTOGRAPHS |= {".tiff", ".webp"}
-"""Endings of what is taken from a folder."""
 
 ENDINGS = ("overlay.png", "heatmaps.png", "steps.png", "npz", "labels.png")
 """Of results, in the order in which they are written: the last one says that all are there."""
@@ -46,13 +42,17 @@ def listed(places: Sequence[Path]) -> list[Path]:
         except OSError as error:
             raise InputError(f"{place}: cannot be read: {error.strerror}") from error
         if place.is_dir():
+            every = inside
             inside = [
                 path
-                for path in inside
+                for path in every
                 if path.suffix.lower() in PHOTOGRAPHS
                 and not path.name.startswith(".")
                 and not path.name.endswith(results)
             ]
+            left_out = [path for path in every if path.suffix.lower() in UNREADABLE]
+            for path in left_out:
+                logger.warning("%s is left out: %s", path, UNREADABLE[path.suffix.lower()])
             if not inside:
                 raise InputError(f"{place}: holds no image, {' '.join(sorted(PHOTOGRAPHS))}")
         elif not place.exists():

@@ -60,6 +60,7 @@ def settings_digest(asked, device: torch.device | str | None) -> str:
     return digest(
         {
             "labels": list(asked.labels),
+            "seeds": asked.seeds.to_dict(),
             "config": asked.config.to_dict(),
             "prior": dataclasses.asdict(asked.prior),
             "pixels": [asked.resolution, asked.tile, asked.overlap],

@@ -180,7 +180,7 @@ def _each(kind: str, label: str, places, numbers_of_one: int):
         for place in places
     ):
         form = "(x, y)" if numbers_of_one == 2 else "(left, top, right, bottom)"
-        raise TypeError(f"the {kind}s of {label!r} are not a list of {form} in pixels")
+        raise InputError(f"the {kind}s of {label!r} are not a list of {form} in pixels")
     if not places:
         raise InputError(f"the label {label!r} has no {kind}; give it one or leave it out")
     return places

@@ -63,9 +63,9 @@ def test_a_seeded_pixel_keeps_its_label():
         ({"points": {"a": [(40, 3)]}}, InputError, r"point 40,3 of 'a' lies outside .* 40 × 24"),
         ({"points": {"a": [(-1, 3)]}}, InputError, "point -1,3 of 'a' lies outside"),
         ({"points": {"a": []}}, InputError, "label 'a' has no point"),
-        ({"points": {"a": [(1, 2, 3)]}}, TypeError, r"points of 'a' are not a list of \(x, y\)"),
-        ({"points": {"a": [(1, float("nan"))]}}, TypeError, "points of 'a' are not a list"),
-        ({"points": {"a": 3}}, TypeError, "points of 'a' are not a list"),
+        ({"points": {"a": [(1, 2, 3)]}}, InputError, r"points of 'a' are not a list of \(x, y\)"),
+        ({"points": {"a": [(1, float("nan"))]}}, InputError, "points of 'a' are not a list"),
+        ({"points": {"a": 3}}, InputError, "points of 'a' are not a list"),
         ({"points": [(1, 2)]}, TypeError, "points is a list; expected a dictionary from labels"),
         (
             {"points": {"a": [(1, 2)], "b": [(1.5, 2.9)]}},

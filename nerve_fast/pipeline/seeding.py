@@ -1,0 +1,69 @@
+"""Which seeds belong to which image of a run over files."""
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nerve_fast.errors import InputError
+from nerve_fast.priors.seeds import Boxes, Points, read_scribbles
+from nerve_fast.utils.provenance import file_digest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SeedSettings:
+    """Clicks, boxes and scribbles of the images of a run: immutable.
+
+    Attributes:
+        points, boxes: of the one image, see :class:`~nerve_fast.NervePipeline`.
+        points_by_image: points by the name of the image's file, or by its path.
+        scribbles: a mask image of the one image, see
+            :func:`~nerve_fast.priors.seeds.read_scribbles`.
+        scribble_labels: names of the numbers in the mask; without them the numbers themselves.
+    """
+
+    points: Points | None = None
+    boxes: Boxes | None = None
+    points_by_image: Mapping[str, Points] | None = None
+    scribbles: str | os.PathLike | None = None
+    scribble_labels: Sequence[str] = ()
+
+    def __bool__(self) -> bool:
+        return any((self.points, self.boxes, self.points_by_image, self.scribbles))
+
+    def check(self, images: int) -> None:
+        """Refuse seeds of one image where there are several.
+
+        Raises:
+            InputError: there are.
+        """
+        given = {"points": self.points, "boxes": self.boxes, "scribbles": self.scribbles}
+        for name, seeds in given.items():
+            if seeds and images > 1:
+                raise InputError(
+                    f"{name} are of one image, and there are {images}; pass one image, or a file "
+                    "with the points of each"
+                )
+
+    def of(self, path: Path) -> dict:
+        """The arguments ``points``, ``boxes`` and ``scribbles`` of a call on an image.
+
+        Raises:
+            InputError: the points file does not name the image, or the mask cannot be read.
+        """
+        points = self.points
+        if self.points_by_image is not None:
+            for name in (str(path), path.name):
+                points = self.points_by_image.get(name, points)
+        scribbles = None
+        if self.scribbles is not None:
+            labels = self.scribble_labels or [str(number) for number in range(1, 256)]
+            scribbles = read_scribbles(self.scribbles, labels)
+        return {"points": points, "boxes": self.boxes, "scribbles": scribbles}
+
+    def to_dict(self) -> dict:
+        """What results depend on, fit for JSON."""
+        mask = None
+        if self.scribbles is not None and Path(self.scribbles).is_file():
+            mask = file_digest(Path(self.scribbles))
+        return {**dataclasses.asdict(self), "scribbles": mask}
