@@ -19,7 +19,7 @@ def pack(q: Tensor, k: Tensor, head_weights: Tensor) -> tuple[Tensor, Tensor]:
 
 def _pack(x: Tensor, head_weights: Tensor) -> Tensor:
     dtype = upcast(x.new_empty(0)).dtype
-    # Reordered and widened in one pass: memory that is new costs more than arithmetic here.
+    # Reordered and widened in one pass, because allocations cost more than arithmetic here.
     heads_last = x.transpose(-3, -2)
     packed = torch.empty(heads_last.shape, dtype=dtype, device=x.device).copy_(heads_last)
     # As in `unit_vectors`, in place.

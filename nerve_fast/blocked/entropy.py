@@ -9,7 +9,7 @@ from nerve_fast.utils.tiles import spans
 
 
 def head_entropy(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
-    r"""As :func:`nerve_fast.reference.head_entropy`, from two numbers a row and tile.
+    r"""As :func:`nerve_fast.reference.head_entropy`, from two numbers for each row and tile.
 
     A row's entropy is :math:`\mathrm{lse} - \sum_j p_j s_j`. Of each tile its own log-sum-exp and
     mean of :math:`s` are kept, and the tiles are then weighted by their share of the total.
@@ -32,7 +32,7 @@ def _row_entropies(q: Tensor, k: Tensor, size: int) -> Tensor:
         for tile, keys in enumerate(columns):
             s = q @ k[keys].mT
             p = s.softmax(-1)
-            # The largest probability is exp(max − lse), at any rate above 0.
+            # The largest probability is exp(max − lse), which is never 0.
             lse[:, tile] = s.amax(-1) - p.amax(-1).log()
             mean[:, tile] = torch.linalg.vecdot(p, s)
         return lse.logsumexp(-1) - torch.linalg.vecdot(lse.softmax(-1), mean)

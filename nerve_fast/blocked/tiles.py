@@ -1,4 +1,4 @@
-"""The sizes of blocks, and running them so that gradients do not bring ``N × N`` back."""
+"""The sizes of blocks, and their recomputation in the backward pass, which keeps no ``N × N``."""
 
 from collections.abc import Callable
 
@@ -21,8 +21,8 @@ def tile_rows(columns: int, device: torch.device, itemsize: int = 4) -> int:
 def filled(out: Tensor, step: int, rows_of: Callable[[slice], Tensor]) -> Tensor:
     """``out`` with ``rows_of(rows)`` in each span of ``step`` rows.
 
-    Results that are kept between large tiles would pin the heap: each leaves a hole that the next
-    tile does not quite fit. So they go into one tensor that was there before.
+    Results that are allocated between large tiles fragment the heap, so that freed tiles cannot be
+    used again. They are therefore written into one tensor that is allocated before all tiles.
     """
     for rows in spans(len(out), step):
         out[rows] = rows_of(rows)
@@ -30,7 +30,7 @@ def filled(out: Tensor, step: int, rows_of: Callable[[slice], Tensor]) -> Tensor
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """``function(*inputs)``; with gradients its tiles are made again on the way back."""
+    """``function(*inputs)``; where gradients are wanted, the backward pass recomputes its tiles."""
     if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
         return checkpoint(function, *inputs, use_reentrant=False)
     return function(*inputs)

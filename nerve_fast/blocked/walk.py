@@ -18,10 +18,10 @@ from nerve_fast.utils.tiles import spans
 from nerve_fast.walked import Walked
 
 ROUNDING = 1e-5
-"""Cosines and sums of weights exceed 1 by less than this part when they should not."""
+"""Relative amount by which rounding may raise a cosine or a sum of weights above 1."""
 
 MAX_EXPONENT = 50
-"""Row sums of exponentials up to e^50 are far from overflow in float32."""
+"""Row sums of exponentials up to e^50 stay far below the largest float32."""
 
 Step = Callable[[Tensor], Tensor]
 """``Y (N, K) -> S_global Y (N, K)``."""
@@ -44,8 +44,8 @@ def random_walk(
 
     Args:
         route: ``factorized`` (linear rules only), ``streaming`` or ``dense``.
-        stored_rows: rows of ``S_global`` that the route ``dense`` keeps; it makes the others again
-            each step.
+        stored_rows: rows of ``S_global`` that the route ``dense`` keeps; it recomputes the others
+            at each step.
         on_step: called after each step of each member.
     """
     batch = q.shape[:-3]
@@ -114,7 +114,7 @@ def _walk_member(
 
 def _head_weights(q: Tensor, k: Tensor, sharpness: float) -> Tensor:
     if sharpness == 0:
-        # The plain mean needs no entropies, which take N² operations where the walk may not.
+        # The plain mean needs no entropies, which take N² operations even where the walk does not.
         return upcast(q).new_full(q.shape[:-2], 1 / q.shape[-3])
     return entropy_weights(head_entropy(q, k), sharpness)
 
@@ -202,7 +202,7 @@ def _absolute_row_sums(
 
 
 class Rows:
-    """``S_global`` in blocks of rows, each made when it is needed or kept from the start.
+    """``S_global`` in blocks of rows; each is recomputed when it is needed, or kept.
 
     Args:
         packed_q: ``Q̃ (N, C)``.

@@ -13,7 +13,7 @@ from nerve_fast.dispatch.problem import Problem
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """How much of each kind of work a route does; the unit a rate is given for.
+    """How much of each kind of work a route does, in the units that rates are given for.
 
     Attributes:
         products: operations of large products in 32 bits or more.
@@ -52,7 +52,7 @@ class Work:
 
 
 def rates_for(backend: str, device: torch.device) -> dict:
-    """The constants of the cost model, and in ``source`` where they come from."""
+    """The constants of the cost model; ``source`` says where they come from."""
     if backend == "triton":
         return _rates()["triton"]
     return _rates()["cuda" if device.type == "cuda" else "cpu"]
@@ -109,7 +109,7 @@ def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Wo
 
 
 def peak_memory(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> int:
-    """Bytes needed beyond the inputs: a bound, not an estimate."""
+    """Bytes needed beyond the inputs, an upper bound."""
     p = problem
     if backend == "reference":
         maps = (2 if p.weights_given else 4) * p.heads + 6
@@ -119,7 +119,7 @@ def peak_memory(problem: Problem, backend: str, route: str, stored_rows: int = 0
         return p.batch * (stored + p.tokens * _kernel_bytes(p)) + KERNEL_WORKSPACE
     copies = 2 * p.stored_itemsize(backend)
     if route == "factorized" and not p.rule.signed:
-        # It makes no large product: what is packed is taken as it is.
+        # This route has no large product, so the packed heads are not copied.
         copies = 0
     packed = p.tokens * p.channels * (2 * p.itemsize + copies)
     packed += 4 * p.tokens * p.heads * p.itemsize
@@ -130,11 +130,11 @@ def peak_memory(problem: Problem, backend: str, route: str, stored_rows: int = 0
 
 
 KERNEL_WORKSPACE = 64 << 20
-"""Shares of split tiles, moments, counters: no more than a tile a multiprocessor."""
+"""Bytes for partial sums of split tiles, moments and counters: one tile per multiprocessor."""
 
 
 def _kernel_bytes(p: Problem) -> int:
-    """Bytes a token that the kernels keep: packed heads, local weights, both forms of ``Y``."""
+    """Bytes per token that the kernels keep: packed heads, local weights, both forms of ``Y``."""
     channels = -(-p.channels // 64) * 64
     packed = 2 * channels * p.dtype.itemsize
     if p.config.global_stride > 1:

@@ -1,4 +1,4 @@
-"""What the machine has: devices, and memory that is free."""
+"""Which devices the machine has, and how much memory is free."""
 
 from pathlib import Path
 
@@ -11,10 +11,10 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def pick_device(device: str | torch.device | None) -> torch.device:
-    """The device asked for, or the best there is: CUDA or ROCm, then MPS, then the CPU.
+    """The device that was asked for, or the best one: CUDA or ROCm, then MPS, then the CPU.
 
     Raises:
-        InputError: it is not here.
+        InputError: the device is not available.
     """
     present = {
         "cpu": True,

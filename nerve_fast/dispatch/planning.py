@@ -1,4 +1,4 @@
-"""The choice of a route: the fastest expected that fits the memory there is."""
+"""The choice of a route: the one that is expected to be fastest and fits the memory."""
 
 import dataclasses
 import functools
@@ -35,11 +35,11 @@ WAYS = (
 """Backends and their routes."""
 
 FREE_SHARE = 0.8
-"""The part of the free memory that is planned with where no budget is named."""
+"""The share of the free memory that is planned with where no budget is given."""
 
 
 SMALL_WALK = 128 << 20
-"""Bytes that are taken without asking how many are free."""
+"""Walks up to this many bytes are planned without asking how many are free."""
 
 
 def plan(
@@ -99,7 +99,7 @@ def plan_for(
         return _planned(*request, parse_bytes(max_memory), named=True)
     at_best = _planned(*request, sys.maxsize)
     if at_best.peak_memory <= SMALL_WALK:
-        # Asking a GPU takes as long as such a walk.
+        # Asking a GPU for its free memory takes as long as such a walk.
         return at_best
     return _planned(*request, _coarse(int(FREE_SHARE * free_memory(problem.device))))
 
@@ -223,7 +223,7 @@ def _option(
         flops=amount.flops,
         bytes=round(amount.narrow_bytes),
         peak_memory=memory,
-        # The rates of a GPU say nothing about a machine without.
+        # The rates of a GPU say nothing about a machine without one.
         seconds=math.inf if cannot else amount.seconds(backend, problem.device),
         refused=refused,
         exceeds_memory=exceeds_memory,
@@ -234,7 +234,7 @@ def _stored_rows(problem: Problem, budget: int, backend: str) -> int:
     """Rows of ``S`` in whole blocks: at least one, as many as the budget holds."""
     room = budget - peak_memory(problem, backend, "dense")
     if backend == "triton":
-        # All members of a batch at once.
+        # All members of a batch are walked at once.
         size, row = 128, problem.batch * row_memory(problem, backend)
     else:
         row, itemsize = row_memory(problem, backend), problem.stored_itemsize(backend)

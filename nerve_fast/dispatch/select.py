@@ -26,7 +26,7 @@ KERNEL_DTYPES = (torch.float16, torch.bfloat16, torch.float32)
 _MODULES = {
     "reference": "nerve_fast.reference",
     "blocked": "nerve_fast.blocked",
-    # Imported when it is first taken: Triton is there on Linux alone.
+    # Imported on first use, as Triton is available on Linux only.
     "triton": "nerve_fast.kernels.backend",
 }
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
@@ -38,7 +38,7 @@ itself takes the last one, so that threads started inside the block find it."""
 
 @contextlib.contextmanager
 def use_backend(backend: str) -> Iterator[None]:
-    """Within the block, operations that are not told otherwise run on ``backend``.
+    """Within the block, operations with ``backend="auto"`` run on ``backend``.
 
     It holds for the thread that enters the block, and for threads that have entered none of their
     own.
@@ -62,7 +62,7 @@ def use_backend(backend: str) -> Iterator[None]:
 
 
 def resolve(backend: str) -> str:
-    """The name that counts: the argument's, else the context's, else the environment's."""
+    """The name in force: the argument's, else the context's, else the environment's."""
     check_name(backend)
     if backend == "auto":
         backend = _chosen.get() or _last_active()
@@ -166,7 +166,7 @@ def triton_obstacle(
     """Why the kernels cannot take such inputs, or ``None`` where they can."""
     elsewhere = f"runs on CUDA and ROCm GPUs, not on {device.type} (TRITON_INTERPRET=1: for tests)"
     if device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
-        # Without Triton's import, which takes a second.
+        # Importing Triton takes a second, so it is not imported where it cannot be used.
         return elsewhere
     reason = _missing_triton()
     if reason:
@@ -209,4 +209,4 @@ CAN_RUN = {
     "blocked": can_run_pytorch,
     "triton": can_run_triton,
 }
-"""One check a backend, for automatic and for explicit choice alike."""
+"""One check for each backend, used by automatic and by explicit choices."""

@@ -3,12 +3,9 @@
 Outside the compiler the public functions call :mod:`nerve_fast.ops.eager`; while it traces, they
 put one of these operators in their own place, whose implementation makes that call when the program
 runs. So checks of values, the choice of a backend and of a route happen then, and no graph is
-broken. Gradients are those of the same call, made again on the way back.
+broken. The backward pass makes the same call again and takes its gradients.
 """
 
-import contextlib
-import contextvars
-import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -17,6 +14,7 @@ from torch import Tensor
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import wants_grad
 from nerve_fast.ops import eager
+from nerve_fast.ops.gradients import gradients_of, on_a_thread
 
 
 def compiled() -> bool:
@@ -126,7 +124,7 @@ def _operator(
     count = len(tensors.split(","))
 
     def gradients(grads, needed, *arguments):
-        return _on_a_thread(_gradients, call, count, grads, needed, arguments)
+        return on_a_thread(gradients_of, call, count, grads, needed, arguments)
 
     operator = torch.library.custom_op(
         f"nerve_fast::{name}",
@@ -161,59 +159,6 @@ def _operator(
     operator.register_fake(shapes)
     operator.register_autograd(backward, setup_context=setup_context)
     return operator
-
-
-def _gradients(call, count, grads, needed, arguments) -> list[Tensor]:
-    """The gradients of ``call`` by those of its first ``count`` arguments that are needed."""
-    leaves = [
-        x if x is None else x.detach().requires_grad_(need)
-        for x, need in zip(arguments[:count], needed, strict=True)
-    ]
-    outputs = call(*leaves, *arguments[count:])
-    pairs = [
-        (out, grad)
-        for out, grad in zip(outputs, grads, strict=True)
-        if grad is not None and out.requires_grad
-    ]
-    wanted = [x for x, need in zip(leaves, needed, strict=True) if need]
-    if not pairs:
-        return [torch.zeros_like(x) for x in wanted]
-    outputs, grads = zip(*pairs, strict=True)
-    found = torch.autograd.grad(outputs, wanted, grads, allow_unused=True)
-    return [
-        torch.zeros_like(x) if grad is None else grad.clone(memory_format=torch.preserve_format)
-        for x, grad in zip(wanted, found, strict=True)
-    ]
-
-
-def _on_a_thread(function, *arguments):
-    """``function(*arguments)`` with autograd at work.
-
-    Within an operator's implementation torch records nothing for autograd; this is a state of the
-    thread, so a thread of its own has it not. It takes the context's variables, such as the chosen
-    backend, and the stream of the device with it.
-    """
-    context = contextvars.copy_context()
-    tensors = [x for x in arguments[-1] if isinstance(x, Tensor)]
-    device = tensors[0].device
-    stream = contextlib.nullcontext()
-    if device.type == "cuda":
-        stream = torch.cuda.stream(torch.cuda.current_stream(device))
-    outcome = {}
-
-    def work():
-        try:
-            with stream:
-                outcome["result"] = context.run(function, *arguments)
-        except BaseException as error:
-            outcome["error"] = error
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["result"]
 
 
 def _per_head(q: Tensor, head_weights: Tensor | None) -> tuple[int, ...]:
