@@ -4,11 +4,18 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
-from nerve_fast.config import NerveConfig
 from nerve_fast.errors import InputError
 from nerve_fast.evaluation.ablation.ablations import PUBLISHED
-from nerve_fast.evaluation.presets import clip_of, iseg_of, settings_of
+from nerve_fast.evaluation.differences import (
+    changed,
+    is_tiny,
+    method_key,
+    method_of,
+    model_differences,
+    name_of,
+    postprocessed,
+    setting_differences,
+)
 from nerve_fast.utils.files import written_whole
 from nerve_fast.utils.lines import read_json
 from nerve_fast.utils.text import markdown
@@ -16,13 +23,6 @@ from nerve_fast.utils.text import markdown
 TABLE = PUBLISHED["table1"]
 COLUMNS = {dataset: column for column, dataset in TABLE["columns"].items()}
 """The slides' short names, by data set."""
-
-USUAL = {
-    "diffusion": DEFAULT_DIFFUSION,
-    "layers": "of the last up-block",
-    "timestep": 100,
-}
-"""What a run has that names nothing else."""
 
 PARTS = {
     "dataset": {"name", "images", "classes"},
@@ -92,20 +92,6 @@ def is_result(results) -> bool:
     )
 
 
-def method_of(run: dict) -> str:
-    """What Table 1 calls the method, whether it is in the table or not."""
-    prior, refiner = run["settings"]["prior"], run["refiner"]["name"]
-    method = {"walk": "NERVE", "iseg": "iSeg"}.get(refiner, prior)
-    names = {row["method"].casefold(): row["method"] for row in TABLE["rows"]}
-    return names.get(method.casefold(), method)
-
-
-def name_of(run: dict) -> str:
-    """A measured row in words: the preset, and what it does."""
-    prior, refiner = run["settings"]["prior"], run["refiner"]["name"]
-    return f"preset {run['preset']['name']}: {prior}" + f" + {refiner}" * (refiner != "none")
-
-
 def grouped(results: Sequence[dict], paths: Sequence[Path]) -> list[dict[str, dict]]:
     """Results by data set, those of one row of the table together: one method, one set of models.
 
@@ -140,17 +126,6 @@ def together(
         called = json.dumps(key(one["run"]), sort_keys=True)
         groups.setdefault(called, []).append((one, path))
     return list(groups.values())
-
-
-def method_key(run: dict) -> list:
-    """What a method has on all data sets."""
-    models = {name: run["models"].get(name) for name in ("clip", "graph", *USUAL)}
-    refiner = dict(run["refiner"])
-    if refiner["name"] == "iseg":
-        # Other settings on other data sets are no other method.
-        for name in iseg_of(run["dataset"]["name"]):
-            refiner.pop(name, None)
-    return [name_of(run), refiner, models, run["seed"]]
 
 
 def page(rows: Sequence[dict[str, dict]]) -> str:
@@ -211,15 +186,6 @@ def counterpart(row: dict[str, dict]) -> dict | None:
     return next(iter(alike or same), None)
 
 
-def is_tiny(run: dict) -> bool:
-    """Whether a run was with the models that ship."""
-    return "nerve_fast/tiny/models" in Path(run["models"]["clip"]).as_posix()
-
-
-def postprocessed(run: dict) -> bool:
-    return run["refiner"]["name"] == "pamr"
-
-
 def measured_line(number: int, row: dict[str, dict], published: dict | None) -> str:
     run = next(iter(row.values()))["run"]
     cells = [markdown(method_of(run)), f"({number}) measured", yes(postprocessed(run))]
@@ -268,58 +234,6 @@ def remarks(number: int, row: dict[str, dict]) -> list[str]:
     if len(lines) == 1:
         lines.append("- As the preset has it.")
     return [*lines, ""]
-
-
-def model_differences(run: dict) -> list[str]:
-    """What a run has otherwise than the preset, on every data set."""
-    models, refiner = run["models"], run["refiner"]
-    expected = {"clip": clip_of(run["preset"]["name"]), **USUAL}
-    found = [
-        f"{name} {models[name]} for {usual}"
-        for name, usual in expected.items()
-        if models.get(name, usual) != usual
-        and not (is_tiny(run) and name in ("clip", "diffusion"))
-        and not ("graph" in models and name == "layers" and models[name] == "the last one")
-    ]
-    if graph := models.get("graph"):
-        found = [f"graph {graph} for the diffusion model", *found]
-    usual = NerveConfig().to_dict()
-    found += [
-        f"{name} {value} for {usual[name]}"
-        for name, value in refiner.get("config", {}).items()
-        if value != usual[name]
-    ]
-    if run["seed"] != 0:
-        found.append(f"seed {run['seed']} for 0")
-    return found
-
-
-def setting_differences(run: dict) -> list[str]:
-    """What a run has otherwise than the preset on its data set."""
-    usual = expected_of(run)
-    return [
-        f"{name.replace('_', ' ')} {value} for {usual[name]}"
-        for name, value in changed(run).items()
-    ]
-
-
-def changed(run: dict) -> dict:
-    """The settings that a run has otherwise than the preset on its data set."""
-    found = {**run["settings"], **run["refiner"]}
-    return {name: found[name] for name, value in expected_of(run).items() if found[name] != value}
-
-
-def expected_of(run: dict) -> dict:
-    """Of those settings of a run that go with its data set, the preset's and iSeg's authors'."""
-    dataset = run["dataset"]
-    preset = settings_of(
-        run["preset"]["name"], dataset["name"], dataset["classes"][0] == "background"
-    )
-    expected = {name: getattr(preset, name) for name in run["settings"]}
-    if run["refiner"]["name"] == "iseg":
-        authors = iseg_of(dataset["name"])
-        expected |= {name: authors[name] for name in authors if name in run["refiner"]}
-    return expected
 
 
 def averages() -> str:

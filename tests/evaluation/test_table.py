@@ -5,8 +5,9 @@ import pytest
 from nerve_fast import InputError, NerveConfig
 from nerve_fast.cli import main as cli
 from nerve_fast.evaluation.ablation.ablations import PUBLISHED
+from nerve_fast.evaluation.differences import USUAL
 from nerve_fast.evaluation.presets import clip_of, iseg_of, note_of, settings_of
-from nerve_fast.evaluation.table import COLUMNS, USUAL, report
+from nerve_fast.evaluation.table import COLUMNS, report
 
 FIGURES = dict(zip(COLUMNS, [69.7, 37.7, 43.3, 90.1, 24.0, 43.4, 28.8], strict=True))
 

@@ -33,6 +33,7 @@ def test_a_folder_that_stays_empty_goes(tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
+from nerve_fast.utils.files import written_whole
 from nerve_fast.utils.locks import alone_in
 
 with alone_in(Path(sys.argv[1])), written_whole(Path(sys.argv[1], sys.argv[2])) as path:

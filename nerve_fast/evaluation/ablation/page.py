@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Ablation
-from nerve_fast.evaluation.table import is_tiny
+from nerve_fast.evaluation.differences import is_tiny
 from nerve_fast.utils.files import prepare_folder, written_whole
 from nerve_fast.utils.text import code, markdown
 

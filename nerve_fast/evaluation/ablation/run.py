@@ -8,10 +8,9 @@ as the files of the image, the models and the packages are what they were.
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -19,9 +18,10 @@ from nerve_fast import datasets
 from nerve_fast.backbones.source import GraphFeatures
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.errors import InputError
-from nerve_fast.evaluation import record
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting
+from nerve_fast.evaluation.ablation.counts import Counts
 from nerve_fast.evaluation.ablation.features import FeatureCache, Features, Source
+from nerve_fast.evaluation.ablation.rows import rows
 from nerve_fast.evaluation.folder import claim
 from nerve_fast.evaluation.method import (
     description,
@@ -29,71 +29,19 @@ from nerve_fast.evaluation.method import (
     name_of,
     settings_asked_for,
 )
-from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou, without_nan
+from nerve_fast.evaluation.metrics import confusion_matrix, without_nan
 from nerve_fast.evaluation.presets import Settings
 from nerve_fast.evaluation.rules import thresholded
 from nerve_fast.evaluation.settings import AblationSettings
 from nerve_fast.pipeline.loading import device_and_dtype
 from nerve_fast.pipeline.stages import walk
 from nerve_fast.utils.files import prepare_folder
-from nerve_fast.utils.lines import add_line, drop_cut_off, read_lines, write_json
+from nerve_fast.utils.lines import write_json
 from nerve_fast.utils.locks import alone_in
 from nerve_fast.utils.processes import process_count
 from nerve_fast.utils.provenance import commit, digest
 from nerve_fast.utils.text import plain
 from nerve_fast.utils.units import parse_bytes
-
-RESAMPLES = 1000
-"""Of the images, for the interval of a difference."""
-
-
-class Counts:
-    """Confusion matrices of images and settings, in a file that grows by a line an image.
-
-    A run that was stopped goes on where it was: what is not whole of the last line is dropped.
-
-    Args:
-        path: of the file; it need not be there.
-        classes: ``K``.
-        keys: of the settings that are asked for; of others in the file nothing is known.
-
-    Raises:
-        InputError: the file cannot be read or written.
-    """
-
-    def __init__(self, path: Path, classes: int, keys: Collection[str]):
-        self.path = path
-        self.classes = classes
-        self.keys = keys
-        self.known: dict[tuple[str, str], Tensor] = {}
-        if path.exists():
-            drop_cut_off(path)
-            read_lines(path, self._take)
-
-    def _take(self, line: dict) -> None:
-        image, counts = line["image"], line["counts"]
-        for key in self.keys:
-            if key in counts:
-                self.known[image, key] = record.decoded(
-                    counts[key], (self.classes, self.classes + 1)
-                )
-
-    def __contains__(self, of: tuple[str, str]) -> bool:
-        return of in self.known
-
-    def matrix(self, image: str, key: str) -> Tensor:
-        """``(K, K+1)`` int64 of an image and the key of a setting, rows are the truth."""
-        truth, prediction, count = self.known[image, key].T
-        matrix = torch.zeros(self.classes, self.classes + 1, dtype=torch.int64)
-        matrix[truth, prediction] = count
-        return matrix
-
-    def add(self, image: str, matrices: dict[str, Tensor]) -> None:
-        """Keep the matrices of an image, by the keys of settings."""
-        counts = {key: record.encoded(matrix) for key, matrix in matrices.items()}
-        line = {"image": image, "counts": counts}
-        add_line(self.path, line)
-        self._take(line)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -315,67 +263,3 @@ def tally(
                     )
         # In the order of the settings, however they were grouped.
         counts.add(called, {key: matrices[key] for key in missing.values()})
-
-
-def rows(
-    settings: dict[str, Setting],
-    base: Setting,
-    matrices: Callable[[Setting], Iterable[Tensor]],
-) -> list[dict]:
-    """What came of each setting of an ablation; mIoU in [0, 1], ``nan`` where no pixel counts.
-
-    Args:
-        settings: by label.
-        base: what they are compared with, one of them.
-        matrices: of a setting ``(K, K+1)`` an image, the last column for pixels without a label.
-
-    Returns:
-        One a setting. ``interval`` is the middle 95 % of its difference to ``base`` over images
-        drawn again with replacement, the same for both.
-    """
-    measured = {}
-    for setting in settings.values():
-        total, parts = 0, []
-        for matrix in matrices(setting):
-            total = total + matrix
-            parts.append(unions(matrix))
-        measured[setting] = mean_iou(total), torch.stack(parts)
-    return [
-        {
-            "label": label,
-            "config": setting.config.to_dict(),
-            "timestep": setting.timestep,
-            "single_head": setting.single_head,
-            "base": setting == base,
-            "miou": measured[setting][0],
-            "interval": difference_interval(measured[setting][1], measured[base][1]),
-        }
-        for label, setting in settings.items()
-    ]
-
-
-def unions(matrix: Tensor) -> Tensor:
-    """Intersection and union of each class, ``(K, K+1)`` to ``(2, K)``; they add up over images."""
-    intersection = matrix.diagonal()
-    return torch.stack([intersection, matrix.sum(1) + matrix.sum(0)[:-1] - intersection])
-
-
-def difference_interval(own: Tensor, other: Tensor) -> list[float]:
-    """The middle 95 % of the difference in mIoU over bootstrap samples of the images.
-
-    Samples in which no pixel counts are left out; ``nan`` where that is all of them.
-
-    Args:
-        own, other: ``(images, 2, K)``, :func:`unions` of two settings.
-    """
-    images = len(own)
-    drawn = torch.randint(images, (RESAMPLES, images), generator=torch.Generator().manual_seed(0))
-    weights = torch.zeros(RESAMPLES, images, dtype=torch.float64)
-    weights.scatter_add_(1, drawn, torch.ones_like(weights))
-
-    def scores(parts):
-        intersection, union = (weights @ parts.flatten(1).double()).view(RESAMPLES, 2, -1).unbind(1)
-        return (intersection / union).nanmean(1)
-
-    edges = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    return (scores(own) - scores(other)).nanquantile(edges).tolist()

@@ -14,13 +14,10 @@ from nerve_fast.datasets import Dataset
 from nerve_fast.errors import InputError
 from nerve_fast.evaluation.ablation import run as module
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting
+from nerve_fast.evaluation.ablation.counts import Counts
 from nerve_fast.evaluation.ablation.features import Features, Source
-from nerve_fast.evaluation.ablation.run import (
-    Counts,
-    alike_but_for_steps,
-    difference_interval,
-    walked_steps,
-)
+from nerve_fast.evaluation.ablation.rows import difference_interval
+from nerve_fast.evaluation.ablation.run import alike_but_for_steps, walked_steps
 from nerve_fast.tiny.scenes import NAMES, generate
 
 BASE = Setting(NerveConfig(radius=2), 100)
@@ -75,7 +72,7 @@ def made(monkeypatch):
     compute = Source.of
 
     def of(self, image):
-        timesteps.append(self.diffusion.timestep)
+        timesteps.append(self.graph.timestep)
         return compute(self, image)
 
     monkeypatch.setattr(Source, "of", of)

@@ -1,0 +1,101 @@
+"""What a run is called, and what it has otherwise than its preset."""
+
+from pathlib import Path
+
+from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
+from nerve_fast.config import NerveConfig
+from nerve_fast.evaluation.ablation.ablations import PUBLISHED
+from nerve_fast.evaluation.presets import clip_of, iseg_of, settings_of
+
+USUAL = {
+    "diffusion": DEFAULT_DIFFUSION,
+    "layers": "of the last up-block",
+    "timestep": 100,
+}
+"""What a run has that names nothing else."""
+
+
+def method_of(run: dict) -> str:
+    """What Table 1 calls the method, whether it is in the table or not."""
+    prior, refiner = run["settings"]["prior"], run["refiner"]["name"]
+    method = {"walk": "NERVE", "iseg": "iSeg"}.get(refiner, prior)
+    names = {row["method"].casefold(): row["method"] for row in PUBLISHED["table1"]["rows"]}
+    return names.get(method.casefold(), method)
+
+
+def name_of(run: dict) -> str:
+    """A measured row in words: the preset, and what it does."""
+    prior, refiner = run["settings"]["prior"], run["refiner"]["name"]
+    return f"preset {run['preset']['name']}: {prior}" + f" + {refiner}" * (refiner != "none")
+
+
+def is_tiny(run: dict) -> bool:
+    """Whether a run was with the models that ship."""
+    return "nerve_fast/tiny/models" in Path(run["models"]["clip"]).as_posix()
+
+
+def postprocessed(run: dict) -> bool:
+    return run["refiner"]["name"] == "pamr"
+
+
+def method_key(run: dict) -> list:
+    """What a method has on all data sets."""
+    models = {name: run["models"].get(name) for name in ("clip", "graph", *USUAL)}
+    refiner = dict(run["refiner"])
+    if refiner["name"] == "iseg":
+        # Other settings on other data sets are no other method.
+        for name in iseg_of(run["dataset"]["name"]):
+            refiner.pop(name, None)
+    return [name_of(run), refiner, models, run["seed"]]
+
+
+def model_differences(run: dict) -> list[str]:
+    """What a run has otherwise than the preset, on every data set."""
+    models, refiner = run["models"], run["refiner"]
+    expected = {"clip": clip_of(run["preset"]["name"]), **USUAL}
+    found = [
+        f"{name} {models[name]} for {usual}"
+        for name, usual in expected.items()
+        if models.get(name, usual) != usual
+        and not (is_tiny(run) and name in ("clip", "diffusion"))
+        and not ("graph" in models and name == "layers" and models[name] == "the last one")
+    ]
+    if graph := models.get("graph"):
+        found = [f"graph {graph} for the diffusion model", *found]
+    usual = NerveConfig().to_dict()
+    found += [
+        f"{name} {value} for {usual[name]}"
+        for name, value in refiner.get("config", {}).items()
+        if value != usual[name]
+    ]
+    if run["seed"] != 0:
+        found.append(f"seed {run['seed']} for 0")
+    return found
+
+
+def setting_differences(run: dict) -> list[str]:
+    """What a run has otherwise than the preset on its data set."""
+    usual = expected_of(run)
+    return [
+        f"{name.replace('_', ' ')} {value} for {usual[name]}"
+        for name, value in changed(run).items()
+    ]
+
+
+def changed(run: dict) -> dict:
+    """The settings that a run has otherwise than the preset on its data set."""
+    found = {**run["settings"], **run["refiner"]}
+    return {name: found[name] for name, value in expected_of(run).items() if found[name] != value}
+
+
+def expected_of(run: dict) -> dict:
+    """Of those settings of a run that go with its data set, the preset's and iSeg's authors'."""
+    dataset = run["dataset"]
+    preset = settings_of(
+        run["preset"]["name"], dataset["name"], dataset["classes"][0] == "background"
+    )
+    expected = {name: getattr(preset, name) for name in run["settings"]}
+    if run["refiner"]["name"] == "iseg":
+        authors = iseg_of(dataset["name"])
+        expected |= {name: authors[name] for name in authors if name in run["refiner"]}
+    return expected
