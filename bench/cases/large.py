@@ -14,6 +14,7 @@ from nerve_fast import NerveConfig, NervePipeline, PriorConfig
 from nerve_fast.bench.harness.full_size import WORDS, full_size_pipe
 from nerve_fast.bench.harness.profiling import profiled, steps_of
 from nerve_fast.imaging.visualize import overlay, save_picture
+from nerve_fast.priors.patchwise import CLIPPrior
 from nerve_fast.tiny.scenes import NAMES, generate
 
 SEED = 1_200_000
@@ -212,8 +213,10 @@ def seams(picture: str, scenes: int = 12, side: int = 1024, near: int = 16) -> d
     """
     # CLIP sees the same in both, so that only the tiles differ.
     pipe = tiny()
-    usual = pipe.prior.clip.image_size * 3 // 2
-    pipe.prior = PriorConfig(resolution=side * usual // 128, window=usual)
+    clip = pipe.prior.clip
+    usual = clip.image_size * 3 // 2
+    config = PriorConfig(resolution=side * usual // 128, window=usual)
+    pipe.prior = CLIPPrior(clip, config)
     differ = {"near": 0, "elsewhere": 0}
     count = {"near": 0, "elsewhere": 0}
     for scene in range(scenes):
