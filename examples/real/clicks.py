@@ -45,5 +45,7 @@ def eroded(inside: Tensor, distance: int) -> Tensor:
     """Pixels whose square of ``2 · distance + 1`` holds no other; beyond the image is inside."""
     if not distance:
         return inside
+    side = 2 * distance + 1
     outside = (~inside).float()[None]
-    return max_pool2d(outside, 2 * distance + 1, stride=1, padding=distance)[0] == 0
+    outside = max_pool2d(outside, (side, 1), stride=1, padding=(distance, 0))
+    return max_pool2d(outside, (1, side), stride=1, padding=(0, distance))[0] == 0

@@ -62,7 +62,7 @@ def made(photograph: Photograph, settings: dict, ways) -> dict:
         for way in ways:
             scores = finer if way.startswith("walk") else priors
             if way.endswith("PAMR"):
-                scores = [refine(one) for one in scores]
+                scores = refine(scores)
             values = [both(labelled(one, size), photograph) for one in scores]
             found[str(cells)][way] = [list(column) for column in zip(*values, strict=True)]
     return found

@@ -34,7 +34,8 @@ def segment(name: str, photograph: Photograph, sets: Sequence[Clicks], settings:
         name: one of ``SEGMENTERS``.
         photograph: what is segmented; its truth is not looked at.
         sets: sets of clicks.
-        settings: of ``NerveConfig`` for the walks, ``beta`` for ``random_walker``.
+        settings: of ``NerveConfig`` for the walks, and ``calibrated``; ``beta`` for
+            ``random_walker``.
     """
     if name == WALKER:
         return [walked_by_colour(photograph.image, clicks, **settings) for clicks in sets]
@@ -42,7 +43,14 @@ def segment(name: str, photograph: Photograph, sets: Sequence[Clicks], settings:
     seeds = [seeded(clicks, photograph.image.size, tokens.grid) for clicks in sets]
     if name == NEAREST:
         return [nearest(tokens, one) for one in seeds]
-    return walked(tokens, seeds, nf.NerveConfig(**settings))
+    settings = dict(settings)
+    calibrated = settings.pop("calibrated")
+    return [
+        with_seeds(found, prior)
+        for found, prior in zip(
+            walked(tokens, seeds, nf.NerveConfig(**settings), calibrated), seeds, strict=True
+        )
+    ]
 
 
 def seeded(clicks: Clicks, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
@@ -55,18 +63,57 @@ def seeded(clicks: Clicks, size: tuple[int, int], grid: tuple[int, int]) -> Tens
     return seeds / seeds.sum(0).clamp(min=1)
 
 
-def walked(tokens: Graph, priors: Sequence[Tensor], config: nf.NerveConfig) -> list[Tensor]:
-    """One walk for all priors ``(N, K)``, as it is linear in them; rows sum to 1, or to 0 where
-    nothing came.
+def walked(
+    tokens: Graph, priors: Sequence[Tensor], config: nf.NerveConfig, calibrated: bool = False
+) -> list[Tensor]:
+    """One walk for all priors ``(N, K)``, as it is linear in them.
+
+    Args:
+        tokens: the graph.
+        priors: distributions over labels, or seeds.
+        config: settings.
+        calibrated: see :func:`calibration`; for seeds.
+
+    Returns:
+        ``(K, h, w)`` for each, the labels of a token summing to 1, or to 0 where nothing came.
     """
     everything = nf.random_walk(tokens.q, tokens.k, torch.cat(list(priors), 1), tokens.grid, config)
     found = []
-    for one in everything.split([prior.shape[1] for prior in priors], 1):
+    for one, prior in zip(
+        everything.split([prior.shape[1] for prior in priors], 1), priors, strict=True
+    ):
         one = one.clamp(min=0)
+        if calibrated:
+            one = one / calibration(one, prior, config)
         total = one.sum(1, keepdim=True)
-        one = torch.where(total > 0, one / total, 0)
-        found.append(one.T.unflatten(1, tokens.grid))
+        found.append(torch.where(total > 0, one / total, 0).T.unflatten(1, tokens.grid))
     return found
+
+
+def calibration(found: Tensor, seeds: Tensor, config: nf.NerveConfig) -> Tensor:
+    r"""By what each label is divided: its mean at its own seeds, less what never left them.
+
+    A walker inside a thing of ``n`` tokens meets any one of them with a probability of about
+    ``1/n``: seeds in a large thing are met more seldom, even from within, than what leaks to the
+    seeds of a small one. What a label has at its own seeds,
+
+    .. math:: \frac{1}{|s_k|} \sum_{i \in s_k} \left(P_L - \frac{1-\alpha}{1-\alpha^{L+1}}
+              G\right)_{ik},
+
+    is the measure of that. Scaling seeds still changes nothing.
+    """
+    alpha, steps = config.alpha, config.steps
+    start = (1 - alpha) / (1 - alpha ** (steps + 1)) if alpha < 1 else 1 / (steps + 1)
+    own = seeds > 0
+    returned = ((found - start * seeds).clamp(min=0) * own).sum(0) / own.sum(0).clamp(min=1)
+    # A label whose walkers never come back, as with no step at all, stays as it is.
+    return torch.where(returned > 0, returned, 1)
+
+
+def with_seeds(scores: Tensor, seeds: Tensor) -> Tensor:
+    """Seeded tokens with their own labels, ``(K, h, w)``."""
+    own = (seeds > 0).float().T.view_as(scores)
+    return torch.where(own.sum(0) > 0, own / own.sum(0).clamp(min=1), scores)
 
 
 def nearest(tokens: Graph, seeds: Tensor) -> Tensor:

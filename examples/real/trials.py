@@ -77,23 +77,28 @@ def trial(name: str, photograph: Photograph, settings: dict, refined: bool) -> d
 def scored(name, photograph, sets, settings, score, refine=None) -> dict:
     """What ``score`` gives for the labels of each set, as a list a score over the seeds."""
     flat = [clicks for some in sets.values() for clicks in some]
-    scores = iter(segment(name, photograph, flat, settings))
+    scores = segment(name, photograph, flat, settings)
+    scores = iter(refine(scores) if refine else scores)
     found = {}
     for count, some in sets.items():
         values = []
         for _ in some:
-            one = next(scores)
-            one = one if refine is None else refine(one)
-            values.append(score(labelled(one, photograph.image.size)))
+            values.append(score(labelled(next(scores), photograph.image.size)))
         found[count] = [list(column) for column in zip(*values, strict=True)]
     return found
 
 
 def refiner(photograph: Photograph):
-    """PAMR with its default settings, for scores ``(K, h, w)``."""
+    """PAMR with its default settings, of a list of scores ``(K, h, w)`` of one size."""
     settings = PAMR()
     pixels = to_tensor(photograph.image)
-    return lambda scores: pamr(pixels, scores, settings.iterations, settings.dilations)
+
+    def refine(scores):
+        # Its weights are the same for all.
+        maps = pamr(pixels, torch.cat(scores), settings.iterations, settings.dilations)
+        return maps.split([len(one) for one in scores])
+
+    return refine
 
 
 def miou(labels: Tensor, photograph: Photograph) -> tuple[float]:
