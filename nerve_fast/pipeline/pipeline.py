@@ -1,16 +1,12 @@
 """The whole method: an image and words in, a label for every pixel out."""
 
 import dataclasses
-import itertools
 import logging
-import numbers
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,63 +16,20 @@ from nerve_fast.backbones.source import AffinitySource, GraphFeatures
 from nerve_fast.config import TOKEN_BUDGET, NerveConfig
 from nerve_fast.dispatch import choose
 from nerve_fast.errors import InputError
-from nerve_fast.imaging.images import load_image
 from nerve_fast.imaging.resampling import as_maps, to_tokens
 from nerve_fast.pipeline import stages
 from nerve_fast.pipeline.budget import CallPlan, DoesNotFitError, EncodePlan, Request
 from nerve_fast.pipeline.features import ImageFeatures
+from nerve_fast.pipeline.jobs import Call, ImageInput, Job, check_inputs, groups, per_image
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.output import SegmentationOutput
 from nerve_fast.priors import CLIPPrior, Prior, PriorConfig
 from nerve_fast.priors.patchwise import check_finite
-from nerve_fast.priors.seeds import Boxes, Points, Scribbles, Seeds
+from nerve_fast.priors.seeds import Boxes, Points, Scribbles
 from nerve_fast.refiners.walk import entropies, moves
 from nerve_fast.utils.labels import parse_labels
 
 logger = logging.getLogger(__name__)
-
-ImageInput = Image.Image | np.ndarray | str | os.PathLike
-
-
-@dataclasses.dataclass(frozen=True)
-class _Call:
-    """The arguments of a call that hold for all of its images."""
-
-    classes: Sequence[Sequence[str]]
-    words: tuple[str, ...]
-    config: NerveConfig
-    processing_resolution: int | None
-    match_input_resolution: bool
-    return_steps: Sequence[int]
-    max_memory: int | str | None
-    token_budget: int | None
-    tile: int | None
-    overlap: int | None
-    progress: bool
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Job:
-    """One image of a call.
-
-    Attributes:
-        image: loaded, or encoded.
-        generator: of the noise.
-        seeds: what the caller has said of its pixels.
-    """
-
-    image: Image.Image | ImageFeatures
-    generator: torch.Generator
-    seeds: Seeds | None
-
-    def labels(self, call: _Call) -> tuple[str, ...]:
-        """Those of the words, then those that only the seeds have."""
-        return tuple(dict.fromkeys((*call.words, *(self.seeds.labels if self.seeds else ()))))
-
-    def kind(self):
-        """What images that are worked on together have in common."""
-        size = None if isinstance(self.image, ImageFeatures) else self.image.size
-        return size, self.seeds and self.seeds.labels
 
 
 class NervePipeline:
@@ -259,12 +212,12 @@ class NervePipeline:
         """
         # 0. Inputs. The labels are encoded first: a mistake in them should not cost a forward pass.
         config = self.config if config is None else config
-        _check_inputs(
+        check_inputs(
             config, processing_resolution, generator, return_steps, batch_size, token_budget
         )
         alone = not isinstance(image, (list, tuple))
         images = [image] if alone else image
-        seeds = _per_image(len(images), alone, points=points, boxes=boxes, scribbles=scribbles)
+        seeds = per_image(len(images), alone, points=points, boxes=boxes, scribbles=scribbles)
         if labels is None and not all(any(one.values()) for one in seeds):
             raise InputError(
                 "neither labels nor seeds are given; pass labels, points, boxes or scribbles"
@@ -277,7 +230,7 @@ class NervePipeline:
             )
         if classes:
             self.prior.check_labels(classes)
-        call = _Call(
+        call = Call(
             classes=classes,
             words=tuple(labels or ()),
             config=config,
@@ -291,7 +244,7 @@ class NervePipeline:
             progress=progress,
         )
         results = []
-        for jobs in _groups(images, generator, batch_size, seeds):
+        for jobs in groups(images, generator, batch_size, seeds):
             if isinstance(jobs[0].image, ImageFeatures):
                 for job in jobs:
                     results += self._segment_features(job, call)
@@ -324,11 +277,11 @@ class NervePipeline:
         Raises:
             InputError, TypeError: as for a call.
         """
-        _check_inputs(self.config, processing_resolution, generator, (), 1, None)
+        check_inputs(self.config, processing_resolution, generator, (), 1, None)
         alone = not isinstance(image, (list, tuple))
         images = [image] if alone else image
         results = []
-        for (job,) in _groups(images, generator, 1, [{}] * len(images)):
+        for (job,) in groups(images, generator, 1, [{}] * len(images)):
             plan = Request(
                 prior=self.prior,
                 source=self.graph,
@@ -345,7 +298,7 @@ class NervePipeline:
             results.append(ImageFeatures(job.image, encoded, graph, plan))
         return results[0] if alone else results
 
-    def _segment(self, jobs: Sequence[_Job], call: _Call) -> list[SegmentationOutput]:
+    def _segment(self, jobs: Sequence[Job], call: Call) -> list[SegmentationOutput]:
         """Images of one size, together, or where the memory is too small half of them at a time."""
         try:
             plan = self._request(jobs, call).planned(call.max_memory)
@@ -361,7 +314,7 @@ class NervePipeline:
             entropy = entropies(graph, max_rows=plan.entropy_rows, backend=self.backend)
         return self._walked(jobs, probabilities, graph, entropy, plan, call)
 
-    def _segment_features(self, job: _Job, call: _Call) -> list[SegmentationOutput]:
+    def _segment_features(self, job: Job, call: Call) -> list[SegmentationOutput]:
         """One image that has been encoded."""
         features = job.image
         job = dataclasses.replace(job, image=features.image)
@@ -378,8 +331,8 @@ class NervePipeline:
 
     def _request(
         self,
-        jobs: Sequence[_Job],
-        call: _Call,
+        jobs: Sequence[Job],
+        call: Call,
         encoded: EncodePlan | None = None,
     ) -> Request:
         return Request(
@@ -399,7 +352,7 @@ class NervePipeline:
             encoded=encoded,
         )
 
-    def _say(self, plan: CallPlan, call: _Call) -> None:
+    def _say(self, plan: CallPlan, call: Call) -> None:
         """The plan, and what of it the caller may not expect, to the log."""
         logger.info("%s", plan)
         if plan.config.global_stride > call.config.global_stride:
@@ -417,7 +370,7 @@ class NervePipeline:
 
     def _networks(
         self,
-        jobs: Sequence[_Job],
+        jobs: Sequence[Job],
         classes: Sequence[Sequence[str]] | None,
         plan: EncodePlan,
         progress: bool,
@@ -454,12 +407,12 @@ class NervePipeline:
 
     def _walked(
         self,
-        jobs: Sequence[_Job],
+        jobs: Sequence[Job],
         probabilities: Tensor | None,
         graph: GraphFeatures,
         entropy: Tensor | None,
         plan: CallPlan,
-        call: _Call,
+        call: Call,
     ) -> list[SegmentationOutput]:
         """Stages 3 and 4."""
         # The prior on the tokens: G (B, N, K).
@@ -504,88 +457,7 @@ class NervePipeline:
         return results
 
 
-def _per_image(images: int, alone: bool, **seeds) -> list[dict]:
-    """Of each image its points, boxes and scribbles, by these names."""
-    for name, given in seeds.items():
-        if given is None or alone:
-            continue
-        if not isinstance(given, (list, tuple)) or len(given) != images:
-            raise InputError(
-                f"{name} is not a list of {images}; expected one entry for each of the images"
-            )
-    return [
-        {name: given if given is None or alone else given[number] for name, given in seeds.items()}
-        for number in range(images)
-    ]
-
-
-def _groups(
-    images: Sequence, generator, batch_size: int, seeds: Sequence[dict]
-) -> Iterator[list[_Job]]:
-    """Loaded images, in order: up to ``batch_size`` neighbours of one size and one set of labels.
-
-    Neighbours, so that a generator that all share draws in the order of the list.
-    """
-    generators = _generators(generator, len(images))
-    for first in range(0, len(images), batch_size):
-        jobs = []
-        for number in range(first, min(first + batch_size, len(images))):
-            image = images[number]
-            image = image if isinstance(image, ImageFeatures) else load_image(image)
-            size = getattr(image, "image", image).size
-            jobs.append(_Job(image, generators[number], Seeds.of(size, **seeds[number])))
-        for _, alike in itertools.groupby(jobs, key=_Job.kind):
-            yield list(alike)
-
-
-def _generators(generator, images: int) -> list[torch.Generator]:
-    """One an image."""
-    if isinstance(generator, (list, tuple)):
-        if len(generator) != images:
-            raise InputError(
-                f"generator is a list of {len(generator)}; expected one for each of the "
-                f"{images} images"
-            )
-        return list(generator)
-    return [generator or torch.Generator().manual_seed(0) for _ in range(images)]
-
-
 def _bar(name: str, unit: str, total: int, progress: bool) -> tqdm:
     """A progress bar that is shown where there is more than one thing to wait for."""
     hidden = None if progress and total > 1 else True
     return tqdm(total=total, desc=name, unit=unit, leave=False, disable=hidden)
-
-
-def _check_inputs(
-    config, processing_resolution, generator, return_steps, batch_size, token_budget
-) -> None:
-    if not isinstance(config, NerveConfig):
-        raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
-    if processing_resolution is not None and not _is_count(processing_resolution):
-        raise InputError(
-            f"processing_resolution is {processing_resolution!r}; expected a number of pixels, "
-            "0 for the image's own, or None for the model's"
-        )
-    several = isinstance(generator, (list, tuple))
-    for one in generator if several else [generator]:
-        if not isinstance(one, torch.Generator) and (several or one is not None):
-            raise TypeError(
-                f"generator is a {type(one).__name__}; expected a torch.Generator, a list of "
-                "them, or None"
-            )
-    if not isinstance(return_steps, (list, tuple, range)):
-        raise TypeError(f"return_steps is {return_steps!r}; expected a list of whole numbers")
-    for steps in return_steps:
-        if not _is_count(steps):
-            raise InputError(f"return_steps holds {steps!r}; expected whole numbers, 0 or more")
-    if not (_is_count(batch_size) and batch_size > 0):
-        raise InputError(f"batch_size is {batch_size!r}; expected a whole number above 0")
-    if token_budget is not None and not (_is_count(token_budget) and token_budget > 0):
-        raise InputError(
-            f"token_budget is {token_budget!r}; expected a whole number above 0, or None for "
-            "no limit"
-        )
-
-
-def _is_count(value) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0

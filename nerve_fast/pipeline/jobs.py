@@ -1,0 +1,141 @@
+"""The arguments of a call, checked and sorted into images that are worked on together."""
+
+import dataclasses
+import itertools
+import numbers
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+
+from nerve_fast.config import NerveConfig
+from nerve_fast.errors import InputError
+from nerve_fast.imaging.images import load_image
+from nerve_fast.pipeline.features import ImageFeatures
+from nerve_fast.priors.seeds import Seeds
+
+ImageInput = Image.Image | np.ndarray | str | os.PathLike
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """The arguments of a call that hold for all of its images."""
+
+    classes: Sequence[Sequence[str]]
+    words: tuple[str, ...]
+    config: NerveConfig
+    processing_resolution: int | None
+    match_input_resolution: bool
+    return_steps: Sequence[int]
+    max_memory: int | str | None
+    token_budget: int | None
+    tile: int | None
+    overlap: int | None
+    progress: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Job:
+    """One image of a call.
+
+    Attributes:
+        image: loaded, or encoded.
+        generator: of the noise.
+        seeds: what the caller has said of its pixels.
+    """
+
+    image: Image.Image | ImageFeatures
+    generator: torch.Generator
+    seeds: Seeds | None
+
+    def labels(self, call: Call) -> tuple[str, ...]:
+        """Those of the words, then those that only the seeds have."""
+        return tuple(dict.fromkeys((*call.words, *(self.seeds.labels if self.seeds else ()))))
+
+    def kind(self):
+        """What images that are worked on together have in common."""
+        size = None if isinstance(self.image, ImageFeatures) else self.image.size
+        return size, self.seeds and self.seeds.labels
+
+
+def per_image(images: int, alone: bool, **seeds) -> list[dict]:
+    """Of each image its points, boxes and scribbles, by these names."""
+    for name, given in seeds.items():
+        if given is None or alone:
+            continue
+        if not isinstance(given, (list, tuple)) or len(given) != images:
+            raise InputError(
+                f"{name} is not a list of {images}; expected one entry for each of the images"
+            )
+    return [
+        {name: given if given is None or alone else given[number] for name, given in seeds.items()}
+        for number in range(images)
+    ]
+
+
+def groups(
+    images: Sequence, generator, batch_size: int, seeds: Sequence[dict]
+) -> Iterator[list[Job]]:
+    """Loaded images, in order: up to ``batch_size`` neighbours of one size and one set of labels.
+
+    Neighbours, so that a generator that all share draws in the order of the list.
+    """
+    generators = _generators(generator, len(images))
+    for first in range(0, len(images), batch_size):
+        jobs = []
+        for number in range(first, min(first + batch_size, len(images))):
+            image = images[number]
+            image = image if isinstance(image, ImageFeatures) else load_image(image)
+            size = getattr(image, "image", image).size
+            jobs.append(Job(image, generators[number], Seeds.of(size, **seeds[number])))
+        for _, alike in itertools.groupby(jobs, key=Job.kind):
+            yield list(alike)
+
+
+def _generators(generator, images: int) -> list[torch.Generator]:
+    """One an image."""
+    if isinstance(generator, (list, tuple)):
+        if len(generator) != images:
+            raise InputError(
+                f"generator is a list of {len(generator)}; expected one for each of the "
+                f"{images} images"
+            )
+        return list(generator)
+    return [generator or torch.Generator().manual_seed(0) for _ in range(images)]
+
+
+def check_inputs(
+    config, processing_resolution, generator, return_steps, batch_size, token_budget
+) -> None:
+    if not isinstance(config, NerveConfig):
+        raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
+    if processing_resolution is not None and not _is_count(processing_resolution):
+        raise InputError(
+            f"processing_resolution is {processing_resolution!r}; expected a number of pixels, "
+            "0 for the image's own, or None for the model's"
+        )
+    several = isinstance(generator, (list, tuple))
+    for one in generator if several else [generator]:
+        if not isinstance(one, torch.Generator) and (several or one is not None):
+            raise TypeError(
+                f"generator is a {type(one).__name__}; expected a torch.Generator, a list of "
+                "them, or None"
+            )
+    if not isinstance(return_steps, (list, tuple, range)):
+        raise TypeError(f"return_steps is {return_steps!r}; expected a list of whole numbers")
+    for steps in return_steps:
+        if not _is_count(steps):
+            raise InputError(f"return_steps holds {steps!r}; expected whole numbers, 0 or more")
+    if not (_is_count(batch_size) and batch_size > 0):
+        raise InputError(f"batch_size is {batch_size!r}; expected a whole number above 0")
+    if token_budget is not None and not (_is_count(token_budget) and token_budget > 0):
+        raise InputError(
+            f"token_budget is {token_budget!r}; expected a whole number above 0, or None for "
+            "no limit"
+        )
+
+
+def _is_count(value) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
