@@ -10,11 +10,11 @@ from nerve_fast.errors import InputError
 from nerve_fast.utils.text import plain
 
 LINES = 20
-"""How many problems are told one by one."""
+"""How many problems are printed one by one."""
 
 
 def check(name: str, root: Path) -> int:
-    """Read all images and masks; print a line for each problem, and one that sums up.
+    """Read all images and masks; print a line for each problem, and a summary.
 
     Returns:
         The exit code: 2 where there is a problem, else 0.

@@ -70,7 +70,7 @@ def convert(root: Path, source: str = "instances") -> int:
 
 
 def _is_done(path: Path, source: str) -> bool:
-    """Whether a map is there and readable; what others made is taken for the source asked for."""
+    """Say whether a map is there, readable, and not made from the other source."""
     if not path.exists():
         return False
     try:

@@ -12,7 +12,7 @@ from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import load_image, opened
 
 IGNORED = 255
-"""Ground truth of this value counts nowhere."""
+"""Pixels whose ground truth has this value are not counted."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Dataset:
         return len(self.samples)
 
     def read(self, sample: Sample) -> tuple[Image.Image, Tensor]:
-        """An image and its labels.
+        """Read an image and its labels.
 
         Returns:
             image: RGB.
@@ -91,10 +91,10 @@ class Dataset:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a file or folder exists.
+    """Say whether a file or folder exists.
 
     Raises:
-        InputError: the system does not say, as it cannot look there or takes no such name.
+        InputError: a folder above it is not accessible, or the name is not valid.
     """
     try:
         return path.exists()
@@ -104,7 +104,7 @@ def is_there(path: Path) -> bool:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """The values of a mask ``(H, W)`` as they stand in the file: of a palette image the indices.
+    """Read the values of a mask, ``(H, W)``, as the file has them: of a palette image the indices.
 
     Raises:
         InputError: the file is missing or unreadable, or has several channels.

@@ -13,14 +13,14 @@ from nerve_fast.errors import InputError
 from nerve_fast.utils.lines import read_json
 
 LARGEST_SIDE = 65_535
-"""Pixels: larger images are taken for a mistake."""
+"""The longest side of an image, in pixels; a longer one is an error in the file."""
 
 LARGEST_AREA = 178_956_970
-"""Pixels: what Pillow takes for a decompression bomb."""
+"""The largest image, in pixels: Pillow refuses larger ones as decompression bombs."""
 
 
 def drawings(path: Path) -> dict[str, Callable[[], np.ndarray]]:
-    """What draws the ``(H, W)`` uint8 label map of each image, by the image's stem.
+    """Return a function for each image, by its stem, that draws its ``(H, W)`` uint8 label map.
 
     Drawing raises an :class:`InputError` where what the file says of that image is not usable.
 
@@ -63,7 +63,7 @@ def drawings(path: Path) -> dict[str, Callable[[], np.ndarray]]:
 
 
 def _entries(document: object, name: str) -> list[dict]:
-    """A list of the document whose members are objects."""
+    """Return a list of the document, whose members must be objects."""
     entries = document[name]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise TypeError(f"{name} is no list of objects")
@@ -100,7 +100,7 @@ def _drawn(
 
 
 def _mask(segmentation: object, height: int, width: int) -> np.ndarray:
-    """``(H, W)`` uint8 of polygons or run lengths; pycocotools itself checks nothing."""
+    """Draw polygons or run lengths as ``(H, W)`` uint8; pycocotools itself checks nothing."""
     from pycocotools import mask as rle
 
     if isinstance(segmentation, list):
@@ -125,7 +125,7 @@ def _mask(segmentation: object, height: int, width: int) -> np.ndarray:
 
 
 def _check_polygon(polygon: object, height: int, width: int) -> None:
-    """Points of a polygon lie in its image or beside it: the cost of drawing grows with them."""
+    """Check that a polygon lies near its image: the cost of drawing grows with its coordinates."""
     if not isinstance(polygon, list) or len(polygon) < 6 or len(polygon) % 2:
         raise ValueError("a polygon is no list of three or more points")
     for side, coordinates in ((width, polygon[::2]), (height, polygon[1::2])):
@@ -137,7 +137,7 @@ def _check_polygon(polygon: object, height: int, width: int) -> None:
 
 
 def _decompressed(text: str) -> list[int]:
-    """COCO's run lengths in letters, as ``rleFrString`` of pycocotools reads them."""
+    """Decode COCO's compressed run lengths, as ``rleFrString`` of pycocotools does."""
     counts, place = [], 0
     while place < len(text):
         value, shift, more = 0, 0, True

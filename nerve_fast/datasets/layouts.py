@@ -1,4 +1,4 @@
-"""Where the data sets of the field lie on disk, as mmsegmentation's users have them."""
+"""The layouts of published data sets on disk, which are those of mmsegmentation."""
 
 import dataclasses
 from pathlib import Path
@@ -87,7 +87,7 @@ LAYOUTS = {
 
 
 def samples_of(layout: Layout, root: Path) -> tuple[Sample, ...]:
-    """The samples of a layout, in the order of its list, else by path; files are not looked at.
+    """List the samples of a layout, in the order of its list or by path; no image is opened.
 
     Raises:
         InputError: a folder or the list is missing, or a name stands twice, or there is none.
@@ -119,7 +119,7 @@ def samples_of(layout: Layout, root: Path) -> tuple[Sample, ...]:
 
 
 def _home(layout: Layout, root: Path) -> Path:
-    """The root itself, or the one folder below it that holds the images."""
+    """Return the root itself, or the one folder below it that holds the images."""
     if (root / layout.images).is_dir():
         return root
     homes = [root / home for home in layout.homes if (root / home / layout.images).is_dir()]
@@ -131,7 +131,11 @@ def _home(layout: Layout, root: Path) -> Path:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a text file; one that is missing or no text is an :class:`InputError`."""
+    """Read the lines of a text file.
+
+    Raises:
+        InputError: the file is missing, or is not a text in UTF-8.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         if "\0" in text:
@@ -146,7 +150,7 @@ def lines_of(path: Path) -> list[str]:
 
 
 def check_unique(samples: tuple[Sample, ...], source: Path) -> None:
-    """Refuse samples of one name: results are kept under it."""
+    """Raise an :class:`InputError` where two samples have one name."""
     seen: dict[str, Path] = {}
     for sample in samples:
         if sample.name in seen:

@@ -12,7 +12,7 @@ from nerve_fast.utils.labels import parse_labels
 
 
 def load(name: str, root: Path | None) -> Dataset:
-    """A data set whose files are all there; they are read, and checked, one by one later.
+    """Load a data set and check that its files exist; their content is read and checked later.
 
     Args:
         name: one of :data:`NAMES`; ``"folder"``, for ``images/`` and ``masks/`` with the same stems
@@ -35,7 +35,7 @@ def load(name: str, root: Path | None) -> Dataset:
 
 
 def find(name: str, root: Path | None) -> Dataset:
-    """As :func:`load`, with samples that may be incomplete."""
+    """Load a data set as :func:`load` does, but files of samples may be missing."""
     if name == "tiny":
         from nerve_fast.datasets.tiny import held_out_scenes
 

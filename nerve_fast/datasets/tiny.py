@@ -8,14 +8,15 @@ from nerve_fast.tiny.scenes import HELD_OUT_SEED, NAMES, generate
 
 SCENES = 100
 SIDE = 128
-"""What the shipped models were trained at: objects keep their size in larger scenes."""
+"""The side in pixels that the shipped models were trained at; objects keep their size in larger
+scenes."""
 
 
 class Scenes(Dataset):
     """Scenes instead of files; a sample's name is its seed."""
 
     def read(self, sample: Sample) -> tuple[Image.Image, Tensor]:
-        """A scene and its labels, which are indices into the names of all scenes."""
+        """Draw a scene and its labels, which are indices into the names of all scenes."""
         image, mask, names = generate(int(sample.name), SIDE)
         everywhere = tensor([NAMES.index(name) for name in names], dtype=uint8)
         return image, everywhere[mask]

@@ -13,18 +13,18 @@ from nerve_fast.errors import InputError
 _FACTS = json.loads(Path(__file__).with_name("classes.json").read_text(encoding="utf-8"))
 
 NAMES = tuple(_FACTS["sets"])
-"""Of the data sets of the field."""
+"""The names of the published data sets."""
 
 VOCABULARIES = ("plain", *_FACTS["replaced"])
 
 
 def classes_of(name: str) -> tuple[str, ...]:
-    """The plain names of a data set of the field, in the order of its labels."""
+    """Return the plain class names of a published data set, in the order of its labels."""
     return tuple(word for part in _FACTS["sets"][name] for word in _FACTS["names"][part])
 
 
 def words(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, ...], ...]:
-    """The words of each class; a text encoder sees them, and a class is its best word.
+    """Return the words of each class for the text encoder; a class scores as its best word.
 
     Args:
         dataset: one of the field, or another, which has its plain words only.

@@ -1,4 +1,4 @@
-"""What a run is called, and what it has otherwise than its preset."""
+"""The name of a run in tables, and its differences from its preset."""
 
 from pathlib import Path
 
@@ -12,11 +12,11 @@ USUAL = {
     "layers": "of the last up-block",
     "timestep": 100,
 }
-"""What a run has that names nothing else."""
+"""The models of a run that names no others."""
 
 
 def method_of(run: dict) -> str:
-    """What Table 1 calls the method, whether it is in the table or not."""
+    """Return the name of the method as Table 1 spells it, or would."""
     prior, refiner = run["settings"]["prior"], run["refiner"]["name"]
     method = {"walk": "NERVE", "iseg": "iSeg"}.get(refiner, prior)
     names = {row["method"].casefold(): row["method"] for row in PUBLISHED["table1"]["rows"]}
@@ -24,13 +24,13 @@ def method_of(run: dict) -> str:
 
 
 def name_of(run: dict) -> str:
-    """A measured row in words: the preset, and what it does."""
+    """Describe a measured row: the preset, the prior and the refiner."""
     prior, refiner = run["settings"]["prior"], run["refiner"]["name"]
     return f"preset {run['preset']['name']}: {prior}" + f" + {refiner}" * (refiner != "none")
 
 
 def is_tiny(run: dict) -> bool:
-    """Whether a run was with the models that ship."""
+    """Say whether a run used the models that ship."""
     return "nerve_fast/tiny/models" in Path(run["models"]["clip"]).as_posix()
 
 
@@ -39,7 +39,7 @@ def postprocessed(run: dict) -> bool:
 
 
 def method_key(run: dict) -> list:
-    """What a method has on all data sets."""
+    """Return what identifies a method on all data sets."""
     models = {name: run["models"].get(name) for name in ("clip", "graph", *USUAL)}
     refiner = dict(run["refiner"])
     if refiner["name"] == "iseg":
@@ -50,7 +50,7 @@ def method_key(run: dict) -> list:
 
 
 def model_differences(run: dict) -> list[str]:
-    """What a run has otherwise than the preset, on every data set."""
+    """List the differences between a run and its preset that apply on every data set."""
     models, refiner = run["models"], run["refiner"]
     expected = {"clip": clip_of(run["preset"]["name"]), **USUAL}
     found = [
@@ -74,7 +74,7 @@ def model_differences(run: dict) -> list[str]:
 
 
 def setting_differences(run: dict) -> list[str]:
-    """What a run has otherwise than the preset on its data set."""
+    """List the differences between a run and its preset on the run's data set."""
     usual = expected_of(run)
     return [
         f"{name.replace('_', ' ')} {value} for {usual[name]}"
@@ -83,13 +83,13 @@ def setting_differences(run: dict) -> list[str]:
 
 
 def changed(run: dict) -> dict:
-    """The settings that a run has otherwise than the preset on its data set."""
+    """Return the settings of a run that differ from those of the preset on its data set."""
     found = {**run["settings"], **run["refiner"]}
     return {name: found[name] for name, value in expected_of(run).items() if found[name] != value}
 
 
 def expected_of(run: dict) -> dict:
-    """Of those settings of a run that go with its data set, the preset's and iSeg's authors'."""
+    """Return the values that the preset, or iSeg's authors, have for a run's settings."""
     dataset = run["dataset"]
     preset = settings_of(
         run["preset"]["name"], dataset["name"], dataset["classes"][0] == "background"

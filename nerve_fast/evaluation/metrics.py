@@ -13,12 +13,12 @@ from torch.nn.functional import pad
 from nerve_fast.datasets.dataset import IGNORED
 
 BOUNDARY_WIDTH = 0.02
-"""Of the band of Boundary IoU, as a share of the image's diagonal."""
+"""The width of the band of Boundary IoU, as a share of the image's diagonal."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """All in [0, 1]; ``nan`` where there is nothing to divide by.
+    """Scores of a segmentation, all in [0, 1]; ``nan`` where the denominator is 0.
 
     Attributes:
         miou: mean of :attr:`iou` over the classes that occur.
@@ -37,7 +37,7 @@ class Scores:
 def confusion_matrix(
     prediction: Tensor, truth: Tensor, classes: int, *, unlabelled: bool = False
 ) -> Tensor:
-    """How many pixels of each class were given each label.
+    """Count how many pixels of each class were given each label.
 
     Matrices of several images add up; integers, so that the order does not matter.
 
@@ -57,7 +57,7 @@ def confusion_matrix(
 
 
 def scores(confusion: Tensor) -> Scores:
-    """What a confusion matrix says.
+    """Compute the scores of a confusion matrix.
 
     A class with neither ground truth nor prediction is left out of the mean IoU; one that was
     predicted but does not occur in the ground truth counts 0. Pixels without a label count as wrong
@@ -81,12 +81,12 @@ def scores(confusion: Tensor) -> Scores:
 
 
 def mean_iou(confusion: Tensor) -> float:
-    """Mean intersection over union, in [0, 1], over the classes that occur: :func:`scores`."""
+    """Return the mean intersection over union, in [0, 1], as :func:`scores` defines it."""
     return scores(confusion).miou
 
 
 def boundary_counts(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Intersection and union of each class's boundary in prediction and truth, in pixels.
+    """Count intersection and union of each class's boundary in prediction and truth, in pixels.
 
     The boundary of a class is the band inside its mask as wide as 2 % of the image's diagonal: what
     an erosion by a square takes away, all beyond the image being outside (Cheng, Girshick, Dollár,
@@ -120,8 +120,8 @@ def boundary_counts(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
 
 
 def band(labels: Tensor, width: int) -> Tensor:
-    """Where the square of ``2 · width + 1`` pixels around a pixel holds another label or leaves the
-    image: the boundaries of all classes at once, ``(H, W)`` bool.
+    """Find the boundaries of all classes at once: ``(H, W)`` bool, true where the square of
+    ``2 · width + 1`` pixels around a pixel holds another label or leaves the image.
     """
     side = 2 * width + 1
     height, length = (size - side + 1 for size in labels.shape)
@@ -136,20 +136,24 @@ def band(labels: Tensor, width: int) -> Tensor:
 
 
 def _rectangle_sums(values: Tensor, height: int, width: int) -> Tensor:
-    """Sums of ``(H, W)`` bool over all rectangles within: ``(H - height + 1, W - width + 1)``."""
+    """Sum ``(H, W)`` bool over all rectangles inside it: ``(H − height + 1, W − width + 1)``."""
     table = pad(values.to(torch.int32).cumsum(0).cumsum(1), (1, 0, 1, 0))
     upper, lower = table[:-height], table[height:]
     return lower[:, width:] - lower[:, :-width] - upper[:, width:] + upper[:, :-width]
 
 
 def boundary_iou(counts: Tensor) -> tuple[float, tuple[float, ...]]:
-    """Mean over the classes that occur, and a value a class, of :func:`boundary_counts`."""
+    """Return the mean Boundary IoU over the classes that occur, and the value of each class.
+
+    Args:
+        counts: ``(K, 2)`` of :func:`boundary_counts`.
+    """
     iou = counts[:, 0].double() / counts[:, 1]
     return iou.nanmean().item(), tuple(iou.tolist())
 
 
 def without_nan(value):
-    """``nan``, which JSON does not know, as ``None``; lists and dictionaries are gone through."""
+    """Replace each ``nan``, which JSON lacks, by ``None``, also inside lists and dictionaries."""
     if isinstance(value, dict):
         return {key: without_nan(one) for key, one in value.items()}
     if isinstance(value, list):

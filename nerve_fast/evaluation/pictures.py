@@ -61,7 +61,7 @@ def draw(
 def side_by_side(
     image: Image.Image, truth: torch.Tensor, prediction: torch.Tensor, classes: Sequence[str]
 ) -> Image.Image:
-    """The image, its truth and the prediction, each with its own legend."""
+    """Draw the image, its ground truth and the prediction side by side, each with a legend."""
     names = [*classes, "none"]
     truth = truth.long().masked_fill(truth == IGNORED, len(classes))
     panels = [

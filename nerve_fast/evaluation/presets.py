@@ -1,6 +1,6 @@
-"""What each method is evaluated with on each data set: the table is ``presets.json``.
+"""The settings of each method on each data set; ``presets.json`` holds the table.
 
-What the refiner ``iseg`` is run with goes with the data set, whatever the preset, and is here.
+The settings of the refiner ``iseg`` depend on the data set and not on the preset, and are here.
 """
 
 import dataclasses
@@ -68,23 +68,23 @@ class Settings:
 
 
 def note_of(preset: str) -> str:
-    """Where the settings are from, and what is otherwise than there."""
+    """Return where the settings of a preset come from, and how they differ from their source."""
     return _of(preset)["note"]
 
 
 def clip_of(preset: str) -> str:
-    """Hub id of the CLIP that the settings were made for."""
+    """Return the hub id of the CLIP that the settings of a preset were made for."""
     return _of(preset)["clip"]
 
 
 def iseg_of(dataset: str) -> dict:
-    """What the refiner ``iseg`` is run with on a data set; VOC's where its authors say nothing."""
+    """Return iSeg's settings on a data set: its authors' ones, or VOC's where they give none."""
     iterations, step_size = _ISEG.get(dataset, _VOC)
     return {"iterations": iterations, "step_size": step_size}
 
 
 def settings_of(preset: str, dataset: str, has_background: bool, **changes) -> Settings:
-    """The settings of a preset on a data set.
+    """Return the settings of a preset on a data set.
 
     Args:
         preset: one of :data:`PRESETS`.

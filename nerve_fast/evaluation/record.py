@@ -1,4 +1,4 @@
-"""What a run over a data set leaves on disk as it goes, so that it can be killed at any moment.
+"""The record of a run over a data set on disk, which may be killed at any moment.
 
 ``run.json`` says what the run is of; it is there, whole, before anything else.
 ``images-<process>.jsonl`` grows by a line an image, each with a checksum.
@@ -18,13 +18,13 @@ from nerve_fast.utils.files import prepare_folder
 from nerve_fast.utils.lines import add_line, drop_cut_off, read_json, read_lines, write_json
 
 Counts = tuple[Tensor, Tensor]
-"""Of an image: the confusion matrix ``(K, K+1)``, and boundaries ``(K, 2)``, both int64."""
+"""The confusion matrix ``(K, K+1)`` and the boundaries ``(K, 2)`` of an image, both int64."""
 
 
 def differences(folder: Path, run: Mapping) -> list[str]:
-    """What the run in ``folder`` was begun with that ``run`` has otherwise, in words.
+    """Describe where the run that ``folder`` holds was begun with other values than ``run``.
 
-    Of what ``run`` does not hold nothing is said. A folder without a run gives nothing.
+    Groups that ``run`` does not hold are not compared. A folder without a run gives an empty list.
 
     Raises:
         InputError: ``run.json`` cannot be read.
@@ -43,7 +43,7 @@ def differences(folder: Path, run: Mapping) -> list[str]:
 
 
 def read_run(folder: Path) -> dict:
-    """What the run in ``folder`` was begun with, empty where there is none.
+    """Read what the run in ``folder`` was begun with; without a run the result is empty.
 
     Raises:
         InputError: ``run.json`` cannot be read, or is not of a run.
@@ -99,9 +99,9 @@ def begin(folder: Path, run: Mapping, processes: int = 1) -> None:
 
 
 def done(folder: Path, classes: int) -> dict[str, Counts]:
-    """The images that are in the files of all processes, by name, each of them once.
+    """Read the images in the files of all processes, by name, each of them once.
 
-    Their counts are sparse, as there are many of them: see :func:`total`.
+    Counts stay sparse to save memory: see :func:`total`.
 
     Raises:
         InputError: a file or a line cannot be read; the last one may be cut off.
@@ -121,14 +121,14 @@ def done(folder: Path, classes: int) -> dict[str, Counts]:
 
 
 def add(folder: Path, process: int, name: str, counts: Counts) -> None:
-    """One image, in one write to the process's own file."""
+    """Append one image to the file of a process, in one write."""
     confusion, boundary = map(encoded, counts)
     line = {"name": name, "confusion": confusion, "boundary": boundary}
     add_line(folder / _name(process), line)
 
 
 def total(images: Mapping[str, Counts], names: Sequence[str], classes: int) -> Counts:
-    """Sums over the images named, of those that :func:`done` gave."""
+    """Add up the counts of the images named, from those that :func:`done` returned."""
     sums = (
         torch.zeros(classes, classes + 1, dtype=torch.int64),
         torch.zeros(classes, 2, dtype=torch.int64),
@@ -145,22 +145,22 @@ def _name(process: int) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The files with images that runs in this folder made."""
+    """List the files with images that runs in this folder made."""
     names = sorted(name for name in made(folder) if re.fullmatch(r"images-\d+\.jsonl", name))
     return [folder / name for name in names if (folder / name).exists()]
 
 
 def encoded(counts: Tensor) -> list[list[int]]:
-    """Row, column and count of each place of a matrix that is not 0, for JSON."""
+    """List row, column and count of each non-zero entry of a matrix, for JSON."""
     places = counts.nonzero()
     return torch.cat([places, counts[tuple(places.T)][:, None]], dim=1).tolist()
 
 
 def decoded(entries: list[list[int]], shape: tuple[int, int]) -> Tensor:
-    """What :func:`encoded` gave of a matrix of that shape, as ``(n, 3)`` int64.
+    """Check what :func:`encoded` gave of a matrix of a shape, and return it as ``(n, 3)`` int64.
 
     Raises:
-        ValueError, TypeError, RuntimeError: it gave no such thing.
+        ValueError, TypeError, RuntimeError: the entries are not those of such a matrix.
     """
     entries = torch.tensor(entries, dtype=torch.int64).view(-1, 3)
     places = entries[:, :2]
@@ -170,7 +170,7 @@ def decoded(entries: list[list[int]], shape: tuple[int, int]) -> Tensor:
 
 
 def _flat(values: Mapping, prefix: str = "") -> dict:
-    """``{"a": {"b": 1}}`` as ``{"a.b": 1}``."""
+    """Flatten nested dictionaries: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
     flat = {}
     for name, value in values.items():
         if isinstance(value, dict):

@@ -13,11 +13,11 @@ from torch.nn.functional import interpolate
 from nerve_fast.imaging.resampling import stripes
 
 EPSILON = 1e-5
-"""Of CLIPer's divisions."""
+"""Keeps CLIPer's divisions from dividing by 0."""
 
 
 def best_words(similarity: Tensor, classes: Sequence[Sequence[str]], logit_scale: float) -> Tensor:
-    """The probability of each class's likeliest word, which do not sum to 1.
+    """Return the probability of each class's likeliest word; these do not sum to 1.
 
     Args:
         similarity: ``(words, h, w)``, of the words of all classes one after another.
@@ -40,7 +40,7 @@ def thresholded(
     threshold: float,
     area_threshold: float,
 ) -> Tensor:
-    """The likeliest class of each pixel; where it is not likely enough, class 0: the SCLIP line's.
+    """Label each pixel by its likeliest class, or by class 0 below a threshold: SCLIP's rule.
 
     Args:
         maps: ``(C, h, w)``, brought to ``size`` first.
@@ -83,7 +83,7 @@ def cliper(
     background: float,
     stretched: bool,
 ) -> Tensor:
-    r"""The strongest class of each pixel among those that the image seems to hold: CLIPer's.
+    r"""Label each pixel by the strongest class that the image seems to hold: CLIPer's rule.
 
     A class's score ``s`` is the mean of the largest values of its map before and after refinement.
     At the pixels its map is ``s · m / max m``, ``stretched`` brings it to 0 to 1, and what is below

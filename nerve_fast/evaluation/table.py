@@ -31,17 +31,18 @@ PARTS = {
     "refiner": {"name"},
     "models": {"clip"},
 }
-"""What is looked for in each part of a run."""
+"""The keys that each part of a run must have."""
 
 MARK = "\\*"
-"""Of what was measured on a part of a data set; a bare star would end bold text."""
+"""Marks a figure that was measured on a part of a data set; a bare star would end bold text."""
 
 ROUNDING = 0.1
-"""How far a printed average may be from the mean of printed figures, and still be of the same."""
+"""The largest difference between a printed average and the mean of printed figures that rounding
+explains."""
 
 
 def report(paths: Sequence[Path], output: Path | None) -> str:
-    """The page of some results, also written to ``output`` where there is one.
+    """Return the page of some results, and write it to ``output`` where one is given.
 
     Args:
         paths: of the ``results.json`` that ``evaluate`` leaves.
@@ -58,10 +59,10 @@ def report(paths: Sequence[Path], output: Path | None) -> str:
 
 
 def load(path: Path) -> dict:
-    """A ``results.json`` of ``evaluate``.
+    """Read a ``results.json`` of ``evaluate``.
 
     Raises:
-        InputError: it is none.
+        InputError: the file cannot be read, or is not such a result.
     """
     results = read_json(path)
     if not is_result(results):
@@ -79,7 +80,7 @@ def load(path: Path) -> dict:
 
 
 def is_result(results) -> bool:
-    """Whether all that the page needs is there."""
+    """Say whether a document has all keys that the page needs."""
     if not isinstance(results, dict) or not {"miou", "images", "complete", "run"} <= set(results):
         return False
     run = results["run"]
@@ -93,7 +94,7 @@ def is_result(results) -> bool:
 
 
 def grouped(results: Sequence[dict], paths: Sequence[Path]) -> list[dict[str, dict]]:
-    """Results by data set, those of one row of the table together: one method, one set of models.
+    """Group results into rows, each by data set: one row is one method with one set of models.
 
     Where that gives two of one data set, what was changed of the preset tells the rows apart.
 
@@ -120,7 +121,7 @@ def grouped(results: Sequence[dict], paths: Sequence[Path]) -> list[dict[str, di
 def together(
     results: Iterable[tuple[dict, Path]], key: Callable[[dict], object]
 ) -> list[list[tuple[dict, Path]]]:
-    """Those together whose runs have the same ``key``."""
+    """Group results whose runs have the same ``key``."""
     groups = {}
     for one, path in results:
         called = json.dumps(key(one["run"]), sort_keys=True)
@@ -129,7 +130,7 @@ def together(
 
 
 def page(rows: Sequence[dict[str, dict]]) -> str:
-    """Markdown: the table, other data sets, and what is otherwise than in the presets."""
+    """Return Markdown: the table, other data sets, and all differences from the presets."""
     parts = [
         "# Table 1, published and measured\n",
         "mIoU in %, published figures from Table 1 of the slides. What was measured has a number "
@@ -160,7 +161,7 @@ def page(rows: Sequence[dict[str, dict]]) -> str:
 
 
 def table(rows: Sequence[dict[str, dict]]) -> str:
-    """Published rows in the slides' order, measured ones below the one that they are of."""
+    """Return the table: published rows in the slides' order, each followed by its measured rows."""
     heads = ["Method", "", "Post.", *COLUMNS.values(), "Avg"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     left = {
@@ -179,7 +180,7 @@ def table(rows: Sequence[dict[str, dict]]) -> str:
 
 
 def counterpart(row: dict[str, dict]) -> dict | None:
-    """The published row of a measured one: post-processed as that is, else the one there is."""
+    """Return the published row of a method, preferably post-processed as the measured one is."""
     run = next(iter(row.values()))["run"]
     same = [published for published in TABLE["rows"] if published["method"] == method_of(run)]
     alike = [published for published in same if published["postprocessed"] == postprocessed(run)]
@@ -200,7 +201,7 @@ def measured_line(number: int, row: dict[str, dict], published: dict | None) -> 
 
 
 def measured(score: float | None, published: float | None, complete: bool | None) -> str:
-    """A score in [0, 1] as a cell, with its difference to a published one in %."""
+    """Format a score in [0, 1] as a cell, with its difference to a published figure in %."""
     if score is None:
         return "–"
     difference = "" if published is None else f" ({100 * score - published:+.1f})"
@@ -208,7 +209,7 @@ def measured(score: float | None, published: float | None, complete: bool | None
 
 
 def remarks(number: int, row: dict[str, dict]) -> list[str]:
-    """What there is to know of a measured row."""
+    """Return a list of remarks on a measured row."""
     first = next(iter(row.values()))["run"]
     note = markdown(first["preset"]["note"])
     lines = [f"({number}) {markdown(name_of(first))}. {note}\n"]
@@ -237,7 +238,7 @@ def remarks(number: int, row: dict[str, dict]) -> list[str]:
 
 
 def averages() -> str:
-    """Where the slides print another average than that of the row."""
+    """Name the rows whose printed average is not the mean of their printed figures."""
     found = []
     for row in TABLE["rows"]:
         average = mean(row["miou"])
@@ -255,7 +256,7 @@ def figure(value: float | None) -> str:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """``None`` where one is."""
+    """Return the mean, or ``None`` where a value is ``None``."""
     return None if None in values else sum(values) / len(values)
 
 

@@ -1,4 +1,4 @@
-"""Images and folders of images in, files of results out: the work behind ``segment``."""
+"""Segment images and folders of images and write the results: the work behind ``segment``."""
 
 import contextlib
 import copy
@@ -49,7 +49,7 @@ class SegmentSettings:
             ``NAME.npz``, ``NAME.steps.png``.
         resume: leave out images whose results are there.
         batch_size: number of images that are worked on together.
-        verify: also run the reference, and say how far the results are from its.
+        verify: also run the reference backend and report the difference.
         resolution: the short side that the graph's network sees, in pixels; 0 is the image's own,
             ``None`` the model's.
         max_memory: bytes that may be taken beyond the models, a number or such as ``"6GB"``;
@@ -101,12 +101,12 @@ class SegmentSettings:
 
 @dataclasses.dataclass(frozen=True)
 class SegmentResults:
-    """What came of the images, those of this process alone.
+    """The outcome for the images of this process.
 
     Attributes:
         written: number of images whose results were written.
         known: number of images whose results were there already.
-        failed: what could not be segmented, and why.
+        failed: the images that could not be segmented, with the reason.
     """
 
     written: int
@@ -245,14 +245,14 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
 
 
 def difference(out: SegmentationOutput, expected: SegmentationOutput) -> str:
-    """How far a result is from the reference's, in words."""
+    """Say how far a result is from the reference's."""
     error = (out.walked - expected.walked).norm() / expected.walked.norm()
     equal = (out.label_map == expected.label_map).double().mean()
     return f"probabilities within {error:.1e} of the reference's, {equal:.2%} of labels equal"
 
 
 def wanted(asked: SegmentSettings) -> list[str]:
-    """Endings of the results that were asked for."""
+    """Return the endings of the results that were asked for."""
     optional = {
         "heatmaps.png": asked.save_heatmaps,
         "steps.png": asked.save_steps,
@@ -262,7 +262,7 @@ def wanted(asked: SegmentSettings) -> list[str]:
 
 
 def load_pipeline(asked: SegmentSettings, device: torch.device | str | None) -> NervePipeline:
-    """The pipeline that the settings describe."""
+    """Load the pipeline that the settings describe."""
     hide_loading_bars()
     models = asked.models
     return NervePipeline.from_pretrained(

@@ -1,4 +1,4 @@
-"""The images that a run is given: found, checked by name, read ahead."""
+"""Find the images that a run is given, check their names, and read them ahead of time."""
 
 import collections
 import itertools
@@ -17,7 +17,7 @@ from nerve_fast.utils.provenance import file_digest
 logger = logging.getLogger(__name__)
 
 ENDINGS = ("overlay.png", "heatmaps.png", "steps.png", "npz", "labels.png")
-"""Of results, in the order in which they are written: the last one says that all are there."""
+"""Endings of results in the order of writing: the last one says that all results are there."""
 
 
 class Opened(NamedTuple):
@@ -29,7 +29,7 @@ class Opened(NamedTuple):
 
 
 def listed(places: Sequence[Path]) -> list[Path]:
-    """The images named, and those in the folders named, by name; results among them left out.
+    """List images, and those in folders sorted by name; results of earlier runs are left out.
 
     Raises:
         InputError: a file is not there, or a folder holds no image.
@@ -62,7 +62,11 @@ def listed(places: Sequence[Path]) -> list[Path]:
 
 
 def check_names(images: Sequence[Path], folder: Path) -> None:
-    """Results are named after the image's stem: they may overwrite no image and no other result."""
+    """Check that no result overwrites an image or another result; results have the image's stem.
+
+    Raises:
+        InputError: two images have the same stem, or a result would overwrite an image.
+    """
     inputs = {path.resolve(): path for path in images}
     first = {}
     for path in images:
@@ -90,7 +94,7 @@ def fail(failed: MutableMapping[Path, str], path: Path, reason: str) -> None:
 def readable(
     paths: Iterable[Path], ahead: int, failed: MutableMapping[Path, str]
 ) -> Iterator[Opened]:
-    """Images in order, read ahead; one that cannot be read is put in ``failed``."""
+    """Yield images in order, reading ahead; one that cannot be read is put in ``failed``."""
     waiting = collections.deque()
     paths = iter(paths)
     # One thread: decoding is quicker than all that follows.
@@ -125,7 +129,7 @@ def read(path: Path) -> Opened:
 
 
 def batches(items: Iterable, size: int) -> Iterator[list]:
-    """``size`` items at a time, the last ones fewer."""
+    """Yield lists of ``size`` items; the last list may be shorter."""
     items = iter(items)
     while batch := list(itertools.islice(items, size)):
         yield batch

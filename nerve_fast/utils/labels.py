@@ -7,7 +7,7 @@ from nerve_fast.errors import InputError
 
 
 def parse_labels(labels: Sequence[str]) -> list[list[str]]:
-    """The words of each label: ``"cat, kitten"`` is one class with two synonyms.
+    """Split each label into its words: ``"cat, kitten"`` is one class with two synonyms.
 
     Args:
         labels: one string a class.
@@ -48,6 +48,6 @@ def parse_labels(labels: Sequence[str]) -> list[list[str]]:
 
 
 def _normalised(word: str) -> str:
-    """One spelling for what looks the same: composed letters, single spaces, nothing invisible."""
+    """Normalize a word: composed letters, single spaces, no invisible characters."""
     visible = "".join(c for c in word if unicodedata.category(c) != "Cf")
     return " ".join(unicodedata.normalize("NFC", visible).split())

@@ -11,11 +11,11 @@ import torch
 from nerve_fast.errors import InputError
 
 LONGEST_WAIT = datetime.timedelta(days=30)
-"""Of a process that is done for those that are not."""
+"""How long a process that is done waits for the others."""
 
 
 def process_count(name: str) -> int:
-    """How many processes the environment says there are.
+    """Return how many processes there are according to the environment.
 
     Args:
         name: ``"WORLD_SIZE"``, of all, or ``"LOCAL_WORLD_SIZE"``, on this machine.
@@ -39,7 +39,7 @@ def _number(name: str, least: int, most: int) -> int:
 
 @contextlib.contextmanager
 def process_group(device: str | None) -> Iterator[tuple[int, int, torch.device | str | None]]:
-    """This process's index, how many there are, and its device.
+    """Yield the index of this process, the number of processes, and the device of this one.
 
     Args:
         device: as the caller named it; of a group each process has one of its own of that kind.
@@ -76,7 +76,7 @@ def process_group(device: str | None) -> Iterator[tuple[int, int, torch.device |
 
 
 def wait(processes: int) -> None:
-    """For the other processes of the group, to be where this one is."""
+    """Wait until all processes of the group have come to this point."""
     if processes > 1:
         from accelerate import PartialState
 

@@ -10,11 +10,11 @@ UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
 
 LARGEST = 2**63 - 1
-"""Bytes: no size is larger."""
+"""The largest size, in bytes."""
 
 
 def parse_bytes(size: int | str, name: str = "max_memory") -> int:
-    """``"6GB"``, ``"512 MiB"`` or a number of bytes, as a number of bytes.
+    """Parse a size such as ``"6GB"``, ``"512 MiB"`` or a number of bytes; returns bytes.
 
     Args:
         size: what was asked for.
@@ -36,13 +36,13 @@ def parse_bytes(size: int | str, name: str = "max_memory") -> int:
 
 
 def format_bytes(size: float) -> str:
-    """A size with its unit, in powers of ten."""
+    """Format a size in bytes with a unit, in powers of ten."""
     power = min(int(math.log10(max(size, 1)) // 3), 4)
     return f"{size / 1000**power:.3g} {('B', 'KB', 'MB', 'GB', 'TB')[power]}"
 
 
 def format_seconds(seconds: float) -> str:
-    """A duration with its unit."""
+    """Format a duration in seconds with a unit."""
     if math.isinf(seconds):
         return "-"
     if seconds < 1:

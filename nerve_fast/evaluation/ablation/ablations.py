@@ -15,7 +15,7 @@ PUBLISHED = json.loads((Path(__file__).parents[1] / "published.json").read_text(
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a segmentation is made with.
+    """The settings of one segmentation.
 
     Attributes:
         config: of the walk.
@@ -34,7 +34,7 @@ class Setting:
 
 @dataclasses.dataclass(frozen=True)
 class Ablation:
-    """One thing varied.
+    """One quantity that is varied while the others stay.
 
     Attributes:
         name: on the command line.
@@ -54,7 +54,7 @@ class Ablation:
 
     @property
     def published(self) -> dict[str, dict[str, float]]:
-        """mIoU in % that the slides print: data set, label."""
+        """The mIoU in % that the slides print, by data set and label."""
         table = PUBLISHED.get(self.name)
         if table is None:
             return {}
@@ -95,7 +95,7 @@ def normalizations(base: Setting) -> dict[str, Setting]:
 
 
 def of_values(field: str, *values: float) -> Callable[[Setting], dict[str, Setting]]:
-    """Settings that differ in one number of the config; the label is that number."""
+    """Return a function that makes settings which differ in one number; it is their label."""
 
     def settings(base):
         tried = sorted({*values, getattr(base.config, field)})
@@ -167,7 +167,7 @@ ABLATIONS = {
         ),
     )
 }
-"""By name."""
+"""All ablations, by name."""
 
 
 def refuse_doubles(name: str, base: Setting) -> None:

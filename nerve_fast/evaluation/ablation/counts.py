@@ -1,4 +1,4 @@
-"""What each setting made of each image, kept on disk."""
+"""Confusion matrices of each setting on each image, kept on disk."""
 
 from collections.abc import Collection
 from pathlib import Path

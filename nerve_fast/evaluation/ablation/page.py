@@ -28,7 +28,7 @@ direction can be compared unless the data set is the same.
 
 
 def write_page(document: dict, page: Path, pictures: Path, prefix: str = "") -> None:
-    """The page of a run, and its plots.
+    """Write the page of a run, and its plots.
 
     Args:
         document: as ``results.json`` holds it, but for ``nan`` where that has ``null``.
@@ -61,7 +61,7 @@ def write_page(document: dict, page: Path, pictures: Path, prefix: str = "") -> 
 
 
 def introduction(document: dict) -> str:
-    """What was run, on what."""
+    """Return the paragraphs that say what was run, on which images and models."""
     run = document["run"]
     dataset, models = run["dataset"], run["models"]
     graph = models.get("graph") or f"diffusion {models['diffusion']}"
@@ -84,7 +84,7 @@ def introduction(document: dict) -> str:
 
 
 def table(ablation: Ablation, rows: list[dict]) -> str:
-    """Markdown; the base setting is bold."""
+    """Return the table of an ablation as Markdown; the base setting is bold."""
     published = ablation.published
     heads = ["", "mIoU", "to the default", *(f"slides, {NAMES[name]}" for name in published)]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
@@ -104,12 +104,12 @@ def table(ablation: Ablation, rows: list[dict]) -> str:
 
 
 def _percent(value: float, sign: str = "") -> str:
-    """A dash for ``nan``: no image has a pixel that counts."""
+    """Format a share as %, and ``nan``, where no pixel counts, as a dash."""
     return "–" if math.isnan(value) else f"{100 * value:{sign}.1f}"
 
 
 def plot(ablation: Ablation, rows: list[dict], document: dict):
-    """A curve where labels are numbers, else a point a setting; the figure is the caller's."""
+    """Plot a curve where labels are numbers, else points; the caller closes the figure."""
     draw = _curve if ablation.axis else _points
     figure = draw(ablation, rows)
     dataset = document["run"]["dataset"]["name"]

@@ -9,7 +9,7 @@ from nerve_fast.evaluation.ablation.ablations import Setting
 from nerve_fast.evaluation.metrics import mean_iou
 
 RESAMPLES = 1000
-"""Of the images, for the interval of a difference."""
+"""How often the images are drawn again for the interval of a difference."""
 
 
 def rows(
@@ -17,7 +17,7 @@ def rows(
     base: Setting,
     matrices: Callable[[Setting], Iterable[Tensor]],
 ) -> list[dict]:
-    """What came of each setting of an ablation; mIoU in [0, 1], ``nan`` where no pixel counts.
+    """Return the rows of an ablation's table; mIoU is in [0, 1], or ``nan`` where no pixel counts.
 
     Args:
         settings: by label.
@@ -50,13 +50,13 @@ def rows(
 
 
 def unions(matrix: Tensor) -> Tensor:
-    """Intersection and union of each class, ``(K, K+1)`` to ``(2, K)``; they add up over images."""
+    """Return intersection and union of each class, ``(2, K)``, of a matrix ``(K, K+1)``."""
     intersection = matrix.diagonal()
     return torch.stack([intersection, matrix.sum(1) + matrix.sum(0)[:-1] - intersection])
 
 
 def difference_interval(own: Tensor, other: Tensor) -> list[float]:
-    """The middle 95 % of the difference in mIoU over bootstrap samples of the images.
+    """Return the middle 95 % of the difference in mIoU over bootstrap samples of the images.
 
     Samples in which no pixel counts are left out; ``nan`` where that is all of them.
 

@@ -46,7 +46,7 @@ from nerve_fast.utils.units import parse_bytes
 
 @dataclasses.dataclass(frozen=True)
 class AblationResults:
-    """What ablations found.
+    """The results of ablations.
 
     Attributes:
         folder: that holds it.
@@ -134,7 +134,7 @@ def measured(
     *,
     progress: bool = False,
 ) -> dict[str, list[dict]]:
-    """The :func:`rows` of each ablation.
+    """Measure each ablation; returns its :func:`rows`.
 
     Args:
         names: of :data:`~nerve_fast.evaluation.ablation.ablations.ABLATIONS`.
@@ -177,7 +177,7 @@ def measured(
 def walked_steps(
     features: Features, setting: Setting, steps: Sequence[int | None], backend: str
 ) -> dict[int | None, Tensor]:
-    """What settings that differ in the number of steps alone make of an image.
+    """Walk on an image with settings that differ in the number of steps alone.
 
     Args:
         features: of the image.
@@ -215,7 +215,7 @@ def walked_steps(
 
 
 def alike_but_for_steps(settings: Iterable[Setting]) -> list[list[Setting]]:
-    """Settings in groups whose members differ in the number of steps alone."""
+    """Group settings whose members differ in the number of steps alone."""
     groups = {}
     for setting in settings:
         groups.setdefault(setting.with_config(steps=0), []).append(setting)
