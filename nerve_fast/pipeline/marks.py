@@ -4,6 +4,7 @@ The last text chunk of ``NAME.labels.png``, named ``made``, holds JSON: digests 
 the source image, of the results beside it and of the PNG without this chunk.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -82,16 +83,18 @@ def _state_of(source: str | os.PathLike | None) -> list:
     if source is None:
         return []
     folder = Path(source)
-    if folder.is_dir():
+    if os.path.isdir(folder):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         states = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
         return [[name, state.st_size, state.st_mtime_ns] for name, state in states]
     from huggingface_hub import try_to_load_from_cache
 
     for name in ("config.json", "model_index.json"):
-        cached = try_to_load_from_cache(str(source), name)
-        if isinstance(cached, str):
-            return [str(source), Path(cached).parent.name]
+        # Neither a folder nor a hub id: loading it says so.
+        with contextlib.suppress(ValueError):
+            cached = try_to_load_from_cache(str(source), name)
+            if isinstance(cached, str):
+                return [str(source), Path(cached).parent.name]
     return [str(source)]
 
 

@@ -230,7 +230,7 @@ def test_flags_reach_the_pipeline(image, tmp_path, monkeypatch):
     assert segment(image, "--labels", LABELS, "-o", tmp_path / "out", *flags) == 0
     (pipe,) = seen
     assert pipe.graph.unet.dtype == torch.bfloat16
-    assert pipe.prior == PriorConfig("naclip", 96, 64, 16, 20.0)
+    assert pipe.prior.config == PriorConfig("naclip", 96, 64, 16, 20.0)
     assert (pipe.graph.timestep, pipe.backend) == (50, "reference")
 
 

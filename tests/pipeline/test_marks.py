@@ -137,3 +137,9 @@ def test_versions_of_packages_count(monkeypatch):
     before = settings_digest(ASKED, "cpu")
     monkeypatch.setattr("nerve_fast.pipeline.marks.version", lambda package: "9.9")
     assert settings_digest(ASKED, "cpu") != before
+
+
+@pytest.mark.parametrize("source", ["a/b/c", "/nowhere/at/all", "", "a b", "--", "x" * 300])
+def test_models_that_do_not_exist_are_left_to_loading(source):
+    asked = dataclasses.replace(ASKED, models=ModelSettings(clip=source, device="cpu"))
+    assert settings_digest(asked, "cpu") != settings_digest(ASKED, "cpu")
