@@ -15,7 +15,8 @@ README = ROOT / "README.md"
 OPENS = "<!-- large: written by `python -m bench.large` -->\n"
 CLOSES = "<!-- large: as far as here -->"
 GRAPH_STAGE = ("entropy", "walk")
-NETWORKS = ("CLIP", "VAE", "UNet")
+AFTER_NETWORKS = (*GRAPH_STAGE, "resampling")
+"""Steps of the pipeline that no network takes; which networks there are depends on the graph."""
 
 
 def render(document: dict) -> list[Judged]:
@@ -132,7 +133,9 @@ def bars(jobs: dict) -> list[Judged]:
 def reasons(jobs: dict, judged: list[Judged]) -> list[str]:
     """Of bars that are missed why, as far as it is known."""
     steps, turns = jobs["full size 512, softmax"]["steps"], jobs["fast against reference"]
-    networks = sum(steps[name] for name in NETWORKS)
+    networks = sum(
+        seconds for name, seconds in steps.items() if name not in ("all", *AFTER_NETWORKS)
+    )
     known = {
         "labels with stride": "a cell of that stride is as large as the objects of these scenes.",
         "the same, 512²: times faster": "the networks are the same in both and take "

@@ -11,5 +11,5 @@ def test_steps_are_told(pipe):
     pixels = np.zeros((64, 64, 3), dtype=np.uint8)
     profile = profiling.profiled(lambda: pipe(pixels, ["a", "b"]))
     steps = profiling.steps_of(profile)
-    assert set(steps) == {"CLIP", "VAE", "UNet", "entropy", "walk", "resampling"}
+    assert set(steps) == {"prior", "VAE", "UNet", "entropy", "walk", "resampling"}
     assert all(seconds > 0 for seconds in steps.values())
