@@ -8,11 +8,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nerve_fast.config import NerveConfig
-from nerve_fast.kernels.affinity import local_affinity, pack
+from nerve_fast.kernels.affinity import local_affinity
 from nerve_fast.kernels.configs import LABEL_BLOCK, config_for
 from nerve_fast.kernels.entropy import LOG2_E
 from nerve_fast.kernels.launch import Config, launch, multiprocessors, precision, target_of
 from nerve_fast.kernels.numerators import affine_map
+from nerve_fast.kernels.pack import pack
 from nerve_fast.kernels.stencil import transition
 from nerve_fast.kernels.steps import spread_kernel
 
