@@ -2,6 +2,7 @@
 
 import importlib.util
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,10 +62,17 @@ def exact_float32():
 
 
 @pytest.fixture(autouse=True)
-def bfloat16_products(monkeypatch):
-    """The interpreter keeps bfloat16 as its bits, and would multiply those."""
+def bfloat16_as_on_gpus(monkeypatch):
+    """The interpreter keeps bfloat16 as its bits: it would multiply those, and does not round."""
     builder = interpreter.InterpreterBuilder
-    product = builder.create_dot
+    product, cast = builder.create_dot, builder.cast_impl
+
+    def rounded(self, x, kind):
+        if x.dtype.scalar != tl.float32 or kind.scalar != tl.bfloat16:
+            return cast(self, x, kind)
+        values = torch.from_numpy(np.ascontiguousarray(x.data)).bfloat16()
+        bits = values.view(torch.int16).numpy().view(np.uint16)
+        return interpreter.TensorHandle(bits, tl.bfloat16)
 
     def of_values(self, a, b, *others):
         a, b = (
@@ -73,6 +81,7 @@ def bfloat16_products(monkeypatch):
         return product(self, a, b, *others)
 
     monkeypatch.setattr(builder, "create_dot", of_values)
+    monkeypatch.setattr(builder, "cast_impl", rounded)
 
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
