@@ -6,17 +6,18 @@ This is what the walk does to CLIP's prior, without CLIP.
 import torch
 from graphs import graph
 from photographs import Photograph
-from segmenters import labelled, walked
+from segmenters import distribution, walked
 from torch import Tensor
 from torch.nn.functional import interpolate, one_hot
 from trials import both, kept, refiner
 
 import nerve_fast as nf
 from nerve_fast.evaluation.metrics import IGNORED
+from nerve_fast.pipeline.stages import to_labels
 
 CELLS = (8, 16, 32)
 WRONG = 0.2
-SEEDS = range(3)
+SEEDS = 3
 WAYS = ("bilinear", "walk", "bilinear + PAMR", "walk + PAMR")
 
 
@@ -42,7 +43,7 @@ def coarse_prior(truth: Tensor, labels: int, cells: int, seed: int) -> Tensor:
 def coarse_trial(photograph: Photograph, settings: dict, ways=WAYS) -> dict:
     """mIoU and Boundary IoU by cells and by way: two lists over the seeds."""
     return kept(
-        {"coarse": list(ways), "settings": settings, "wrong": WRONG, "seeds": len(SEEDS)},
+        {"coarse": list(ways), "settings": settings, "wrong": WRONG, "seeds": SEEDS},
         photograph,
         lambda: made(photograph, settings, ways),
     )
@@ -50,20 +51,22 @@ def coarse_trial(photograph: Photograph, settings: dict, ways=WAYS) -> dict:
 
 def made(photograph: Photograph, settings: dict, ways) -> dict:
     labels = len(photograph.labels)
-    size = photograph.image.size
+    size = photograph.image.size[::-1]
     refine = refiner(photograph) if any("PAMR" in way for way in ways) else None
     tokens = graph("qk", photograph)
+    config = nf.NerveConfig(**settings)
     found = {}
     for cells in CELLS:
-        priors = [coarse_prior(photograph.truth, labels, cells, seed) for seed in SEEDS]
+        priors = [coarse_prior(photograph.truth, labels, cells, seed) for seed in range(SEEDS)]
         at_tokens = [on_tokens(prior, tokens.grid) for prior in priors]
-        finer = walked(tokens, at_tokens, nf.NerveConfig(**settings))
+        walks = walked(tokens, at_tokens, config, [config.steps])[config.steps]
+        finer = [distribution(one, tokens.grid) for one in walks]
         found[str(cells)] = {}
         for way in ways:
             scores = finer if way.startswith("walk") else priors
             if way.endswith("PAMR"):
                 scores = refine(scores)
-            values = [both(labelled(one, size), photograph) for one in scores]
+            values = [both(to_labels(one, size), photograph) for one in scores]
             found[str(cells)][way] = [list(column) for column in zip(*values, strict=True)]
     return found
 

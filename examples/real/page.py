@@ -8,12 +8,11 @@ import sys
 from pathlib import Path
 
 import tables
-from clicks import drawn_clicks
 from coarse import coarse_trial
 from photographs import Photograph, labelme, photographs
 from pictures import strip
 from segmenters import NEAREST, SEGMENTERS, WALKER
-from trials import trial
+from trials import click_sets, trial
 from tuning import chosen, chosen_coarse, swept
 
 import nerve_fast as nf
@@ -79,12 +78,13 @@ def write(output: Path, only: list[str] | None) -> None:
 
 
 def trials(some: list[Photograph], settings: dict[str, dict]) -> dict:
-    """By segmenter and whether it is refined, the trials of the photographs in their order."""
+    """By segmenter and by ``plain`` or ``refined``, the trials of the photographs in order."""
     found = {}
     for name in SEGMENTERS:
-        for refined in (False, True):
-            say(f"{name}{' with PAMR' if refined else ''}: {len(some)} photographs")
-            found[name, refined] = [trial(name, one, settings[name], refined) for one in some]
+        say(f"{name}: {len(some)} photographs")
+        each = [trial(name, one, settings[name]) for one in some]
+        for kind in ("plain", "refined"):
+            found[name, kind] = [one[kind] for one in each]
     return found
 
 
@@ -106,8 +106,8 @@ def pictures(everything: list[Photograph], settings: dict, folder: Path) -> str:
         title = f"{one.name}, {one.half} half: the walk's mIoU is {score}"
         if one.mask.may_be_shown:
             say(f"picture of {one.name}")
-            clicks = drawn_clicks(one.truth, len(one.labels), SHOWN_COUNT, SHOWN_SEED)
-            strip(one, clicks, ways, folder / name)
+            seeds = click_sets(one)[str(SHOWN_COUNT)][SHOWN_SEED]
+            strip(one, seeds, ways, folder / name)
             lines += [f"**{title}**", "", f"![{title}](plots/{name})", ""]
         else:
             lines += [f"**{title}**; the licence of the photograph is not known: no picture.", ""]
@@ -116,7 +116,7 @@ def pictures(everything: list[Photograph], settings: dict, folder: Path) -> str:
 
 def shown_score(photograph: Photograph, settings: dict) -> float:
     """mIoU of the clicks that are shown."""
-    return trial("qk", photograph, settings, False)[str(SHOWN_COUNT)][0][SHOWN_SEED]
+    return trial("qk", photograph, settings)["plain"][str(SHOWN_COUNT)][0][SHOWN_SEED]
 
 
 def say(text: str) -> None:

@@ -5,6 +5,7 @@
 
 import bz2
 import dataclasses
+import functools
 import hashlib
 import subprocess
 import sys
@@ -34,7 +35,7 @@ LABELME_SETS = {
 """Of the street's five frames, which follow one another, the first and the last."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Photograph:
     """A photograph with its truth.
 
@@ -56,7 +57,7 @@ class Photograph:
     clicks: tuple[tuple[tuple[int, int], ...], ...] | None
     mask: Mask | None
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """Of the pixels and the truth: what cached results are keyed by."""
         parts = self.image.tobytes() + self.truth.numpy().tobytes()

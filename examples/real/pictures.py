@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 from photographs import Photograph
 from PIL import Image, ImageDraw, ImageFont
-from segmenters import Clicks, labelled, segment
+from segmenters import labelled, segment
 from torch import Tensor
 
 from nerve_fast.imaging.visualize import palette, save_picture
+from nerve_fast.priors.seeds import Seeds
 
 HEIGHT = 260
 GAP = 6
@@ -16,20 +17,20 @@ TEXT = 18
 OPACITY = 0.55
 
 
-def strip(photograph: Photograph, clicks: Clicks, ways: dict[str, tuple[str, dict]], path: Path):
+def strip(photograph: Photograph, seeds: Seeds, ways: dict[str, tuple[str, dict]], path: Path):
     """Photograph with its clicks, truth, and the labels of each way, side by side.
 
     Args:
         photograph: one that may be shown.
-        clicks: what all ways start from.
+        seeds: what all ways start from.
         ways: by title, a segmenter and its settings.
         path: a JPEG.
     """
-    panels = {"photograph and clicks": clicked(photograph, clicks)}
+    panels = {"photograph and clicks": clicked(photograph, seeds)}
     panels["truth"] = painted(photograph, photograph.truth)
     for title, (name, settings) in ways.items():
-        (scores,) = segment(name, photograph, [clicks], settings)
-        panels[title] = painted(photograph, labelled(scores, photograph.image.size))
+        (scores,) = segment(name, photograph, [seeds], settings)
+        panels[title] = painted(photograph, labelled(scores, photograph, seeds))
     width, height = photograph.image.size
     size = (round(width * HEIGHT / height), HEIGHT)
     picture = Image.new("RGB", (len(panels) * (size[0] + GAP) - GAP, HEIGHT + TEXT), "white")
@@ -51,13 +52,13 @@ def painted(photograph: Photograph, labels: Tensor) -> Image.Image:
     return Image.fromarray(np.where((labels < count)[..., None], mixed, pixels / 4).astype("uint8"))
 
 
-def clicked(photograph: Photograph, clicks: Clicks) -> Image.Image:
+def clicked(photograph: Photograph, seeds: Seeds) -> Image.Image:
     """The photograph with its clicks in their labels' colours."""
     picture = photograph.image.copy()
     draw = ImageDraw.Draw(picture)
     radius = max(picture.size[1] / 55, 4)
-    for points, colour in zip(clicks, palette(len(photograph.labels)), strict=True):
-        for x, y in points:
-            around = [x - radius, y - radius, x + radius, y + radius]
-            draw.ellipse(around, fill=tuple(map(int, colour)), outline="white", width=2)
+    colours = palette(len(photograph.labels)).tolist()
+    for y, x in (seeds.pixels >= 0).nonzero().tolist():
+        around = [x - radius, y - radius, x + radius, y + radius]
+        draw.ellipse(around, fill=tuple(colours[seeds.pixels[y, x]]), outline="white", width=2)
     return picture

@@ -9,12 +9,11 @@ from photographs import Photograph
 from PIL import Image
 from skimage.segmentation import random_walker
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import normalize
 
 import nerve_fast as nf
-
-Clicks = Sequence[Sequence[tuple[int, int]]]
-"""For each label, its clicks ``(x, y)`` in pixels of the photograph."""
+from nerve_fast.pipeline.stages import to_labels
+from nerve_fast.priors.seeds import Seeds
 
 NEAREST = "nearest"
 WALKER = "random_walker"
@@ -23,74 +22,73 @@ SEGMENTERS = {
     NEAREST: "nearest neighbour in DINOv2's features",
     WALKER: "scikit-image's random_walker",
 }
-WALKER_SIDE = 640
+WALKER_SIDE = 512
 """Longer sides are reduced to this for ``random_walker``, which solves a system of all pixels."""
 
 
-def segment(name: str, photograph: Photograph, sets: Sequence[Clicks], settings: dict) -> list:
-    """Scores of the labels, ``(K, h, w)`` at any size, for each set of clicks.
+def segment(name: str, photograph: Photograph, sets: Sequence[Seeds], settings: dict) -> list:
+    """Scores of the labels, ``(K, h, w)`` at any size and 0 or more, for each set of seeds.
 
     Args:
         name: one of ``SEGMENTERS``.
         photograph: what is segmented; its truth is not looked at.
-        sets: sets of clicks.
+        sets: sets of seeds.
         settings: of ``NerveConfig`` for the walks, and ``calibrated``; ``beta`` for
             ``random_walker``.
     """
     if name == WALKER:
-        return [walked_by_colour(photograph.image, clicks, **settings) for clicks in sets]
+        return [walked_by_colour(photograph.image, seeds, **settings) for seeds in sets]
     tokens = graph("features" if name == NEAREST else name, photograph)
-    seeds = [seeded(clicks, photograph.image.size, tokens.grid) for clicks in sets]
+    priors = [seeds.prior(tokens.grid, photograph.labels) for seeds in sets]
     if name == NEAREST:
-        return [nearest(tokens, one) for one in seeds]
+        return [nearest(tokens, prior) for prior in priors]
     settings = dict(settings)
     calibrated = settings.pop("calibrated")
+    config = nf.NerveConfig(**settings)
+    found = walked(tokens, priors, config, [config.steps])[config.steps]
     return [
-        with_seeds(found, prior)
-        for found, prior in zip(
-            walked(tokens, seeds, nf.NerveConfig(**settings), calibrated), seeds, strict=True
-        )
+        distribution(one, tokens.grid, calibration(one, prior, config.alpha, config.steps))
+        if calibrated
+        else distribution(one, tokens.grid)
+        for one, prior in zip(found, priors, strict=True)
     ]
 
 
-def seeded(clicks: Clicks, size: tuple[int, int], grid: tuple[int, int]) -> Tensor:
-    """``G (N, K)``: a label's column is one over the number of its tokens on each of them."""
-    seeds = torch.zeros(*grid, len(clicks))
-    for label, points in enumerate(clicks):
-        for x, y in points:
-            seeds[y * grid[0] // size[1], x * grid[1] // size[0], label] = 1
-    seeds = seeds.flatten(0, 1)
-    return seeds / seeds.sum(0).clamp(min=1)
-
-
 def walked(
-    tokens: Graph, priors: Sequence[Tensor], config: nf.NerveConfig, calibrated: bool = False
-) -> list[Tensor]:
-    """One walk for all priors ``(N, K)``, as it is linear in them.
+    tokens: Graph, priors: Sequence[Tensor], config: nf.NerveConfig, steps: Sequence[int]
+) -> dict[int, list[Tensor]]:
+    """By the number of steps, ``P (N, K)`` for each prior: one walk, as it is linear in them."""
+    head_weights = nf.entropy_weights(tokens.entropy, config.sharpness)
+    everything = torch.cat(list(priors), 1)
+    _, found = nf.random_walk(
+        tokens.q,
+        tokens.k,
+        everything,
+        tokens.grid,
+        config.replace(steps=max(steps)),
+        head_weights=head_weights,
+        return_steps=tuple(steps),
+    )
+    sizes = [prior.shape[1] for prior in priors]
+    return {count: list(one.split(sizes, 1)) for count, one in found.items()}
+
+
+def distribution(found: Tensor, grid: tuple[int, int], divisor: Tensor | None = None) -> Tensor:
+    """``P (N, K)`` as ``(K, h, w)``, labels of a token summing to 1, or to 0 where nothing came.
 
     Args:
-        tokens: the graph.
-        priors: distributions over labels, or seeds.
-        config: settings.
-        calibrated: see :func:`calibration`; for seeds.
-
-    Returns:
-        ``(K, h, w)`` for each, the labels of a token summing to 1, or to 0 where nothing came.
+        found: ``P``; negative values, which ``l1`` has, count as 0.
+        grid: ``(h, w)``.
+        divisor: ``(K,)``, of the labels, as :func:`calibration` gives it.
     """
-    everything = nf.random_walk(tokens.q, tokens.k, torch.cat(list(priors), 1), tokens.grid, config)
-    found = []
-    for one, prior in zip(
-        everything.split([prior.shape[1] for prior in priors], 1), priors, strict=True
-    ):
-        one = one.clamp(min=0)
-        if calibrated:
-            one = one / calibration(one, prior, config)
-        total = one.sum(1, keepdim=True)
-        found.append(torch.where(total > 0, one / total, 0).T.unflatten(1, tokens.grid))
-    return found
+    found = found.clamp(min=0)
+    if divisor is not None:
+        found = found / divisor
+    total = found.sum(1, keepdim=True)
+    return torch.where(total > 0, found / total, 0).T.unflatten(1, grid)
 
 
-def calibration(found: Tensor, seeds: Tensor, config: nf.NerveConfig) -> Tensor:
+def calibration(found: Tensor, seeds: Tensor, alpha: float, steps: int) -> Tensor:
     r"""By what each label is divided: its mean at its own seeds, less what never left them.
 
     A walker inside a thing of ``n`` tokens meets any one of them with a probability of about
@@ -101,8 +99,12 @@ def calibration(found: Tensor, seeds: Tensor, config: nf.NerveConfig) -> Tensor:
               G\right)_{ik},
 
     is the measure of that. Scaling seeds still changes nothing.
+
+    Args:
+        found: ``P (N, K)``.
+        seeds: ``G (N, K)``.
+        alpha, steps: of the walk.
     """
-    alpha, steps = config.alpha, config.steps
     start = (1 - alpha) / (1 - alpha ** (steps + 1)) if alpha < 1 else 1 / (steps + 1)
     own = seeds > 0
     returned = ((found - start * seeds).clamp(min=0) * own).sum(0) / own.sum(0).clamp(min=1)
@@ -110,36 +112,32 @@ def calibration(found: Tensor, seeds: Tensor, config: nf.NerveConfig) -> Tensor:
     return torch.where(returned > 0, returned, 1)
 
 
-def with_seeds(scores: Tensor, seeds: Tensor) -> Tensor:
-    """Seeded tokens with their own labels, ``(K, h, w)``."""
-    own = (seeds > 0).float().T.view_as(scores)
-    return torch.where(own.sum(0) > 0, own / own.sum(0).clamp(min=1), scores)
-
-
 def nearest(tokens: Graph, seeds: Tensor) -> Tensor:
-    """The largest cosine with a seed of each label."""
+    """The largest cosine with a seed of each label, brought to [0, 1]."""
     features = normalize(tokens.q[0], dim=-1)
     scores = [(features @ features[column > 0].T).amax(1) for column in seeds.T]
-    return torch.stack(scores).unflatten(1, tokens.grid)
+    return (1 + torch.stack(scores).unflatten(1, tokens.grid)) / 2
 
 
-def walked_by_colour(image: Image.Image, clicks: Clicks, beta: float) -> Tensor:
+def walked_by_colour(image: Image.Image, seeds: Seeds, beta: float) -> Tensor:
     """scikit-image's solution of Grady's random walker, on the pixels' colours."""
     factor = min(WALKER_SIDE / max(image.size), 1)
     width, height = (round(side * factor) for side in image.size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BOX)) / 255
     markers = np.zeros((height, width), np.int64)
-    for label, points in enumerate(clicks):
-        for x, y in points:
-            markers[int(y * factor), int(x * factor)] = label + 1
+    rows, columns = (seeds.pixels >= 0).nonzero().unbind(1)
+    values = seeds.pixels[rows, columns].numpy() + 1
+    markers[(rows * factor).long().numpy(), (columns * factor).long().numpy()] = values
     found = random_walker(
         pixels, markers, beta=beta, mode="bf", channel_axis=-1, return_full_prob=True
     )
     return torch.from_numpy(found).float()
 
 
-def labelled(scores: Tensor, size: tuple[int, int]) -> Tensor:
-    """The best label of each pixel ``(H, W)`` of ``(width, height)``; ``K`` where all are 0."""
-    scores = interpolate(scores[None], size[::-1], mode="bilinear", align_corners=False)[0]
-    best, labels = scores.max(0)
-    return labels.masked_fill(best == 0, len(scores))
+def labelled(scores: Tensor, photograph: Photograph, seeds: Seeds) -> Tensor:
+    """The likeliest label of each pixel, ``(H, W)``, seeds keeping theirs; ``K`` where there is
+    none.
+    """
+    size = photograph.image.size[::-1]
+    labels = seeds.overrule(to_labels(scores, size), photograph.labels)
+    return labels.masked_fill(labels < 0, len(photograph.labels))

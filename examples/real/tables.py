@@ -43,7 +43,7 @@ name; the first, third, … are for tuning, the others report. Settings are chos
 only.
 
 {markdown(heads, rows)}
-A click is a pixel; 1, 3 or 10 a label are drawn inside the outlines, {len(SEEDS)} times, at a
+A click is a pixel; 1, 3 or 10 a label are drawn inside the outlines, {SEEDS} times, at a
 distance from them of {100 * MARGIN:g} % of the shorter side where there is room; *hand* are one to
 four a label, made by a person looking at the photograph. Every way knows all labels and gets the
 same clicks. mIoU is the mean over a photograph's labels, Boundary IoU the same of the bands inside
@@ -61,9 +61,9 @@ def results(title: str, some: list[Photograph], found: dict) -> str:
     text = [f"## {title}", "", f"{len(some)} photographs: {', '.join(one.name for one in some)}."]
     for metric, name in enumerate(METRICS):
         rows = []
-        for (segmenter, refined), trials in found.items():
+        for (segmenter, kind), trials in found.items():
             cells = [interval(per_photograph(trials, count, metric)) for count in counts]
-            rows.append([SEGMENTERS[segmenter] + (" + PAMR" if refined else ""), *cells])
+            rows.append([SEGMENTERS[segmenter] + (" + PAMR" if kind == "refined" else ""), *cells])
         text += ["", f"{name}, by clicks a label:", "", markdown([name, *counts], rows)]
     return "\n".join(text)
 
@@ -71,12 +71,12 @@ def results(title: str, some: list[Photograph], found: dict) -> str:
 def differences(some: list[Photograph], found: dict) -> str:
     """The walk on queries and keys less every other way, photograph by photograph."""
     rows, open_cases = [], []
-    for (segmenter, refined), trials in found.items():
-        if segmenter == WALK or refined:
+    for (segmenter, kind), trials in found.items():
+        if segmenter == WALK or kind == "refined":
             continue
         cells = []
         for count in map(str, COUNTS):
-            ours = per_photograph(found[WALK, False], count, 0)
+            ours = per_photograph(found[WALK, "plain"], count, 0)
             theirs = per_photograph(trials, count, 0)
             paired = [a - b for a, b in zip(ours, theirs, strict=True)]
             cells.append(interval(paired, signed=True))
@@ -156,7 +156,7 @@ def coarse(some: list[Photograph], found: dict[str, list], chosen: dict) -> str:
 
 What the walk does to a prior such as CLIP's, without CLIP: the truth at 8 × 8, 16 × 16 and 32 × 32
 cells, each with its most frequent label, and {100 * WRONG:g} % of the cells, drawn at random, with
-another; {len(COARSE_SEEDS)} draws on the reporting half. The walk is on DINOv2's queries and keys.
+another; {COARSE_SEEDS} draws on the reporting half. The walk is on DINOv2's queries and keys.
 Not calibrated: these rows are distributions, not seeds.
 
 {markdown(heads, rows)}"""

@@ -2,24 +2,22 @@
 
 import dataclasses
 import itertools
+import json
 
 from coarse import coarse_trial
 from graphs import GRAPHS
 from photographs import Photograph
 from segmenters import WALKER
-from trials import COUNTS, bootstrap, tuning_trial
+from trials import COUNTS, bootstrap, tuning_trial, tuning_walks
 
-SEARCHED = {
-    "temperature": (0.01, 0.02, 0.05, 0.1),
-    "beta": (0.5, 1.0),
-    "steps": (1, 3, 10),
-    "calibrated": (True, False),
-}
-"""Every combination is tried, for every graph, with the other settings at their defaults."""
+SEARCHED = {"temperature": (0.01, 0.02, 0.05, 0.1), "beta": (0.5, 0.75, 1.0)}
+STEPS = (1, 3, 10)
+"""Every combination, with and without calibration, is tried for every graph, with the other
+settings at their defaults."""
 
-SEARCHED_COARSE = {name: SEARCHED[name] for name in ("temperature", "beta", "steps")}
+SEARCHED_COARSE = {**SEARCHED, "steps": STEPS}
 SEARCHED_WALKER = {"beta": (10, 30, 130, 1000, 5000)}
-SEARCH_SEEDS = range(2)
+SEARCH_SEEDS = 2
 
 SWEPT = {
     "temperature": (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2),
@@ -50,27 +48,35 @@ def combinations(searched: dict) -> list[dict]:
     ]
 
 
-def means(name: str, photographs: list[Photograph], settings: dict, seeds) -> list[list[float]]:
-    """For each photograph, the mean mIoU over seeds at each number of clicks."""
-    found = (tuning_trial(name, photograph, settings, seeds) for photograph in photographs)
-    return [[sum(one[str(count)]) / len(one[str(count)]) for count in COUNTS] for one in found]
+def by_count(found: dict) -> list[float]:
+    """The mean mIoU over seeds at each number of clicks."""
+    return [sum(found[str(count)]) / len(found[str(count)]) for count in COUNTS]
 
 
 def overall(table: list[list[float]]) -> float:
+    """The mean over numbers of clicks and photographs."""
     return sum(sum(row) / len(row) for row in table) / len(table)
 
 
 def chosen(name: str, photographs: list[Photograph]) -> dict:
-    """The combination with the largest mIoU over photographs, numbers of clicks and seeds."""
-    if name not in (*GRAPHS, WALKER):
+    """The settings with the largest mIoU over photographs, numbers of clicks and seeds."""
+    if name == WALKER:
+        # A solution of all pixels for each set of clicks takes its time.
+        candidates = [
+            (settings, [by_count(tuning_trial(name, one, settings, 1)) for one in photographs])
+            for settings in combinations(SEARCHED_WALKER)
+        ]
+    elif name in GRAPHS:
+        candidates = []
+        for settings in combinations(SEARCHED):
+            found = [tuning_walks(name, one, settings, STEPS, SEARCH_SEEDS) for one in photographs]
+            for steps, calibrated in itertools.product(STEPS, (True, False)):
+                key = f"{steps} {json.dumps(calibrated)}"
+                more = {"steps": steps, "calibrated": calibrated}
+                candidates.append(({**settings, **more}, [by_count(one[key]) for one in found]))
+    else:
         return {}
-    searched = SEARCHED_WALKER if name == WALKER else SEARCHED
-    # A solution of all pixels for each set of clicks takes its time.
-    seeds = SEARCH_SEEDS[:1] if name == WALKER else SEARCH_SEEDS
-    return max(
-        combinations(searched),
-        key=lambda settings: overall(means(name, photographs, settings, seeds)),
-    )
+    return max(candidates, key=lambda candidate: overall(candidate[1]))[0]
 
 
 def chosen_coarse(photographs: list[Photograph]) -> dict:
@@ -91,8 +97,11 @@ def swept(name: str, photographs: list[Photograph], settings: dict) -> list[Line
     lines = []
     for setting, values in SWEPT.items():
         for value in values:
-            table = means(name, photographs, {**settings, setting: value}, SEARCH_SEEDS)
-            by_count = tuple(sum(column) / len(column) for column in zip(*table, strict=True))
+            changed = {**settings, setting: value}
+            table = [
+                by_count(tuning_trial(name, one, changed, SEARCH_SEEDS)) for one in photographs
+            ]
+            each = tuple(sum(column) / len(column) for column in zip(*table, strict=True))
             interval = bootstrap([sum(row) / len(row) for row in table])
-            lines.append(Line(setting, value, by_count, *interval))
+            lines.append(Line(setting, value, each, *interval))
     return lines
