@@ -8,6 +8,7 @@ from nerve_fast.dispatch import wants_grad
 from nerve_fast.ops import eager, library
 from nerve_fast.ops.checks import check_grid, check_head_weights, check_qk, check_real
 from nerve_fast.ops.local import LocalAffinity
+from nerve_fast.utils.windows import clipped_radius
 
 
 def cosine_affinity(
@@ -61,7 +62,8 @@ def local_affinity(
         q, k: ``(…, H, N, D)``, any floating dtype.
         grid: ``(h, w)`` with ``h · w = N``; tokens are in row-major order.
         head_weights: ``(…, H)``, finite, 0 or more, used as given.
-        radius: the window is ``(2·radius + 1)²`` tokens, clipped at the border; at least 1.
+        radius: the window is ``(2·radius + 1)²`` tokens, clipped at the border; at least 1. One
+            that reaches beyond the grid from every token is taken as the smallest that does.
         self_affinity: ``ε_self``, 0 or more.
         backend: ``auto``, ``reference``, ``blocked`` or ``triton``; the result's operations run on
             it too.
@@ -83,7 +85,7 @@ def local_affinity(
     if radius < 1:
         raise ValueError(f"radius is {radius}; expected 1 or more")
     self_affinity = check_real("self_affinity", self_affinity, least=0)
-    radius = int(radius)
+    radius = clipped_radius(int(radius), grid)
     settings = (q, k, head_weights, grid, radius, self_affinity, backend)
     if library.compiled():
         values = library.local_affinity(*settings)
