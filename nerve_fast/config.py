@@ -12,6 +12,9 @@ from nerve_fast.numerics import LARGEST
 TOKEN_BUDGET = 16_384
 """Tokens that the pipeline takes keys and values of the global part from, if not told otherwise."""
 
+MOST = 1_000_000
+"""The largest radius, stride and number of steps: no walk that ends comes near it."""
+
 # Formatted here because torch.compile cannot format numbers that it traces as symbols.
 UP_TO_LARGEST = f"from 0 to {LARGEST:g}"
 FROM_SMALLEST = f"of {1 / LARGEST:g} or more"
@@ -96,6 +99,8 @@ class NerveConfig:
             raise TypeError(f"{name} is {value!r}; expected a whole number, {least} or more")
         if value < least:
             raise InputError(f"{name} is {value!r}; expected {least} or more")
+        if value > MOST:
+            raise InputError(f"{name} is above {MOST}; expected a whole number up to that")
         object.__setattr__(self, name, int(value))
 
     def replace(self, **changes: Any) -> "NerveConfig":

@@ -113,7 +113,7 @@ def check_plan(plan: Plan, problem: Problem, requires_grad: bool) -> None:
         raise InputError(
             f"plan does not fit this walk: {misfit}; make one with nerve_fast.plan for these inputs"
         )
-    kind = (problem.device, problem.dtype, requires_grad, problem.config.radius)
+    kind = (problem.device, problem.dtype, requires_grad, problem.radius)
     CAN_RUN[plan.backend](*kind, raise_error=True)
 
 
@@ -167,7 +167,7 @@ def _check_request(problem: Problem, backend: str, route: str, requires_grad: bo
     if route not in ROUTES:
         raise InputError(f"route is {route!r}; expected one of {', '.join(ROUTES)}")
     if backend != "auto":
-        kind = (problem.device, problem.dtype, requires_grad, problem.config.radius)
+        kind = (problem.device, problem.dtype, requires_grad, problem.radius)
         CAN_RUN[backend](*kind, raise_error=True)
     if route == "factorized" and not problem.rule.linear:
         linear = [repr(rule.name) for rule in NORMALIZATIONS.values() if rule.linear]
@@ -199,7 +199,7 @@ def _option(
     memory = peak_memory(problem, backend, route, stored)
     cannot, exceeds_memory = None, False
     if backend == "triton":
-        kind = (problem.device, problem.dtype, requires_grad, problem.config.radius)
+        kind = (problem.device, problem.dtype, requires_grad, problem.radius)
         cannot = triton_obstacle(*kind)
         if cannot is None and backend not in (wanted_backend, *candidates(problem.device)):
             cannot = "interpreted here, not for speed"

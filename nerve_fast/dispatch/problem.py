@@ -12,6 +12,7 @@ from nerve_fast.config import NerveConfig
 from nerve_fast.errors import InputError
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import steps_to_limit
+from nerve_fast.utils.windows import clipped_radius
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +66,38 @@ class Problem:
         return math.prod(math.ceil(side / stride) for side in self.grid)
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """The grid, or where it is not known the one whose windows and cells take the most."""
+        return self.grid or (1, self.tokens)
+
+    @property
+    def radius(self) -> int:
+        """Of the local window, as far as the grid reaches."""
+        return clipped_radius(self.config.radius, self.sides)
+
+    @property
     def window(self) -> int:
         """Tokens of the local window, ``(2r+1)²``."""
-        return (2 * self.config.radius + 1) ** 2
+        return (2 * self.radius + 1) ** 2
+
+    @property
+    def padded(self) -> int:
+        """Tokens of the grid with the window's radius on all sides."""
+        return math.prod(side + 2 * self.radius for side in self.sides)
+
+    @property
+    def most_columns(self) -> int:
+        """:attr:`columns`, or where the grid is not known the most that they can be."""
+        stride = self.config.global_stride
+        return math.prod(math.ceil(side / stride) for side in self.sides)
+
+    @property
+    def whole_cells(self) -> int:
+        """Tokens of the grid filled up to whole cells of the global part."""
+        cells = [min(self.config.global_stride, side) for side in self.sides]
+        return math.prod(
+            -(-side // cell) * cell for side, cell in zip(self.sides, cells, strict=True)
+        )
 
     @property
     def itemsize(self) -> int:

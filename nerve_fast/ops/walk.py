@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from nerve_fast.config import NerveConfig
+from nerve_fast.config import MOST, NerveConfig
 from nerve_fast.dispatch import Plan, checked_config, wants_grad
 from nerve_fast.errors import InputError
 from nerve_fast.ops import eager, library
@@ -150,4 +150,6 @@ def _check_return_steps(return_steps: Sequence[int]) -> tuple[int, ...]:
             raise TypeError(f"return_steps holds {t!r}; expected whole numbers, 0 or more")
         if t < 0:
             raise InputError(f"return_steps holds {t}; expected whole numbers, 0 or more")
+        if t > MOST:
+            raise InputError(f"return_steps holds a number above {MOST}; expected at most that")
     return tuple(dict.fromkeys(int(t) for t in return_steps))
