@@ -43,7 +43,7 @@ class TextCache:
     """One small file for each ``(model, revision, templates, word)``.
 
     A file that is damaged, or was written for something else, counts as absent. A folder that
-    cannot be written costs a warning, not the run. Beyond :data:`MOST_FILES` the oldest are removed.
+    cannot be written costs a warning, not the run. Beyond :data:`MOST_FILES` the oldest go.
 
     Args:
         folder: where the files lie.

@@ -5,6 +5,8 @@ import numbers
 from torch import Tensor
 
 from nerve_fast.dispatch import wants_grad
+from nerve_fast.errors import quoted
+from nerve_fast.numerics import LARGEST
 from nerve_fast.ops import eager, library
 from nerve_fast.ops.checks import check_grid, check_head_weights, check_qk, check_real
 from nerve_fast.ops.local import LocalAffinity
@@ -81,10 +83,12 @@ def local_affinity(
     if head_weights is not None:
         check_head_weights(head_weights, q)
     if not isinstance(radius, numbers.Integral) or isinstance(radius, bool):
-        raise TypeError(f"radius is {radius!r}; expected a whole number, 1 or more")
+        raise TypeError(f"radius is {quoted(radius)}; expected a whole number, 1 or more")
     if radius < 1:
-        raise ValueError(f"radius is {radius}; expected 1 or more")
+        raise ValueError(f"radius is {quoted(radius)}; expected 1 or more")
     self_affinity = check_real("self_affinity", self_affinity, least=0)
+    if self_affinity > LARGEST:
+        raise ValueError(f"self_affinity is {self_affinity}; expected at most {LARGEST:g}")
     radius = clipped_radius(int(radius), grid)
     settings = (q, k, head_weights, grid, radius, self_affinity, backend)
     if library.compiled():
