@@ -47,9 +47,7 @@ def head_entropy(
         if not isinstance(max_rows, numbers.Integral) or isinstance(max_rows, bool):
             raise TypeError(f"max_rows is {quoted(max_rows)}; expected a whole number or None")
         if max_rows < 1:
-            raise ValueError(
-                f"max_rows is {quoted(max_rows)}; expected 1 or more, or None for all rows"
-            )
+            raise ValueError(f"max_rows is {quoted(max_rows)}; expected 1 or more, or None for all")
         if max_rows < q.shape[-2]:
             q = q[..., _spread(q.shape[-2], max_rows).to(q.device), :]
     if library.compiled():

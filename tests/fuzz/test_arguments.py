@@ -71,7 +71,7 @@ def chance() -> random.Random:
 
 ALIASES = {
     "shape": ("shape", "grid"),
-    "image": ("image", "array", "nowhere.png"),
+    "image": ("image", "array", "no such file", "cannot be read", "folder"),
     "labels": ("label",),
     "points": ("point", "label", "seeds"),
     "boxes": ("box", "label", "seeds"),
