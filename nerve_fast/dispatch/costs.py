@@ -124,8 +124,12 @@ def peak_memory(problem: Problem, backend: str, route: str, stored_rows: int = 0
     stored = stored_rows * row_memory(p, backend)
     if backend == "triton":
         return p.batch * (stored + p.tokens * _kernel_bytes(p)) + KERNEL_WORKSPACE
+    copies = 2 * p.stored_itemsize(backend)
+    if route == "factorized" and not p.rule.signed:
+        # It makes no large product: what is packed is taken as it is.
+        copies = 0
     # Of queries and keys: packed, one of them once more on the way, and as products take them.
-    packed = p.tokens * p.channels * (3 * p.itemsize + 2 * p.stored_itemsize(backend))
+    packed = p.tokens * p.channels * (3 * p.itemsize + copies)
     packed += 4 * p.tokens * p.heads * p.itemsize
     values = p.tokens * (p.labels + 1) * (8 + 2 * p.batch) * p.itemsize
     if p.config.global_stride > 1:

@@ -58,6 +58,7 @@ def test_less_memory_means_fewer_tiles_together_and_narrower_features(pipe, monk
         tile=256,
         overlap=32,
         token_budget=1000,
+        processing_resolution=0,
     )
     monkeypatch.setattr(budgets, "CPU_PIXELS", 1 << 22)
     sizes = [1_670_000_000, 970_000_000, 490_000_000]
