@@ -98,9 +98,12 @@ class Operands:
         if s == 1:
             return x
         h, w = self.grid
-        tall, wide = triton.cdiv(h, s), triton.cdiv(w, s)
-        maps = pad(x.unflatten(1, self.grid), (0, 0, 0, wide * s - w, 0, tall * s - h))
-        return maps.unflatten(2, (wide, s)).unflatten(1, (tall, s)).sum((2, 4)).flatten(1, 2)
+        # A cell ends where the grid does.
+        high, broad = min(s, h), min(s, w)
+        tall, wide = triton.cdiv(h, high), triton.cdiv(w, broad)
+        maps = pad(x.unflatten(1, self.grid), (0, 0, 0, wide * broad - w, 0, tall * high - h))
+        cells = maps.unflatten(2, (wide, broad)).unflatten(1, (tall, high))
+        return cells.sum((2, 4)).flatten(1, 2)
 
     @property
     def has_values(self) -> bool:

@@ -5,12 +5,15 @@ import math
 import numbers
 from typing import Any
 
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 from nerve_fast.normalization import NORMALIZATIONS, Normalization
 from nerve_fast.numerics import LARGEST
 
 TOKEN_BUDGET = 16_384
 """Tokens that the pipeline takes keys and values of the global part from, if not told otherwise."""
+
+MOST = 1_000_000
+"""The largest radius, stride and number of steps: no walk that ends comes near it."""
 
 # Formatted here because torch.compile cannot format numbers that it traces as symbols.
 UP_TO_LARGEST = f"from 0 to {LARGEST:g}"
@@ -70,9 +73,9 @@ class NerveConfig:
             )
         self._check_integer("radius", 1)
         self._check_integer("global_stride", 1)
-        if self.normalization not in NORMALIZATIONS:
+        if not isinstance(self.normalization, str) or self.normalization not in NORMALIZATIONS:
             raise InputError(
-                f"normalization is {self.normalization!r}; expected one of "
+                f"normalization is {quoted(self.normalization)}; expected one of "
                 f"{', '.join(NORMALIZATIONS)}"
             )
 
@@ -84,18 +87,20 @@ class NerveConfig:
     def _check_real(self, name, in_range, expected):
         value = getattr(self, name)
         if not isinstance(value, numbers.Real) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r}; expected a number {expected}")
+            raise TypeError(f"{name} is {quoted(value)}; expected a number {expected}")
         # Comparisons alone: torch.compile may trace the number as a symbol.
         if not (-math.inf < value < math.inf and in_range(value)):
-            raise InputError(f"{name} is {value!r}; expected a finite number {expected}")
+            raise InputError(f"{name} is {quoted(value)}; expected a finite number {expected}")
         object.__setattr__(self, name, float(value))
 
     def _check_integer(self, name, least):
         value = getattr(self, name)
         if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-            raise TypeError(f"{name} is {value!r}; expected a whole number, {least} or more")
+            raise TypeError(f"{name} is {quoted(value)}; expected a whole number, {least} or more")
         if value < least:
-            raise InputError(f"{name} is {value!r}; expected {least} or more")
+            raise InputError(f"{name} is {quoted(value)}; expected {least} or more")
+        if value > MOST:
+            raise InputError(f"{name} is above {MOST}; expected a whole number up to that")
         object.__setattr__(self, name, int(value))
 
     def replace(self, **changes: Any) -> "NerveConfig":

@@ -37,3 +37,17 @@ class SettingError(InputError):
 
         text, values = self._format
         return string.Formatter().vformat(text, values, Names())
+
+
+LONGEST_VALUE = 120
+"""Characters of a value that a message shows."""
+
+
+def quoted(value: object) -> str:
+    """A value as messages show it: its ``repr`` on one line, and not all of a long one."""
+    try:
+        text = repr(value)
+    except Exception:  # Such as a number of more digits than Python prints.
+        text = f"a {type(value).__name__} that cannot be shown"
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"

@@ -24,6 +24,9 @@ from nerve_fast.utils.files import cache_folder
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 
+MOST_WORDS = 10_000
+"""Words whose embeddings are kept in memory: 30 MB for ViT-L/14."""
+
 WEIGHTS = "model.safetensors"
 """The file of the default checkpoint whose presence in the cache stands for all of it."""
 
@@ -134,7 +137,8 @@ class CLIPBackbone:
         Raises:
             InputError: a word does not fit into the model's context.
         """
-        missing = [word for word in dict.fromkeys(words) if word not in self._embeddings]
+        known = {word: self._embeddings.get(word) for word in words}
+        missing = [word for word, embedding in known.items() if embedding is None]
         if missing and self._cache is None:
             self._cache = TextCache(self._cache_folder, self._identity())
         for word in tqdm(missing, "text", unit="word", disable=None if progress else True):
@@ -142,8 +146,14 @@ class CLIPBackbone:
             if embedding is None:
                 embedding = self._encode(word)
                 self._cache.write(word, embedding)
-            self._embeddings[word] = embedding
-        return torch.stack([self._embeddings[word] for word in words]).to(self.device)
+            known[word] = embedding
+        if missing:
+            # Another dict, as other threads may be reading this one.
+            latest = {**self._embeddings, **known}
+            for word in list(latest)[:-MOST_WORDS]:
+                del latest[word]
+            self._embeddings = latest
+        return torch.stack([known[word] for word in words]).to(self.device)
 
     def _encode(self, word: str) -> Tensor:
         prompts = [template.format(word) for template in IMAGENET_TEMPLATES]

@@ -5,8 +5,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nerve_fast.blocked.precision import product_dtype
+from nerve_fast.blocked.tiles import filled, stacked
 from nerve_fast.numerics import NORM_FLOOR, power_of_two, upcast
-from nerve_fast.utils.tiles import spans
 
 STRIPE_BYTES = 1 << 20
 """Rows of the grid whose packed queries take about this much are compared at a time."""
@@ -66,19 +66,21 @@ def packed_local(
     h, w = grid
     side = 2 * radius + 1
     q, k = packed_q.unflatten(0, grid), packed_k.unflatten(0, grid)
-    stripes = []
-    for rows in spans(h, max(STRIPE_BYTES // (q.element_size() * q[0].numel()), 1)):
+
+    def of_rows(rows):
         # The stripe's keys with `radius` rows and columns around them, 0 off the grid.
         top, bottom = rows.start - radius, rows.stop + radius
         around = (0, 0, radius, radius, max(-top, 0), max(bottom - h, 0))
         keys = pad(k[max(top, 0) : min(bottom, h)], around)
         height = rows.stop - rows.start
-        products = [
+        products = (
             (q[rows] * keys[dy : dy + height, dx : dx + w]).sum(-1)
             for dy in range(side)
             for dx in range(side)
-        ]
-        stripes.append(torch.stack(products, dim=-1))
-    values = torch.cat(stripes).flatten(0, 1)
+        )
+        return stacked(products, side**2)
+
+    size = max(STRIPE_BYTES // (q.element_size() * q[0].numel()), 1)
+    values = filled(q.new_empty(h, w, side**2), size, of_rows).flatten(0, 1)
     middle = torch.arange(side**2, device=values.device) == side**2 // 2
     return values.masked_fill(middle, self_affinity)

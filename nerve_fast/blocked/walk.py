@@ -95,9 +95,13 @@ def _walk_member(
                 rows.keep(stored_rows)
             step = rows.step
     if config.beta < 1:
-        values = packed_local(packed_q, packed_k, grid, config.radius, config.self_affinity)
         S_local = stencil.transition(
-            values, grid, config.radius, config.rule, config.temperature, weight_sum
+            packed_local(packed_q, packed_k, grid, config.radius, config.self_affinity),
+            grid,
+            config.radius,
+            config.rule,
+            config.temperature,
+            weight_sum,
         )
     del packed_q, packed_k
 
@@ -136,11 +140,12 @@ class Cells:
         if self.stride == 1:
             return x
         h, w = self.grid
-        s = self.stride
-        tall, wide = -(-h // s), -(-w // s)
+        # A cell ends where the grid does.
+        high, broad = min(self.stride, h), min(self.stride, w)
+        tall, wide = -(-h // high), -(-w // broad)
         maps = x.T.unflatten(1, self.grid)
-        maps = torch.nn.functional.pad(maps, (0, wide * s - w, 0, tall * s - h))
-        return maps.unflatten(2, (wide, s)).unflatten(1, (tall, s)).sum((2, 4)).flatten(1).T
+        maps = torch.nn.functional.pad(maps, (0, wide * broad - w, 0, tall * high - h))
+        return maps.unflatten(2, (wide, broad)).unflatten(1, (tall, high)).sum((2, 4)).flatten(1).T
 
     def mean(self, x: Tensor) -> Tensor:
         """``(N, C)`` averaged over each cell, ``(cells, C)``."""

@@ -155,7 +155,9 @@ def add_large(command) -> None:
     """Add the flags for large images."""
     large = command.add_argument_group("large images")
     large.add_argument(
-        "--max-memory", help='beyond the models, such as "6GB" (default: nine tenths of the free)'
+        "--max-memory",
+        help="beyond the models and the images, which take 12 bytes a pixel while they are read, "
+        'such as "6GB" (default: nine tenths of the free)',
     )
     large.add_argument(
         "--token-budget",

@@ -8,6 +8,7 @@ from importlib import resources
 
 import torch
 
+from nerve_fast.blocked.affinity import STRIPE_BYTES
 from nerve_fast.dispatch.problem import Problem
 
 
@@ -109,25 +110,50 @@ def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Wo
 
 
 def peak_memory(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> int:
-    """Bytes needed beyond the inputs, an upper bound."""
+    """Bytes needed beyond the inputs: a bound, not an estimate.
+
+    What ``return_steps`` asks for is not among them: each takes as much as the result, and twice
+    that for a batch. Without a grid the bound is that of the grid which takes the most.
+    """
     p = problem
     if backend == "reference":
-        maps = (2 if p.weights_given else 4) * p.heads + 6
-        return p.batch * p.itemsize * p.tokens**2 * maps
+        maps = (2 if p.weights_given else 4) * p.heads + 10
+        values = 8 * p.batch * p.tokens * p.labels * p.itemsize
+        # The windows are found from the distances of all pairs, in 64 bits.
+        return p.tokens**2 * (p.batch * p.itemsize * maps + 32) + values + REFERENCE_WORKSPACE
     stored = stored_rows * row_memory(p, backend)
     if backend == "triton":
         return p.batch * (stored + p.tokens * _kernel_bytes(p)) + KERNEL_WORKSPACE
     copies = 2 * p.stored_itemsize(backend)
     if route == "factorized" and not p.rule.signed:
-        # This route has no large product, so the packed heads are not copied.
+        # It makes no large product: what is packed is taken as it is.
         copies = 0
-    packed = p.tokens * p.channels * (2 * p.itemsize + copies)
+    # Of queries and keys: packed, one of them once more on the way, and as products take them.
+    packed = p.tokens * p.channels * (3 * p.itemsize + copies)
     packed += 4 * p.tokens * p.heads * p.itemsize
-    stencil = p.tokens * p.window * 5 * p.itemsize
     values = p.tokens * (p.labels + 1) * (8 + 2 * p.batch) * p.itemsize
+    if p.config.global_stride > 1:
+        packed += 3 * p.whole_cells * p.channels * p.itemsize
+        values += 3 * p.whole_cells * (p.labels + 1) * p.itemsize
     tiles = (64 << 20) if p.device.type == "cpu" else (1 << 30)
-    return packed + stencil + values + tiles + stored
+    return packed + _stencil_bytes(p) + values + tiles + stored
 
+
+def _stencil_bytes(p: Problem) -> int:
+    """Bytes of the local part: its weights and the copies on the way to them, padded operands."""
+    if p.config.beta == 1:
+        return 0
+    _, width = p.sides
+    row = width * p.channels * p.itemsize
+    rows = max(STRIPE_BYTES // row, 1)
+    keys = (rows + 2 * p.radius) * (width + 2 * p.radius) * p.channels * p.itemsize
+    keys = min(keys, p.padded * p.channels * p.itemsize)
+    weights = p.tokens * p.window * (7 * p.itemsize + 4)
+    return weights + keys + 2 * rows * row + p.padded * (p.labels * p.itemsize + 1)
+
+
+REFERENCE_WORKSPACE = 32 << 20
+"""What the allocator keeps besides the maps."""
 
 KERNEL_WORKSPACE = 64 << 20
 """Bytes for partial sums of split tiles, moments and counters: one tile per multiprocessor."""
@@ -139,14 +165,15 @@ def _kernel_bytes(p: Problem) -> int:
     packed = 2 * channels * p.dtype.itemsize
     if p.config.global_stride > 1:
         # Pooled in float32.
-        packed += 3 * channels * 4
+        packed += 3 * channels * 4 * -(-p.whole_cells // p.tokens)
     columns = 16 + 3 * p.labels
-    return packed + 2 * p.window * 4 + columns * (2 * 4 + 2 * p.dtype.itemsize) + 8
+    local = 2 * p.window * 4 if p.config.beta < 1 else 0
+    return packed + local + columns * (2 * 4 + 2 * p.dtype.itemsize) + 8
 
 
 def row_memory(problem: Problem, backend: str) -> int:
     """Bytes of one stored row of ``S``."""
-    columns = problem.columns
+    columns = problem.most_columns
     if backend == "triton":
         columns = -(-columns // 128) * 128
     return columns * problem.stored_itemsize(backend)

@@ -42,6 +42,11 @@ def pick_device(device: str | torch.device | None) -> torch.device:
 def free_memory(device: torch.device) -> int:
     """Bytes that can still be allocated on ``device``; on a CPU cgroup limits count."""
     if device.type == "cuda":
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise InputError(
+                f"device is {str(device)!r}, which this machine does not have; pass max_memory to "
+                "plan for another machine"
+            )
         if torch.cuda.is_current_stream_capturing():
             # The driver must not be asked while a graph is recorded.
             total = torch.cuda.get_device_properties(device).total_memory

@@ -16,7 +16,7 @@ from nerve_fast.dispatch.machine import free_memory
 from nerve_fast.dispatch.plans import Option, Plan, Way
 from nerve_fast.dispatch.problem import Problem, problem_of
 from nerve_fast.dispatch.select import CAN_RUN, candidates, resolve, triton_obstacle
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.utils.units import format_bytes, parse_bytes
 
@@ -82,7 +82,7 @@ def plan(
     """
     problem = problem_of(shape, num_labels, config, device, dtype, weights_given, grid)
     if not isinstance(requires_grad, bool):
-        raise TypeError(f"requires_grad is {requires_grad!r}; expected True or False")
+        raise TypeError(f"requires_grad is {quoted(requires_grad)}; expected True or False")
     return plan_for(problem, backend, route, max_memory, requires_grad)
 
 
@@ -94,6 +94,9 @@ def plan_for(
     requires_grad: bool,
 ) -> Plan:
     """:func:`plan` for a problem that has been checked."""
+    if not isinstance(route, str) or route not in ROUTES:
+        # Before plans are looked up, which takes a hash.
+        raise InputError(f"route is {quoted(route)}; expected one of {', '.join(ROUTES)}")
     request = (problem, resolve(backend), route, requires_grad)
     if max_memory is not None:
         return _planned(*request, parse_bytes(max_memory), named=True)
@@ -113,7 +116,7 @@ def check_plan(plan: Plan, problem: Problem, requires_grad: bool) -> None:
         raise InputError(
             f"plan does not fit this walk: {misfit}; make one with nerve_fast.plan for these inputs"
         )
-    kind = (problem.device, problem.dtype, requires_grad, problem.config.radius)
+    kind = (problem.device, problem.dtype, requires_grad, problem.radius)
     CAN_RUN[plan.backend](*kind, raise_error=True)
 
 
@@ -164,10 +167,8 @@ def _planned(
 
 def _check_request(problem: Problem, backend: str, route: str, requires_grad: bool) -> None:
     """Refuse what no amount of memory would make possible."""
-    if route not in ROUTES:
-        raise InputError(f"route is {route!r}; expected one of {', '.join(ROUTES)}")
     if backend != "auto":
-        kind = (problem.device, problem.dtype, requires_grad, problem.config.radius)
+        kind = (problem.device, problem.dtype, requires_grad, problem.radius)
         CAN_RUN[backend](*kind, raise_error=True)
     if route == "factorized" and not problem.rule.linear:
         linear = [repr(rule.name) for rule in NORMALIZATIONS.values() if rule.linear]
@@ -199,7 +200,7 @@ def _option(
     memory = peak_memory(problem, backend, route, stored)
     cannot, exceeds_memory = None, False
     if backend == "triton":
-        kind = (problem.device, problem.dtype, requires_grad, problem.config.radius)
+        kind = (problem.device, problem.dtype, requires_grad, problem.radius)
         cannot = triton_obstacle(*kind)
         if cannot is None and backend not in (wanted_backend, *candidates(problem.device)):
             cannot = "interpreted here, not for speed"

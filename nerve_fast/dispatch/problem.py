@@ -1,6 +1,7 @@
 """A walk as far as its cost goes: its sizes, its settings, and where it runs."""
 
 import dataclasses
+import itertools
 import math
 import numbers
 from collections.abc import Sequence
@@ -9,9 +10,10 @@ import torch
 
 from nerve_fast.blocked.precision import product_dtype
 from nerve_fast.config import NerveConfig
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import steps_to_limit
+from nerve_fast.utils.windows import clipped_radius
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +67,36 @@ class Problem:
         return math.prod(math.ceil(side / stride) for side in self.grid)
 
     @property
+    def sides(self) -> tuple[int, int]:
+        """The grid, or where it is not known the one whose windows and cells take the most."""
+        return self.grid or (1, self.tokens)
+
+    @property
+    def radius(self) -> int:
+        """Of the local window, as far as the grid reaches."""
+        return clipped_radius(self.config.radius, self.sides)
+
+    @property
     def window(self) -> int:
         """Tokens of the local window, ``(2r+1)²``."""
-        return (2 * self.config.radius + 1) ** 2
+        return (2 * self.radius + 1) ** 2
+
+    @property
+    def padded(self) -> int:
+        """Tokens of the grid with the window's radius on all sides."""
+        return math.prod(side + 2 * self.radius for side in self.sides)
+
+    @property
+    def most_columns(self) -> int:
+        """:attr:`columns`, or where the grid is not known the most that they can be."""
+        stride = self.config.global_stride
+        return math.prod(math.ceil(side / stride) for side in self.sides)
+
+    @property
+    def whole_cells(self) -> int:
+        """Tokens of the grid filled up to whole cells of the global part."""
+        stride = self.config.global_stride
+        return math.prod(-(-side // min(stride, side)) * min(stride, side) for side in self.sides)
 
     @property
     def itemsize(self) -> int:
@@ -129,14 +158,14 @@ def problem_of(
     if len(shape) < 3 or min(shape) < 1:
         raise InputError(f"shape is {shape}; expected (…, H, N, D), none of them 0")
     if not _is_whole(num_labels):
-        raise TypeError(f"num_labels is {num_labels!r}; expected a whole number, 1 or more")
+        raise TypeError(f"num_labels is {quoted(num_labels)}; expected a whole number, 1 or more")
     if num_labels < 1:
         raise InputError(f"num_labels is {num_labels}; expected 1 or more")
     config = checked_config(config)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
-        raise TypeError(f"dtype is {dtype!r}; expected a floating torch.dtype, that of q")
+        raise TypeError(f"dtype is {quoted(dtype)}; expected a floating torch.dtype, that of q")
     if not isinstance(weights_given, bool):
-        raise TypeError(f"weights_given is {weights_given!r}; expected True or False")
+        raise TypeError(f"weights_given is {quoted(weights_given)}; expected True or False")
     *batch, heads, tokens, head_dim = shape
     if grid is not None:
         grid = _whole_numbers("grid", grid, "(height, width) in tokens")
@@ -168,11 +197,12 @@ def checked_config(config: NerveConfig | None) -> NerveConfig:
 
 def _whole_numbers(name: str, values: Sequence[int], expected: str) -> tuple[int, ...]:
     try:
-        values = tuple(values)
+        # More than a tensor can have are refused later, by their number.
+        values = tuple(itertools.islice(values, 65))
     except TypeError:
-        raise TypeError(f"{name} is {values!r}; expected {expected}") from None
+        raise TypeError(f"{name} is {quoted(values)}; expected {expected}") from None
     if not all(_is_whole(value) for value in values):
-        raise TypeError(f"{name} is {values!r}; expected whole numbers {expected}")
+        raise TypeError(f"{name} is {quoted(values)}; expected whole numbers {expected}")
     return tuple(map(int, values))
 
 
@@ -183,7 +213,8 @@ def _is_whole(value: int) -> bool:
 def _device(device: str | torch.device) -> torch.device:
     try:
         return torch.device(device)
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError):
         raise InputError(
-            f"device is {device!r}; expected a torch.device or its name, such as 'cpu' or 'cuda'"
+            f"device is {quoted(device)}; expected a torch.device or its name, such as 'cpu' or "
+            "'cuda'"
         ) from None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from nerve_fast.dispatch import tuning
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 
 logger = logging.getLogger(__name__)
 
@@ -79,8 +79,10 @@ def _last_active() -> str:
 
 def check_name(backend: str, where: str = "backend") -> None:
     """Raises :class:`InputError` unless ``backend`` is a backend's name or ``auto``."""
-    if backend not in BACKEND_NAMES:
-        raise InputError(f"{where} is {backend!r}; expected one of {', '.join(BACKEND_NAMES)}")
+    if not isinstance(backend, str) or backend not in BACKEND_NAMES:
+        raise InputError(
+            f"{where} is {quoted(backend)}; expected one of {', '.join(BACKEND_NAMES)}"
+        )
 
 
 def backend_for(backend: str, *inputs: Tensor | None, radius: int = 1) -> ModuleType:

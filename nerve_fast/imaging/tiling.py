@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Tiling:
         """
         for name, value, least in (("tile", tile, multiple), ("overlap", overlap, 0)):
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
-                raise InputError(f"{name} is {value!r}; expected {least} pixels or more")
+                raise InputError(f"{name} is {quoted(value)}; expected {least} pixels or more")
         if 2 * overlap > tile // multiple * multiple:
             raise InputError(
                 f"overlap is {overlap} and tile {tile}; expected an overlap of at most half a tile"

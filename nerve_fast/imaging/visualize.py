@@ -13,9 +13,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from nerve_fast.errors import InputError
 from nerve_fast.utils.files import shown, written_whole
+from nerve_fast.utils.tiles import spans
 
 FONT_SIZE = 14
 MARGIN = 6
+
+PANEL_WIDTH = 256
+"""Of heat maps and of the strip of steps, in pixels."""
 
 MAX_PANEL_ASPECT = 8
 """A panel is at most so many times as high as wide; a narrower image is squeezed into that."""
@@ -102,7 +106,10 @@ def overlay(
     # The last colour is that of −1.
     colours = np.vstack([palette(len(labels)), NO_LABEL])
     names = [*map(_elided, labels), "(no label)"]
-    shares = np.bincount(label_map.ravel() % len(names), minlength=len(names)) / label_map.size
+    shares = np.zeros(len(names))
+    for rows in spans(height, max(STRIPE_PIXELS // width, 1)):
+        shares += np.bincount(label_map[rows].ravel() % len(names), minlength=len(names))
+    shares /= label_map.size
     entries = [
         (tuple(colours[i].tolist()), f"{names[i]} {shares[i]:.0%}")
         for i in np.argsort(-shares, kind="stable")
@@ -125,7 +132,7 @@ def overlay(
 
 
 def heat_maps(
-    image: Image.Image, probabilities: np.ndarray, labels: Sequence[str], width: int = 256
+    image: Image.Image, probabilities: np.ndarray, labels: Sequence[str], width: int = PANEL_WIDTH
 ) -> Image.Image:
     """One panel a label: the image in grey, its probability in colour.
 
@@ -164,7 +171,7 @@ def steps_strip(
     labels: Sequence[str],
     *,
     truth: np.ndarray | None = None,
-    width: int = 256,
+    width: int = PANEL_WIDTH,
 ) -> Image.Image:
     """The image, the prior, and the labels after each number of steps, as in the slides' figure 2.
 

@@ -5,9 +5,12 @@ import numbers
 from torch import Tensor
 
 from nerve_fast.dispatch import wants_grad
+from nerve_fast.errors import quoted
+from nerve_fast.numerics import LARGEST
 from nerve_fast.ops import eager, library
 from nerve_fast.ops.checks import check_grid, check_head_weights, check_qk, check_real
 from nerve_fast.ops.local import LocalAffinity
+from nerve_fast.utils.windows import clipped_radius
 
 
 def cosine_affinity(
@@ -61,7 +64,8 @@ def local_affinity(
         q, k: ``(…, H, N, D)``, any floating dtype.
         grid: ``(h, w)`` with ``h · w = N``; tokens are in row-major order.
         head_weights: ``(…, H)``, finite, 0 or more, used as given.
-        radius: the window is ``(2·radius + 1)²`` tokens, clipped at the border; at least 1.
+        radius: the window is ``(2·radius + 1)²`` tokens, clipped at the border; at least 1. One
+            that reaches beyond the grid from every token is taken as the smallest that does.
         self_affinity: ``ε_self``, 0 or more.
         backend: ``auto``, ``reference``, ``blocked`` or ``triton``; the result's operations run on
             it too.
@@ -79,11 +83,13 @@ def local_affinity(
     if head_weights is not None:
         check_head_weights(head_weights, q)
     if not isinstance(radius, numbers.Integral) or isinstance(radius, bool):
-        raise TypeError(f"radius is {radius!r}; expected a whole number, 1 or more")
+        raise TypeError(f"radius is {quoted(radius)}; expected a whole number, 1 or more")
     if radius < 1:
-        raise ValueError(f"radius is {radius}; expected 1 or more")
+        raise ValueError(f"radius is {quoted(radius)}; expected 1 or more")
     self_affinity = check_real("self_affinity", self_affinity, least=0)
-    radius = int(radius)
+    if self_affinity > LARGEST:
+        raise ValueError(f"self_affinity is {self_affinity}; expected at most {LARGEST:g}")
+    radius = clipped_radius(int(radius), grid)
     settings = (q, k, head_weights, grid, radius, self_affinity, backend)
     if library.compiled():
         values = library.local_affinity(*settings)

@@ -6,7 +6,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import upcast
 from nerve_fast.weights import known_sum
@@ -16,6 +16,8 @@ def check_float_tensor(name: str, x: Tensor, shape: str, ndim: int) -> None:
     """``x`` is a floating tensor of at least ``ndim`` dimensions, the last ``ndim`` not empty."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor {shape}")
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} has layout {x.layout}; expected a dense tensor: .to_dense()")
     if not x.is_floating_point():
         raise TypeError(
             f"{name} has dtype {x.dtype}; expected a floating dtype: convert it with .float()"
@@ -45,10 +47,10 @@ def check_grid(grid: tuple[int, int], tokens: int) -> tuple[int, int]:
     try:
         h, w = grid
     except (TypeError, ValueError):
-        raise TypeError(f"grid is {grid!r}; expected (height, width) in tokens") from None
+        raise TypeError(f"grid is {quoted(grid)}; expected (height, width) in tokens") from None
     for side in (h, w):
         if not isinstance(side, numbers.Integral) or isinstance(side, bool):
-            raise TypeError(f"grid is {grid!r}; expected two whole numbers (height, width)")
+            raise TypeError(f"grid is {quoted(grid)}; expected two whole numbers (height, width)")
     if h < 1 or w < 1 or h * w != tokens:
         raise ValueError(
             f"grid is {h} × {w} = {h * w} tokens; expected height · width = N = {tokens}, the "
@@ -181,10 +183,10 @@ def check_same_device(name: str, x: Tensor, q: Tensor) -> None:
 def check_real(name: str, value: float, least: float | None = None) -> float:
     """``value`` as a finite float, at least ``least`` where that is given."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}; expected {_finite_number(least)}")
+        raise TypeError(f"{name} is {quoted(value)}; expected {_finite_number(least)}")
     # Comparisons alone: torch.compile may trace the number as a symbol.
     if not -math.inf < value < math.inf or (least is not None and value < least):
-        raise ValueError(f"{name} is {value!r}; expected {_finite_number(least)}")
+        raise ValueError(f"{name} is {quoted(value)}; expected {_finite_number(least)}")
     return float(value)
 
 

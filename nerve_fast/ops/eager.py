@@ -16,6 +16,7 @@ from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan
 from nerve_fast.errors import InputError
 from nerve_fast.ops.checks import check_logits, check_values, check_weight_sum
+from nerve_fast.utils.windows import clipped_radius
 from nerve_fast.walked import Walked
 
 
@@ -130,6 +131,8 @@ def walked(
         )
     else:
         dispatch.check_plan(plan, problem, requires_grad)
+    # Windows that reach beyond the grid from every token would only be larger in memory.
+    config = config.replace(radius=clipped_radius(config.radius, grid))
     out = dispatch.module_of(plan.backend, q.device).random_walk(
         q,
         k,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from nerve_fast import reference
 from nerve_fast.dispatch import wants_grad
+from nerve_fast.errors import quoted
 from nerve_fast.ops import eager, library
 from nerve_fast.ops.checks import check_float_tensor, check_qk, check_real
 from nerve_fast.weights import remember
@@ -44,9 +45,9 @@ def head_entropy(
         scale = check_real("scale", scale)
     if max_rows is not None:
         if not isinstance(max_rows, numbers.Integral) or isinstance(max_rows, bool):
-            raise TypeError(f"max_rows is {max_rows!r}; expected a whole number or None")
+            raise TypeError(f"max_rows is {quoted(max_rows)}; expected a whole number or None")
         if max_rows < 1:
-            raise ValueError(f"max_rows is {max_rows}; expected 1 or more, or None for all rows")
+            raise ValueError(f"max_rows is {quoted(max_rows)}; expected 1 or more, or None for all")
         if max_rows < q.shape[-2]:
             q = q[..., _spread(q.shape[-2], max_rows).to(q.device), :]
     if library.compiled():

@@ -1,13 +1,14 @@
 """The random walk: the whole graph stage in one call."""
 
+import itertools
 import numbers
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from nerve_fast.config import NerveConfig
+from nerve_fast.config import MOST, NerveConfig
 from nerve_fast.dispatch import Plan, checked_config, wants_grad
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 from nerve_fast.ops import eager, library
 from nerve_fast.ops.checks import check_grid, check_head_weights, check_prior, check_qk
 from nerve_fast.walked import Walked
@@ -140,14 +141,18 @@ def _checked(
 def _check_return_steps(return_steps: Sequence[int]) -> tuple[int, ...]:
     """The numbers of steps as ints, each once, in the order given."""
     try:
-        return_steps = tuple(return_steps)
+        # Larger ones are refused before there are many.
+        return_steps = tuple(itertools.islice(return_steps, MOST + 2))
     except TypeError:
         raise TypeError(
-            f"return_steps is {return_steps!r}; expected a sequence of whole numbers such as (1, 5)"
+            f"return_steps is {quoted(return_steps)}; expected a sequence of whole numbers such as "
+            "(1, 5)"
         ) from None
     for t in return_steps:
         if not isinstance(t, numbers.Integral) or isinstance(t, bool):
-            raise TypeError(f"return_steps holds {t!r}; expected whole numbers, 0 or more")
+            raise TypeError(f"return_steps holds {quoted(t)}; expected whole numbers, 0 or more")
         if t < 0:
-            raise InputError(f"return_steps holds {t}; expected whole numbers, 0 or more")
+            raise InputError(f"return_steps holds {quoted(t)}; expected whole numbers, 0 or more")
+        if t > MOST:
+            raise InputError(f"return_steps holds a number above {MOST}; expected at most that")
     return tuple(dict.fromkeys(int(t) for t in return_steps))

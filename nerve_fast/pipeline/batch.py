@@ -16,6 +16,7 @@ from nerve_fast.errors import InputError
 from nerve_fast.imaging import visualize
 from nerve_fast.imaging.tiling import Tiling
 from nerve_fast.pipeline import NervePipeline, SegmentationOutput
+from nerve_fast.pipeline.budget import DoesNotFitError, drawing_memory
 from nerve_fast.pipeline.inputs import (
     ENDINGS,
     Opened,
@@ -33,7 +34,7 @@ from nerve_fast.utils.files import prepare_folder, written_whole
 from nerve_fast.utils.labels import parse_labels
 from nerve_fast.utils.processes import process_group
 from nerve_fast.utils.provenance import file_digest
-from nerve_fast.utils.units import parse_bytes
+from nerve_fast.utils.units import format_bytes, parse_bytes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,8 +53,9 @@ class SegmentSettings:
         verify: also run the reference backend and report the difference.
         resolution: the short side that the graph's network sees, in pixels; 0 is the image's own,
             ``None`` the model's.
-        max_memory: bytes that may be taken beyond the models, a number or such as ``"6GB"``;
-            ``None`` is nine tenths of what is free.
+        max_memory: bytes that may be taken beyond the models, a number or such as ``"6GB"``, by the
+            networks, the walk and the drawing and writing of results, but not by the images
+            themselves, their decoding and reading ahead; ``None`` is nine tenths of what is free.
         token_budget: tokens that the global part takes keys from; 0 is no bound.
         tile, overlap: of large images, in pixels; ``None`` follows from the model.
         prior: how CLIP's patches become the prior.
@@ -211,6 +213,8 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
     asked = run.asked
     seeds = [asked.seeds.of(one.path) for one in group]
 
+    check_drawing(asked, [one.image.size for one in group])
+
     def call(pipe):
         return pipe(
             [one.image for one in group],
@@ -242,6 +246,33 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
         # One at a time: probabilities of all pixels are made, and kept, where they are asked for.
         made = {"settings": run.made_with, "source": one.digest}
         write(results.pop(), asked.output / one.path.stem, asked, made)
+
+
+def check_drawing(asked: SegmentSettings, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise where results of images of these sizes cannot be drawn and written within the memory.
+
+    Raises:
+        DoesNotFitError: the message says what would help.
+    """
+    if asked.max_memory is None:
+        return
+    pixels = [width * height for width, height in sizes]
+    size = sizes[pixels.index(max(pixels))]
+    needed = drawing_memory(
+        size,
+        len(asked.labels),
+        heat_maps=asked.save_heatmaps,
+        steps=len(visualize.strip_stages(asked.config.steps)) if asked.save_steps else 0,
+        probabilities=asked.save_probabilities,
+    )
+    # The label maps of the others.
+    needed += 8 * (sum(pixels) - max(pixels))
+    if needed > parse_bytes(asked.max_memory):
+        raise DoesNotFitError(
+            f"max_memory is {asked.max_memory}; drawing and writing the results of "
+            f"{size[0]} × {size[1]} pixels takes up to {format_bytes(needed)}: give it more "
+            "memory, or make the image smaller"
+        )
 
 
 def difference(out: SegmentationOutput, expected: SegmentationOutput) -> str:

@@ -12,6 +12,7 @@ from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan, plan, resolve
 from nerve_fast.dispatch.machine import free_memory
 from nerve_fast.errors import InputError
+from nerve_fast.imaging import visualize
 from nerve_fast.imaging.resampling import STRIPE_BYTES
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.pipeline.stages import GraphView, graph_view
@@ -34,6 +35,9 @@ GPU_PIXELS = 1 << 22
 
 UNLIMITED = 1 << 60
 """Bytes that no walk reaches."""
+
+WIDEST_NAME = 4_000
+"""Pixels of a legend's entry, at most about."""
 
 SLACK = 128 << 20
 """What the allocator keeps of one part while the next one runs: glibc gives the end of a heap back
@@ -212,8 +216,10 @@ class Request:
             overlap=self.overlap,
         )
         view, looking, kept = None, 0, 0
-        # The images at the sizes at which they are seen.
-        resized = 4 * self.images * math.prod(seen.size)
+        # A copy of the images, and each at the sizes at which it is seen, on the way to which it
+        # has its own height.
+        resized = 4 * self.images * (math.prod(self.image_size) + math.prod(seen.size))
+        resized += 4 * seen.size[0] * self.image_size[1]
         if self.prior is not None:
             tiled = min(seen.size) > source.native_size and len(seen.tiling) > 1
             view = self.prior.view(
@@ -222,6 +228,7 @@ class Request:
             looking = self.prior.memory(view, self.images, self.words)
             kept = self.prior.encoded_memory(view, self.images)
             resized += 4 * self.images * math.prod(view.size)
+            resized += 4 * view.size[0] * self.image_size[1]
         heads, head_dim = heads_of(source)
         tokens = self.images * math.prod(seen.grid)
         on_gpu = source.device.type == "cuda"
@@ -320,3 +327,32 @@ class Request:
         on_cpu = self.source.device.type == "cpu"
         stripe = STRIPE_BYTES if on_cpu else GPU_TILE_BYTES
         return 8 * self.images * pixels + 6 * max(stripe, 4 * self.labels * widest)
+
+
+def drawing_memory(
+    size: tuple[int, int], labels: int, *, heat_maps: bool, steps: int, probabilities: bool
+) -> int:
+    """Bytes beyond the image that it takes to hold a label map, and to draw and write the results.
+
+    Args:
+        size: ``(width, height)`` of the image.
+        labels: how many.
+        heat_maps: whether they are drawn.
+        steps: numbers of steps that are drawn.
+        probabilities: whether they are written, of one label at a time.
+    """
+    pixels = math.prod(size)
+    width = max(size[0], WIDEST_NAME)
+    widened = min(width * size[1], max(pixels, visualize.MAX_WIDENED))
+    legend = (visualize.FONT_SIZE + visualize.MARGIN) * width * (labels + 2)
+    overlay = 4 * (widened + 2 * legend) + 32 * min(pixels, visualize.STRIPE_PIXELS)
+    # The label map as a picture and as a file.
+    file = 5 * pixels
+    if probabilities:
+        # One label's, and compressed.
+        file = max(file, 8 * pixels + 6 * STRIPE_BYTES)
+    panel = visualize.PANEL_WIDTH**2 * min(size[1] / size[0], visualize.MAX_PANEL_ASPECT)
+    panels = labels * heat_maps + (steps + 2) * (steps > 0)
+    # Each panel by itself and on the sheet; one in floating point; the image in grey.
+    panels = math.ceil(panel * (12 * panels + 64)) + pixels * (panels > 0)
+    return SLACK + 8 * pixels + overlay + max(file, panels)

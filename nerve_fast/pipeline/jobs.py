@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from nerve_fast.config import NerveConfig
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.images import load_image
 from nerve_fast.pipeline.features import ImageFeatures
 from nerve_fast.priors.seeds import Seeds
@@ -113,8 +113,8 @@ def check_inputs(
         raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
     if processing_resolution is not None and not _is_count(processing_resolution):
         raise InputError(
-            f"processing_resolution is {processing_resolution!r}; expected a number of pixels, "
-            "0 for the image's own, or None for the model's"
+            f"processing_resolution is {quoted(processing_resolution)}; expected a number of "
+            "pixels, 0 for the image's own, or None for the model's"
         )
     several = isinstance(generator, (list, tuple))
     for one in generator if several else [generator]:
@@ -124,15 +124,17 @@ def check_inputs(
                 "them, or None"
             )
     if not isinstance(return_steps, (list, tuple, range)):
-        raise TypeError(f"return_steps is {return_steps!r}; expected a list of whole numbers")
+        raise TypeError(f"return_steps is {quoted(return_steps)}; expected a list of whole numbers")
     for steps in return_steps:
         if not _is_count(steps):
-            raise InputError(f"return_steps holds {steps!r}; expected whole numbers, 0 or more")
+            raise InputError(
+                f"return_steps holds {quoted(steps)}; expected whole numbers, 0 or more"
+            )
     if not (_is_count(batch_size) and batch_size > 0):
-        raise InputError(f"batch_size is {batch_size!r}; expected a whole number above 0")
+        raise InputError(f"batch_size is {quoted(batch_size)}; expected a whole number above 0")
     if token_budget is not None and not (_is_count(token_budget) and token_budget > 0):
         raise InputError(
-            f"token_budget is {token_budget!r}; expected a whole number above 0, or None for "
+            f"token_budget is {quoted(token_budget)}; expected a whole number above 0, or None for "
             "no limit"
         )
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -43,7 +44,11 @@ class SegmentationOutput:
 
     @functools.cached_property
     def probabilities(self) -> Tensor:
-        """``(K, H, W)`` float32, summing to 1 over ``K``; made when it is first asked for."""
+        """``(K, H, W)`` float32, summing to 1 over ``K``; made and kept when first asked for.
+
+        It takes 4 bytes for each label and pixel, which no plan includes; :meth:`save` writes it
+        to a file without it.
+        """
         return to_pixels(self.walked, tuple(self.label_map.shape))
 
     def overlay(self) -> Image.Image:
@@ -55,7 +60,8 @@ class SegmentationOutput:
 
         Args:
             path: ``.png`` writes the label map as a palette image, the labels in its text chunk
-                ``labels``; ``.npz`` writes ``label_map``, ``probabilities`` and ``labels``.
+                ``labels``; ``.npz`` writes ``label_map``, ``probabilities`` and ``labels``, the
+                probabilities of one label at a time in memory.
 
         Raises:
             InputError: another ending, or a place that cannot be written.
@@ -65,15 +71,25 @@ class SegmentationOutput:
             ".png": lambda file: visualize.save_label_map(
                 file, self.label_map.numpy(), self.labels
             ),
-            ".npz": lambda file: np.savez_compressed(
-                file,
-                label_map=self.label_map.numpy(),
-                probabilities=self.probabilities.numpy(),
-                labels=np.array(self.labels),
-            ),
+            ".npz": self._save_arrays,
         }
         suffix = path.suffix.lower()
         if suffix not in writers:
             raise InputError(f"{path}: expected a name that ends in .png or .npz")
         with written_whole(path) as file:
             writers[suffix](file)
+
+    def _save_arrays(self, path: Path) -> None:
+        """The format of :func:`numpy.savez_compressed`."""
+        size = tuple(self.label_map.shape)
+        described = {"descr": "<f4", "fortran_order": False, "shape": (len(self.labels), *size)}
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            with archive.open("label_map.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, self.label_map.numpy())
+            with archive.open("probabilities.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array_header_1_0(file, described)
+                for label in range(len(self.labels)):
+                    pixels = to_pixels(self.walked[label : label + 1], size)
+                    file.write(np.ascontiguousarray(pixels.numpy(), "<f4").data)
+            with archive.open("labels.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.array(self.labels))

@@ -27,6 +27,7 @@ from nerve_fast.priors import CLIPPrior, Prior, PriorConfig
 from nerve_fast.priors.patchwise import check_finite
 from nerve_fast.priors.seeds import Boxes, Points, Scribbles
 from nerve_fast.refiners.walk import entropies, moves
+from nerve_fast.utils.heap import give_back
 from nerve_fast.utils.labels import parse_labels
 
 logger = logging.getLogger(__name__)
@@ -62,6 +63,7 @@ class NervePipeline:
         self.graph = graph
         self.config = config or NerveConfig()
         self.backend = backend
+        self._size: tuple[int, int] | None = None
 
     @classmethod
     def from_pretrained(
@@ -294,6 +296,7 @@ class NervePipeline:
                 overlap=overlap,
             ).planned(max_memory)
             logger.info("%s", plan)
+            self._begin(plan)
             encoded, graph = self._networks([job], None, plan, progress)
             results.append(ImageFeatures(job.image, encoded, graph, plan))
         return results[0] if alone else results
@@ -308,6 +311,7 @@ class NervePipeline:
             half = len(jobs) // 2
             return self._segment(jobs[:half], call) + self._segment(jobs[half:], call)
         self._say(plan, call)
+        self._begin(plan)
         probabilities, graph = self._networks(jobs, call.classes, plan, call.progress)
         entropy = None
         if moves(call.config, call.return_steps) and call.config.sharpness > 0:
@@ -320,6 +324,7 @@ class NervePipeline:
         job = dataclasses.replace(job, image=features.image)
         plan = self._request([job], call, features.plan).planned(call.max_memory)
         self._say(plan, call)
+        self._begin(plan)
         probabilities = None
         if call.classes:
             probabilities = self.prior.probabilities(features.encoded, call.classes)
@@ -367,6 +372,12 @@ class NervePipeline:
             logger.warning(
                 "to fit %s, queries and keys are kept in %s", call.max_memory, plan.feature_dtype
             )
+
+    def _begin(self, plan: EncodePlan) -> None:
+        """Before work of another size than the last: what that left on the heap rarely fits it."""
+        if plan.size != self._size:
+            self._size = plan.size
+            give_back()
 
     def _networks(
         self,

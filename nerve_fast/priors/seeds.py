@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.images import opened
 
 Points = Mapping[str, Sequence[tuple[float, float]]]
@@ -59,6 +59,9 @@ class Seeds:
                     f"{name} is a {type(seeds).__name__}; expected a dictionary from labels to "
                     f"{name}"
                 )
+            for label in seeds or ():
+                if not isinstance(label, str):
+                    raise TypeError(f"{name} has the label {quoted(label)}; expected a string")
         if not any(given.values()):
             return None
         width, height = image_size
@@ -81,7 +84,12 @@ class Seeds:
                 columns = slice(int(left), max(math.ceil(right), int(left) + 1))
                 _mark(pixels, (rows, columns), label, labels)
         for label, mask in (scribbles or {}).items():
-            mask = torch.from_numpy(np.array(mask) != 0)
+            mask = np.asarray(mask)
+            if mask.dtype.kind not in "biuf":
+                raise TypeError(
+                    f"the scribbles of {label!r} are of {mask.dtype}; expected a mask of numbers"
+                )
+            mask = torch.from_numpy(np.atleast_1d(mask != 0))
             if tuple(mask.shape) != (height, width):
                 raise InputError(
                     f"the scribbles of {label!r} have shape {tuple(mask.shape)}; expected "

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Sequence
 
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 
 
 def parse_labels(labels: Sequence[str]) -> list[list[str]]:
@@ -20,7 +20,7 @@ def parse_labels(labels: Sequence[str]) -> list[list[str]]:
         TypeError: ``labels`` is not a list or tuple of strings.
     """
     if not isinstance(labels, (list, tuple)) or not all(isinstance(x, str) for x in labels):
-        raise TypeError(f"labels is {labels!r}; expected a list of strings, one a class")
+        raise TypeError(f"labels is {quoted(labels)}; expected a list of strings, one a class")
     if not labels:
         raise InputError("labels is empty; expected at least one class name")
     for number, label in enumerate(labels, start=1):

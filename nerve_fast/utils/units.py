@@ -3,7 +3,7 @@
 import math
 import re
 
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
@@ -23,15 +23,16 @@ def parse_bytes(size: int | str, name: str = "max_memory") -> int:
     Raises:
         InputError: it is not a size, or not from 1 to 2^63 − 1 bytes.
     """
-    text = str(size) if not isinstance(size, int) or abs(size) <= LARGEST else "a huge number"
+    text = size if isinstance(size, str) else quoted(size)
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     count = 0.0
     if match is not None and match[2].upper() in UNITS:
         count = float(match[1]) * UNITS[match[2].upper()]
     # The nearest floating-point number to the largest size is larger by one.
     if not 1 <= count <= float(LARGEST):
-        said = repr(size) if text == str(size) and len(text) <= 40 else f"{text[:40]}…"
-        raise InputError(f'{name} is {said}; expected a size above 0 such as "6GB" or "512MiB"')
+        raise InputError(
+            f'{name} is {quoted(size)}; expected a size above 0 such as "6GB" or "512MiB"'
+        )
     return min(int(count), LARGEST)
 
 

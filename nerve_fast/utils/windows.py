@@ -7,6 +7,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 
+def clipped_radius(radius: int, grid: tuple[int, int]) -> int:
+    """The smallest radius whose windows hold the same tokens of the grid; at least 1."""
+    return min(radius, max(*grid, 2) - 1)
+
+
 def shifted(maps: Tensor, radius: int) -> Iterator[Tensor]:
     """``maps (…, h, w)`` as seen from each window position in turn, 0 outside the grid."""
     h, w = maps.shape[-2:]
