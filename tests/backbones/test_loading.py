@@ -225,7 +225,7 @@ def test_a_file_that_the_cache_lacks_is_asked_of_the_hub(cached):
 def test_only_what_is_needed_is_fetched_and_only_of_what_can_be_loaded(
     cached, monkeypatch, tmp_path
 ):
-    load, folder, add = cached
+    load, folder, _ = cached
     asked = []
 
     class Info:
