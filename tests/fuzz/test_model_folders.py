@@ -112,10 +112,10 @@ def weight_damage(path, chance):
     """One weight is missing, of another shape or dtype, or has another name."""
     weights = load_file(path)
     name = chance.choice(sorted(weights))
-    how = chance.choice(["missing", "longer", "flat", "integer", "renamed", "empty"])
+    how = chance.choice(["missing", "stacked", "flat", "integer", "renamed", "empty"])
     weight = weights.pop(name)
-    if how == "longer":
-        weights[name] = torch.cat([weight, weight])
+    if how == "stacked":
+        weights[name] = torch.stack([weight, weight])
     elif how == "flat":
         weights[name] = weight.flatten()
     elif how == "integer":
