@@ -1,6 +1,9 @@
 """Imports point one way and in no circle; argparse and the networks stay in their rooms."""
 
+import ast
 from pathlib import Path
+
+import pytest
 
 import nerve_fast
 
