@@ -1,5 +1,6 @@
 """CLIP through transformers: text embeddings of words, and patch features at any grid."""
 
+import itertools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,13 +15,16 @@ from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from nerve_fast.backbones.loading import complete, load
+from nerve_fast.backbones.files import Checkpoint, Layout, Network
+from nerve_fast.backbones.kinds import not_clip
+from nerve_fast.backbones.loading import load
 from nerve_fast.backbones.positions import resampled_positions
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.backbones.text_cache import TextCache, fingerprint
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.utils.files import cache_folder
+from nerve_fast.utils.provenance import digest, version
 
 DEFAULT_CLIP = "openai/clip-vit-large-patch14"
 
@@ -30,11 +34,14 @@ MOST_WORDS = 10_000
 WEIGHTS = "model.safetensors"
 """The file of the default checkpoint whose presence in the cache stands for all of it."""
 
-FILES = (
-    "config.json",
-    ("preprocessor_config.json", "processor_config.json"),
-    ("tokenizer.json", "vocab.json"),
-    ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
+NETWORK = Network()
+LAYOUT = Layout(
+    networks=(NETWORK,),
+    others=(
+        ("preprocessor_config.json", "processor_config.json"),
+        ("tokenizer.json", "vocab.json"),
+        ("tokenizer.json", "merges.txt"),
+    ),
 )
 
 ReadOut = Callable[[Sequence[CLIPEncoderLayer], Tensor, tuple[int, int], Tensor], Tensor]
@@ -56,8 +63,12 @@ class CLIPBackbone:
         tokenizer: its tokenizer.
         image_mean, image_std: per-channel normalisation, three numbers each.
         resample: Pillow's number of the filter that resizes images.
-        source: hub id or folder, for messages and the cache's key.
+        source: hub id or folder, for messages.
         cache: the folder for text embeddings.
+        revision: of the hub's repository, where the model comes from one.
+
+    Raises:
+        ValueError: the tokenizer has tokens that the model does not know.
     """
 
     def __init__(
@@ -70,6 +81,7 @@ class CLIPBackbone:
         resample: int,
         source: str,
         cache: Path,
+        revision: str | None = None,
     ):
         self.model = model.eval().requires_grad_(False)
         self.tokenizer = tokenizer
@@ -77,45 +89,51 @@ class CLIPBackbone:
         self.image_std = torch.tensor(image_std).view(3, 1, 1)
         self.resample = Image.Resampling(resample)
         self.source = source
+        self.revision = revision
         self.patch = model.config.vision_config.patch_size
         self.image_size = model.config.vision_config.image_size
         self.context = model.config.text_config.max_position_embeddings
+        self._check_tokens()
         self._embeddings: dict[str, Tensor] = {}
         self._cache_folder = cache
         self._cache: TextCache | None = None
+        self._known_state: tuple = ()
 
     @classmethod
     def from_pretrained(
         cls, source: str = DEFAULT_CLIP, *, device: torch.device, dtype: torch.dtype
     ) -> "CLIPBackbone":
-        """Load a CLIP checkpoint from the hub or a local folder in transformers layout.
+        """Load a CLIP checkpoint.
+
+        Args:
+            source: hub id (``owner/name``, or ``owner/name@revision`` for one commit, tag or
+                branch) or local folder in transformers layout.
+            device, dtype: of the model.
 
         Raises:
-            InputError: it is not available, or lacks a file.
+            InputError: it is not available, lacks a file, is damaged or of another kind.
         """
         source = str(source)
 
-        def loader(local):
-            model = CLIPModel.from_pretrained(
-                source, dtype=dtype, local_files_only=local, output_loading_info=True
+        def loader(checkpoint: Checkpoint) -> "CLIPBackbone":
+            folder = str(checkpoint.folder)
+            tokenizer = CLIPTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
             )
-            tokenizer = CLIPTokenizer.from_pretrained(source, local_files_only=local)
-            images, _ = ImageProcessingMixin.get_image_processor_dict(
-                source, local_files_only=local
+            images, _ = ImageProcessingMixin.get_image_processor_dict(folder, local_files_only=True)
+            return cls(
+                checkpoint.network(NETWORK, CLIPModel, dtype).to(device),
+                tokenizer,
+                # CLIP's own values, for the checkpoints that do not repeat them.
+                image_mean=images.get("image_mean", OPENAI_CLIP_MEAN),
+                image_std=images.get("image_std", OPENAI_CLIP_STD),
+                resample=images.get("resample", Image.Resampling.BICUBIC),
+                source=source,
+                cache=cache_folder(),
+                revision=checkpoint.revision,
             )
-            return complete(model), tokenizer, images
 
-        model, tokenizer, images = load("CLIP", source, FILES, "clip", loader)
-        return cls(
-            model.to(device),
-            tokenizer,
-            # CLIP's own values, for the checkpoints that do not repeat them.
-            image_mean=images.get("image_mean", OPENAI_CLIP_MEAN),
-            image_std=images.get("image_std", OPENAI_CLIP_STD),
-            resample=images.get("resample", Image.Resampling.BICUBIC),
-            source=source,
-            cache=cache_folder(),
-        )
+        return load("CLIP", source, LAYOUT, "clip", loader, not_clip)
 
     @property
     def device(self) -> torch.device:
@@ -137,6 +155,7 @@ class CLIPBackbone:
         Raises:
             InputError: a word does not fit into the model's context.
         """
+        self._forget_if_changed()
         known = {word: self._embeddings.get(word) for word in words}
         missing = [word for word, embedding in known.items() if embedding is None]
         if missing and self._cache is None:
@@ -165,21 +184,63 @@ class CLIPBackbone:
                 f"{self.context}: shorten it"
             )
         tokens = tokens.to(self.device)
-        pooled = self.model.text_model(
-            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
-        ).pooler_output
-        embeddings = normalize(self.model.text_projection(pooled).float(), dim=-1)
-        return normalize(embeddings.mean(0), dim=-1).cpu()
+        # What is kept must not depend on the caller's autocast.
+        with torch.autocast(self.device.type, enabled=False):
+            pooled = self.model.text_model(
+                input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+            ).pooler_output
+            embeddings = normalize(self.model.text_projection(pooled).float(), dim=-1)
+            return normalize(embeddings.mean(0), dim=-1).cpu()
+
+    def _check_tokens(self) -> None:
+        most = max(self.tokenizer.get_vocab().values(), default=-1)
+        known = self.model.config.text_config.vocab_size
+        if most >= known:
+            raise ValueError(
+                f"the tokenizer has token {most}, and the model knows {known}: they belong to "
+                "different models"
+            )
+
+    def _state(self) -> tuple:
+        """What tells cheaply that embeddings in memory are no longer those of this model."""
+        weights = itertools.chain(
+            self.model.text_model.parameters(), self.model.text_projection.parameters()
+        )
+        # Tensors that were made in inference mode do not count changes.
+        versions = [
+            (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+            for weight in weights
+        ]
+        return self.device, self.model.dtype, IMAGENET_TEMPLATES, len(self.tokenizer), versions
+
+    def _forget_if_changed(self) -> None:
+        state = self._state()
+        if state != self._known_state:
+            self._known_state, self._embeddings, self._cache = state, {}, None
 
     def _identity(self) -> dict:
         """All that an embedding depends on besides the word."""
-        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items()))
+        config = self.model.config.text_config.to_dict()
+        for name in ("_name_or_path", "transformers_version"):
+            config.pop(name, None)
+        tokenizer = json.loads(self.tokenizer.backend_tokenizer.to_str())
+        # Set anew by each call.
+        for name in ("padding", "truncation"):
+            tokenizer.pop(name, None)
         return {
-            "model": self.source,
-            "revision": getattr(self.model.config, "_commit_hash", None),
+            "revision": self.revision,
             "weights": fingerprint(self.model.text_model, self.model.text_projection),
-            "vocabulary": vocabulary,
+            "config": json.dumps(config, sort_keys=True, default=str),
+            "attention": self.model.config._attn_implementation,
+            "tokenizer": digest(tokenizer),
+            "padding": [
+                self.tokenizer.pad_token_id,
+                self.tokenizer.padding_side,
+                self.tokenizer.model_max_length,
+            ],
             "templates": IMAGENET_TEMPLATES,
+            "computed": [self.device.type, str(self.model.dtype)],
+            "versions": [version("torch"), version("transformers"), version("tokenizers")],
         }
 
     def compile(self) -> None:

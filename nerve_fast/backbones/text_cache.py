@@ -20,11 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 def fingerprint(*modules: nn.Module) -> str:
-    """SHA-256 of the modules' parameters: a folder's path does not change when its weights do."""
+    """SHA-256 of the modules' weights: names, dtypes, shapes and bytes.
+
+    A folder's path does not change when its weights do.
+    """
     digest = hashlib.sha256()
     for module in modules:
         for name, value in sorted(module.state_dict().items()):
-            digest.update(name.encode())
+            digest.update(f"{name} {value.dtype} {[*value.shape]}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import typing
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ import torch
 
 from nerve_fast.config import TOKEN_BUDGET, NerveConfig
 from nerve_fast.dispatch import BACKEND_NAMES
-from nerve_fast.evaluation.presets import PRESETS
+from nerve_fast.errors import InputError
+from nerve_fast.evaluation.presets import PRESETS, clip_of
 from nerve_fast.normalization import NORMALIZATIONS
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -38,6 +40,20 @@ def seed(text: str) -> int:
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
     return value
+
+
+def revision(text: str) -> tuple[str, str]:
+    """``(model, revision)`` of ``model=revision``.
+
+    Raises:
+        argparse.ArgumentTypeError: the model is none that can come from the hub.
+    """
+    model, _, pinned = text.partition("=")
+    if model not in ("clip", "diffusion", "graph") or not pinned:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not clip=REV, diffusion=REV or graph=REV, with a commit, tag or branch"
+        )
+    return model, pinned
 
 
 def add_dataset(command) -> None:
@@ -117,6 +133,15 @@ def add_models(command, *, resolution: bool = True) -> None:
         "diffusion model)",
     )
     models.add_argument(
+        "--revision",
+        nargs="+",
+        type=revision,
+        default=[],
+        metavar="MODEL=REV",
+        help="commit, tag or branch of the hub's clip, diffusion or graph, as in "
+        "clip=32bd64288804d66eefd0ccbe215aa642df71cc41 (default: main)",
+    )
+    models.add_argument(
         "--layers",
         nargs="+",
         metavar="NAME",
@@ -148,7 +173,28 @@ def models_of(options):
     values = {
         field.name: getattr(options, field.name) for field in dataclasses.fields(ModelSettings)
     }
+    for model, pinned in options.revision:
+        values[model] = f"{_hub_id(options, model)}@{pinned}"
     return ModelSettings(**{**values, "dtype": DTYPES.get(options.dtype)})
+
+
+def _hub_id(options, model: str) -> str:
+    """The hub id that a revision is of: a flag's, or else the usual one.
+
+    Raises:
+        InputError: the model does not come from the hub.
+    """
+    from nerve_fast.pipeline.loading import model_sources
+
+    named = getattr(options, model)
+    local = options.models is not None or (named is not None and os.path.exists(named))
+    if local or (named is None and model == "graph"):
+        raise InputError(
+            f"--revision pins {model}, which is no model of the hub; name one as --{model}"
+        )
+    clip = clip_of(options.preset) if hasattr(options, "preset") else None
+    clip, diffusion = model_sources(None, clip, None)
+    return str(named or {"clip": clip, "diffusion": diffusion}[model])
 
 
 def add_large(command) -> None:

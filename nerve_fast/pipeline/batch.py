@@ -244,7 +244,7 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
     results.reverse()
     for one in group:
         # One at a time: probabilities of all pixels are made, and kept, where they are asked for.
-        made = {"settings": run.made_with, "source": one.digest}
+        made = {"settings": run.made_with, "source": one.digest, "revisions": revisions(pipe)}
         write(results.pop(), asked.output / one.path.stem, asked, made)
 
 
@@ -273,6 +273,12 @@ def check_drawing(asked: SegmentSettings, sizes: Sequence[tuple[int, int]]) -> N
             f"{size[0]} × {size[1]} pixels takes up to {format_bytes(needed)}: give it more "
             "memory, or make the image smaller"
         )
+
+
+def revisions(pipe: NervePipeline) -> dict[str, str | None]:
+    """The commits of the hub's repositories that the networks come from, where they do."""
+    networks = {"clip": getattr(pipe.prior, "clip", None), "graph": pipe.graph}
+    return {name: getattr(network, "revision", None) for name, network in networks.items()}
 
 
 def difference(out: SegmentationOutput, expected: SegmentationOutput) -> str:

@@ -4,7 +4,6 @@ The last text chunk of ``NAME.labels.png``, named ``made``, holds JSON: digests 
 the source image, of the results beside it and of the PNG without this chunk.
 """
 
-import contextlib
 import dataclasses
 import hashlib
 import json
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from nerve_fast.backbones.loading import revision_of
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.utils.provenance import digest, file_digest, version
 
@@ -87,15 +87,10 @@ def _state_of(source: str | os.PathLike | None) -> list:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         states = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
         return [[name, state.st_size, state.st_mtime_ns] for name, state in states]
-    from huggingface_hub import try_to_load_from_cache
-
-    for name in ("config.json", "model_index.json"):
-        # Neither a folder nor a hub id: loading it says so.
-        with contextlib.suppress(ValueError):
-            cached = try_to_load_from_cache(str(source), name)
-            if isinstance(cached, str):
-                return [str(source), Path(cached).parent.name]
-    return [str(source)]
+    if os.path.isfile(folder):
+        state = folder.stat()
+        return [folder.name, state.st_size, state.st_mtime_ns]
+    return [str(source), revision_of(str(source))]
 
 
 def is_whole(stem: Path, endings: list[str], *, settings: str, source: Path) -> bool:

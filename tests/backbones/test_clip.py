@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import tokenizers
 import torch
 from PIL import Image
 from torch.nn.functional import normalize
@@ -67,7 +68,7 @@ def test_other_templates_or_another_revision_are_another_model(clip, monkeypatch
     assert clip._identity() != identity
     monkeypatch.undo()
     assert clip._identity() == identity
-    clip.model.config._commit_hash = "abc"
+    clip.revision = "abc"
     assert clip._identity() != identity
 
 
@@ -180,3 +181,129 @@ def test_half_precision_stays_close(clip, dtype):
     )
     assert low.dtype == torch.float32
     assert (full * low).sum(-1).min() > 0.99
+
+
+def edit(file, change):
+    """Change the JSON object in a file."""
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def text_config(**changes):
+    return "config.json", lambda config: config["text_config"].update(changes)
+
+
+def special_token(tokenizer):
+    for token in tokenizer["added_tokens"]:
+        token["lstrip"] = True
+
+
+def last_merge(tokenizer):
+    tokenizer["model"]["merges"].pop()
+
+
+def swapped_vocabulary(tokenizer):
+    vocabulary = tokenizer["model"]["vocab"]
+    first, second = list(vocabulary)[:2]
+    vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
+
+
+CHANGES = {
+    "hidden_act": text_config(hidden_act="gelu"),
+    "eos_token_id": text_config(eos_token_id=2),
+    "layer_norm_eps": text_config(layer_norm_eps=1e-2),
+    "num_attention_heads": text_config(num_attention_heads=1),
+    "merges": ("tokenizer.json", last_merge),
+    "vocabulary": ("tokenizer.json", swapped_vocabulary),
+    "special tokens": ("tokenizer.json", special_token),
+    "padding token": (
+        "tokenizer_config.json",
+        lambda config: config.update(pad_token="<|startoftext|>"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_embeddings_of_a_changed_folder_are_made_anew(clip_copy, monkeypatch, tmp_path, name):
+    monkeypatch.setenv("NERVE_FAST_CACHE", str(tmp_path / "cache"))
+    CLIPBackbone.from_pretrained(clip_copy, **CPU).encode_words(["cat"])
+    same = CLIPBackbone.from_pretrained(clip_copy, **CPU)
+    calls = count_encodings(same, monkeypatch)
+    same.encode_words(["cat"])
+    assert calls == []
+
+    file, change = CHANGES[name]
+    edit(clip_copy / file, change)
+    other = CLIPBackbone.from_pretrained(clip_copy, **CPU)
+    calls = count_encodings(other, monkeypatch)
+    other.encode_words(["cat"])
+    assert calls == ["cat"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_embeddings_of_another_dtype_are_made_anew(clip, monkeypatch, dtype):
+    clip.encode_words(["cat"])
+    half = CLIPBackbone.from_pretrained(MODELS / "clip", device=CPU["device"], dtype=dtype)
+    calls = count_encodings(half, monkeypatch)
+    half.encode_words(["cat"])
+    assert calls == ["cat"]
+
+
+@pytest.mark.parametrize("what", ["device", "torch", "transformers"])
+def test_embeddings_of_another_kind_of_device_or_library_are_others(clip, monkeypatch, what):
+    identity = clip._identity()
+    if what == "device":
+        monkeypatch.setattr(CLIPBackbone, "device", torch.device("meta"))
+    else:
+        real = clip_module.version
+        changed = lambda name: "0.0" if name == what else real(name)  # noqa: E731
+        monkeypatch.setattr(clip_module, "version", changed)
+    assert clip._identity() != identity
+
+
+@pytest.mark.parametrize("change", ["dtype", "weight", "templates", "tokens"])
+def test_embeddings_in_memory_are_of_the_model_as_it_is_now(clip, monkeypatch, change):
+    clip.encode_words(["cat"])
+    calls = count_encodings(clip, monkeypatch)
+    clip.encode_words(["cat"])
+    assert calls == []
+    if change == "dtype":
+        clip.model.bfloat16()
+    elif change == "weight":
+        clip.model.text_projection.weight.mul_(2)
+    elif change == "templates":
+        monkeypatch.setattr(clip_module, "IMAGENET_TEMPLATES", ("a {}.",))
+    else:
+        # Beyond the model's vocabulary.
+        monkeypatch.setattr(clip, "_encode", lambda word: calls.append(word) or torch.ones(64))
+        clip.tokenizer.add_tokens(["at"])
+    clip.encode_words(["cat"])
+    assert calls == ["cat"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_call_under_autocast_keeps_what_one_without_would(clip, monkeypatch, tmp_path, dtype):
+    with torch.autocast("cpu", dtype):
+        under = clip.encode_words(["cat", "red ball"])
+    monkeypatch.setenv("NERVE_FAST_CACHE", str(tmp_path / "other"))
+    plain = CLIPBackbone.from_pretrained(MODELS / "clip", **CPU)
+    assert torch.equal(plain.encode_words(["cat", "red ball"]), under)
+
+
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer", "post_processor"])
+def test_each_part_of_the_tokenizer_is_in_the_key(clip, part):
+    identity = clip._identity()
+    other = {
+        "normalizer": tokenizers.normalizers.Lowercase(),
+        "pre_tokenizer": tokenizers.pre_tokenizers.Whitespace(),
+        "post_processor": tokenizers.processors.ByteLevel(),
+    }[part]
+    setattr(clip.tokenizer.backend_tokenizer, part, other)
+    assert clip._identity() != identity
+
+
+def test_what_earlier_calls_were_like_makes_no_difference_to_the_key(clip):
+    identity = clip._identity()
+    clip.tokenizer(["a", "a b c d"], padding=True, truncation=True, max_length=3)
+    assert clip._identity() == identity

@@ -63,3 +63,13 @@ def test_fingerprint_changes_with_any_weight():
     assert before == fingerprint(layer)
     layer.weight.data[2, 1] += 1
     assert fingerprint(layer) != before
+
+
+def test_fingerprint_changes_with_dtype_shape_and_name():
+    layer = torch.nn.Linear(2, 2, bias=False)
+    layer.weight.data.zero_()
+    prints = {fingerprint(layer), fingerprint(torch.nn.ModuleDict({"a": layer}))}
+    for other in (torch.nn.Linear(4, 1, bias=False), torch.nn.Linear(4, 2, bias=False).half()):
+        other.weight.data.zero_()
+        prints.add(fingerprint(other))
+    assert len(prints) == 4

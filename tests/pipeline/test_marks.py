@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from nerve_fast import NerveConfig, PriorConfig
+from nerve_fast.pipeline import batch, marks
 from nerve_fast.pipeline.batch import SegmentSettings
 from nerve_fast.pipeline.marks import is_whole, settings_digest, stamp_of, stamped
 from nerve_fast.pipeline.settings import ModelSettings
@@ -143,3 +144,27 @@ def test_versions_of_packages_count(monkeypatch):
 def test_models_that_do_not_exist_are_left_to_loading(source):
     asked = dataclasses.replace(ASKED, models=ModelSettings(clip=source, device="cpu"))
     assert settings_digest(asked, "cpu") != settings_digest(ASKED, "cpu")
+
+
+def test_a_label_map_names_the_revisions_of_its_networks(pipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipe.prior.clip, "revision", "a" * 40)
+    monkeypatch.setattr(pipe.graph, "revision", "b" * 40)
+    assert batch.revisions(pipe) == {"clip": "a" * 40, "graph": "b" * 40}
+
+
+def test_a_single_file_or_a_pinned_model_is_told_from_another(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    home = tmp_path / "hub" / "models--someone--model"
+    for commit, ref in (("a" * 40, "main"), ("b" * 40, "old")):
+        (home / "refs").mkdir(parents=True, exist_ok=True)
+        (home / "refs" / ref).write_text(commit)
+        (home / "snapshots" / commit).mkdir(parents=True)
+    file = tmp_path / "model.safetensors"
+    states = []
+    for content in (b"", b"1"):
+        file.write_bytes(content)
+        states.append(marks._state_of(file))
+    for source in ("someone/model", "someone/model@old", "nobody/nothing"):
+        states.append(marks._state_of(source))
+    assert states[2:4] == [["someone/model", "a" * 40], ["someone/model@old", "b" * 40]]
+    assert len({str(state) for state in states}) == len(states)
