@@ -71,6 +71,7 @@ class DINOBackbone:
 
     Raises:
         InputError: there is no such layer.
+        ValueError: there are no layers at all.
     """
 
     def __init__(
@@ -91,6 +92,8 @@ class DINOBackbone:
         self.heads = model.config.num_attention_heads
         self.head_dim = model.config.hidden_size // self.heads
         layers = projections(model)
+        if not layers:
+            raise ValueError("the model has no layers")
         if not isinstance(layer, int) or not -len(layers) <= layer < len(layers):
             raise InputError(
                 f"layer is {layer!r}; expected a whole number from {-len(layers)} to "

@@ -99,3 +99,10 @@ def test_half_precision_stays_close(folder, generator):
     low = low.features(pixels)
     assert low.dtype == torch.bfloat16
     assert torch.cosine_similarity(full, low.float(), dim=-1).min() > 0.99
+
+
+def test_a_model_without_layers_is_refused(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": 0}))
+    with pytest.raises(InputError, match="the proxy model cannot be loaded: "):
+        DINOBackbone.from_pretrained(folder, **CPU)

@@ -208,7 +208,8 @@ def hold(model_folders, tmp_path, count, monkeypatch):
         if message is not None:
             refused += 1
             assert "\n" not in message, did
-            assert str(folder) in message, did
+            # A schedule may have too few steps for the usual timestep, which is told by argument.
+            assert str(folder) in message or message.startswith("timestep is 100; expected"), did
         print(did, f"{time.monotonic() - started:.2f} s")
         shutil.rmtree(folder)
     return refused
