@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from nerve_fast.dispatch import BACKEND_NAMES
-from nerve_fast.errors import SettingError
+from nerve_fast.errors import SettingError, quoted
 
 
 def check_count(name: str, value: int | None, least: int) -> None:
@@ -21,7 +21,7 @@ def check_count(name: str, value: int | None, least: int) -> None:
     if value is None:
         return
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"{name} is {value!r}; expected a whole number, {least} or more")
+        raise TypeError(f"{name} is {quoted(value)}; expected a whole number, {least} or more")
     if value < least:
         raise SettingError("{" + name + "} is {0}; expected {1} or more", value, least)
 

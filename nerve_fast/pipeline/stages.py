@@ -20,6 +20,7 @@ from nerve_fast.backbones.source import AffinitySource, GraphFeatures, check_fin
 from nerve_fast.imaging.images import model_size
 from nerve_fast.imaging.resampling import likeliest
 from nerve_fast.imaging.tiling import Tiling
+from nerve_fast.pipeline.settings import check_count
 from nerve_fast.priors import Prior
 from nerve_fast.priors.patchwise import check_finite as check_prior
 from nerve_fast.priors.seeds import Seeds
@@ -69,7 +70,10 @@ def graph_view(
 
     Raises:
         InputError: tiles cannot be as they were asked for.
+        TypeError: ``tile`` or ``overlap`` is not a whole number.
     """
+    check_count("tile", tile, 1)
+    check_count("overlap", overlap, 0)
     short_side = source.native_size if processing_resolution is None else processing_resolution
     size = model_size(image_size, short_side or None, source.multiple)
     tile = source.native_size * 3 // 2 if tile is None else tile
