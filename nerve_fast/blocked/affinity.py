@@ -25,7 +25,10 @@ def _pack(x: Tensor, head_weights: Tensor) -> Tensor:
     # As in `unit_vectors`, in place.
     packed = packed.div_(power_of_two(heads_last))
     norm = torch.linalg.vector_norm(packed, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)
-    return packed.mul(head_weights[..., None, :, None].to(dtype) / norm).flatten(-2)
+    scale = head_weights[..., None, :, None].to(dtype) / norm
+    # The gradient of the norm needs what it was taken of.
+    packed = packed * scale if packed.requires_grad else packed.mul_(scale)
+    return packed.flatten(-2)
 
 
 def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None = None) -> Tensor:

@@ -131,7 +131,11 @@ def peak_memory(problem: Problem, backend: str, route: str, stored_rows: int = 0
     # Of queries and keys: packed, one of them once more on the way, and as products take them.
     packed = p.tokens * p.channels * (3 * p.itemsize + copies)
     packed += 4 * p.tokens * p.heads * p.itemsize
-    values = p.tokens * (p.labels + 1) * (8 + 2 * p.batch) * p.itemsize
+    columns = 8 + 2 * p.batch
+    if p.config.steps is None:
+        # The prior's share, the walk before the last step, and their difference.
+        columns += 3
+    values = p.tokens * (p.labels + 1) * columns * p.itemsize
     if p.config.global_stride > 1:
         packed += 3 * p.whole_cells * p.channels * p.itemsize
         values += 3 * p.whole_cells * (p.labels + 1) * p.itemsize
@@ -168,7 +172,11 @@ def _kernel_bytes(p: Problem) -> int:
         packed += 3 * channels * 4 * -(-p.whole_cells // p.tokens)
     columns = 16 + 3 * p.labels
     local = 2 * p.window * 4 if p.config.beta < 1 else 0
-    return packed + local + columns * (2 * 4 + 2 * p.dtype.itemsize) + 8
+    kept = 2 * 4 + 2 * p.dtype.itemsize
+    if p.config.steps is None:
+        # What the last step changed, and its magnitude.
+        kept += 2 * 4
+    return packed + local + columns * kept + 8
 
 
 def row_memory(problem: Problem, backend: str) -> int:

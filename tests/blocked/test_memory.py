@@ -35,6 +35,29 @@ def make_walk(tokens, normalization, route):
     return lambda: blocked.random_walk(q, k, prior, grid_of(tokens), config, weights, route=route)
 
 
+WIDE = {"heads": 4, "dim": 160, "labels": 64}
+LIMIT = NerveConfig(steps=None, alpha=0.5, tolerance=0.3, normalization="shift", beta=0.5)
+
+
+def make_wide_limit(tokens):
+    q, k = torch.randn(2, WIDE["heads"], tokens, WIDE["dim"])
+    prior = torch.rand(tokens, WIDE["labels"]).softmax(-1)
+    weights = torch.full((WIDE["heads"],), 1 / WIDE["heads"])
+    way = {"route": "factorized"}
+    return lambda: blocked.random_walk(q, k, prior, grid_of(tokens), LIMIT, weights, **way)
+
+
+def test_a_wide_walk_to_the_limit_stays_within_its_plan():
+    planned = plan(
+        (WIDE["heads"], TOKENS, WIDE["dim"]),
+        WIDE["labels"],
+        config=LIMIT,
+        route="factorized",
+        weights_given=True,
+    ).peak_memory
+    assert isolated(peak_of, make_wide_limit) <= planned
+
+
 def make_entropy(tokens):
     q, k = torch.randn(2, HEADS, tokens, HEAD_DIM)
     return lambda: blocked.head_entropy(q, k)

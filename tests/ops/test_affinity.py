@@ -29,7 +29,7 @@ def test_local_affinity_is_the_local_part_of_the_cosines(
     w = make_prior(2, 3) if weights else None
     local = nf.local_affinity(q, k, grid, head_weights=w, radius=radius, self_affinity=0.7)
     expected = keep_local(reference.cosine_affinity(q, k, w), grid, radius, 0.7)
-    # A radius beyond the grid ends where the grid does.
+    # A radius beyond the grid ends where the grid does, and is at least 1.
     assert local.radius == min(radius, max(*grid, 2) - 1)
     assert local.values.shape[-1] == (2 * local.radius + 1) ** 2
     torch.testing.assert_close(local.to_dense(), expected)
