@@ -11,11 +11,11 @@ demo: $(READY)
 test: lint
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
-test-full: lint types wheel
+test-full: lint wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs,hub,release]'
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-lint: $(READY)
+lint: $(READY) types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 

@@ -86,7 +86,8 @@ class NerveConfig:
 
     def _check_real(self, name, in_range, expected):
         value = getattr(self, name)
-        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        if not is_number:
             raise TypeError(f"{name} is {quoted(value)}; expected a number {expected}")
         # Comparisons alone: torch.compile may trace the number as a symbol.
         if not (-math.inf < value < math.inf and in_range(value)):

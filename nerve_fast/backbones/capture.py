@@ -7,6 +7,7 @@ and each pass has a place of its own for what it captures, which only its own co
 import contextlib
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -34,7 +35,7 @@ def captured(modules: Sequence[nn.Module], forward: Callable[[], object]) -> lis
     Returns:
         One tensor for each module, in their order.
     """
-    outputs: dict[nn.Module, Tensor | None] = dict.fromkeys(modules)
+    outputs: dict[nn.Module, Any] = dict.fromkeys(modules)
     token = _outputs.set(outputs)
     try:
         with contextlib.suppress(_AllCapturedError):

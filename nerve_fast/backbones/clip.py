@@ -158,9 +158,9 @@ class CLIPBackbone:
         self._forget_if_changed()
         known = {word: self._embeddings.get(word) for word in words}
         missing = [word for word, embedding in known.items() if embedding is None]
-        if missing and self._cache is None:
-            self._cache = TextCache(self._cache_folder, self._identity())
         for word in tqdm(missing, "text", unit="word", disable=None if progress else True):
+            if self._cache is None:
+                self._cache = TextCache(self._cache_folder, self._identity())
             embedding = self._cache.read(word)
             if embedding is None:
                 embedding = self._encode(word)

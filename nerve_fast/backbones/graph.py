@@ -1,5 +1,6 @@
 """The affinity source that a hub id or a folder holds."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,8 +12,8 @@ from nerve_fast.errors import InputError
 
 
 def load_graph(
-    graph: str | None,
-    diffusion: str,
+    graph: str | os.PathLike | None,
+    diffusion: str | os.PathLike,
     *,
     device: torch.device,
     dtype: torch.dtype,
@@ -34,12 +35,11 @@ def load_graph(
         InputError: the model is not available, lacks a file, is of another kind, or has no such
             layer or timestep.
     """
-    placed = {"device": device, "dtype": dtype}
     if graph is None:
         from nerve_fast.backbones.diffusion import DiffusionBackbone
 
         return DiffusionBackbone.from_pretrained(
-            diffusion, **placed, layers=layers, timestep=timestep
+            str(diffusion), device=device, dtype=dtype, layers=layers, timestep=timestep
         )
     if is_diffusion(Path(graph)):
         raise InputError(
@@ -49,7 +49,7 @@ def load_graph(
     from nerve_fast.backbones.dino import DINOBackbone
 
     return DINOBackbone.from_pretrained(
-        graph, **placed, layer=_layer_number(layers), option="graph"
+        str(graph), device=device, dtype=dtype, layer=_layer_number(layers), option="graph"
     )
 
 

@@ -41,11 +41,15 @@ class AffinitySource(Protocol):
             digest of its weights, its settings. Caches and records are keyed by it.
     """
 
-    device: torch.device
-    dtype: torch.dtype
     unit: int
     multiple: int
     native_size: int
+
+    @property
+    def device(self) -> torch.device: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
 
     @property
     def identity(self) -> str: ...
@@ -86,9 +90,9 @@ def heads_of(source: AffinitySource) -> tuple[int, int]:
 
     Sources are asked; one that does not say is run on a blank image of the smallest size.
     """
-    known = tuple(getattr(source, name, None) for name in ("heads", "head_dim"))
-    if None not in known:
-        return known
+    heads, head_dim = (getattr(source, name, None) for name in ("heads", "head_dim"))
+    if heads is not None and head_dim is not None:
+        return heads, head_dim
     side = source.multiple
     blank = Image.new("RGB", (side, side))
     generator = torch.Generator().manual_seed(0)
@@ -145,11 +149,12 @@ def tiled_features(
             box = (left, top, left + tiling.tile[1], top + tiling.tile[0])
             tiles.append((image, (top, left), images[image].crop(box)))
         projections = project(tiles)
-        if joined is None:
-            joined = _Joined(len(images), tiling, unit, projections, dtype)
+        joined = joined or _Joined(len(images), tiling, unit, projections, dtype)
         for number, (image, tile) in enumerate(batch):
             joined.add(image, tile, [part[number] for part in projections])
         advance(len(batch))
+    if joined is None:
+        raise InputError("images is empty; expected one image or more")
     return joined.features()
 
 

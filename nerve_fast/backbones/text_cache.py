@@ -28,7 +28,8 @@ def fingerprint(*modules: nn.Module) -> str:
     for module in modules:
         for name, value in sorted(module.state_dict().items()):
             digest.update(f"{name} {value.dtype} {[*value.shape]}".encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            flat = value.detach().cpu().contiguous().flatten()
+            digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
@@ -110,4 +111,4 @@ class TextCache:
 
 
 def _digest(embedding: Tensor) -> str:
-    return hashlib.sha256(embedding.contiguous().view(torch.uint8).numpy()).hexdigest()
+    return hashlib.sha256(embedding.contiguous().view(torch.uint8).numpy().data).hexdigest()

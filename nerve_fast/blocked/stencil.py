@@ -48,8 +48,8 @@ def matmul(weights: Tensor, grid: tuple[int, int], radius: int, x: Tensor) -> Te
     """The matrix with the entries ``weights (…, N, (2r+1)²)`` times ``x (…, N, K)``."""
     maps = x.mT.unflatten(-1, grid)  # (…, K, h, w)
     planes = weights.mT.unflatten(-1, grid)  # (…, (2r+1)², h, w)
-    total = 0
-    for offset, view in enumerate(shifted(maps, radius)):
-        plane = planes[..., offset, None, :, :]
-        total = plane * view if offset == 0 else total.addcmul_(plane, view)
+    views = shifted(maps, radius)
+    total = planes[..., 0, None, :, :] * next(views)
+    for offset, view in enumerate(views, start=1):
+        total.addcmul_(planes[..., offset, None, :, :], view)
     return total.flatten(-2).mT

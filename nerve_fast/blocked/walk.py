@@ -1,6 +1,6 @@
 """The random walk by three routes, none of which stores an affinity map a head."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -50,12 +50,14 @@ def random_walk(
     """
     batch = q.shape[:-3]
     inputs = [x.reshape(-1, *x.shape[len(batch) :]) for x in (q, k, prior)]
-    weights = [None] * len(inputs[0])
+    weights: Sequence[Tensor | None] = [None] * len(inputs[0])
     if head_weights is not None:
-        weights = head_weights.reshape(-1, head_weights.shape[-1])
+        weights = head_weights.reshape(-1, head_weights.shape[-1]).unbind()
     members = [
-        _walk_member(*one, grid, config, w, route, stored_rows, return_steps, on_step)
-        for *one, w in zip(*inputs, weights, strict=True)
+        _walk_member(
+            one_q, one_k, one_prior, grid, config, w, route, stored_rows, return_steps, on_step
+        )
+        for one_q, one_k, one_prior, w in zip(*inputs, weights, strict=True)
     ]
     if not batch:
         return members[0]
@@ -82,7 +84,8 @@ def _walk_member(
         head_weights = _head_weights(q, k, config.sharpness)
     packed_q, packed_k = pack(q, k, head_weights)
     weight_sum = upcast(head_weights.detach()).sum().item()
-    step = S_local = None
+    step: Callable[[Tensor], Tensor] | None = None
+    S_local: Tensor | None = None
     if config.beta > 0:
         cells = Cells(grid, config.global_stride)
         pooled_k = cells.mean(packed_k)
@@ -106,10 +109,10 @@ def _walk_member(
     del packed_q, packed_k
 
     def advance(Y, source):
-        moved = 0
-        if config.beta > 0:
+        moved: Tensor | float = 0
+        if step is not None:
             moved = config.beta * step(Y)
-        if config.beta < 1:
+        if S_local is not None:
             moved = moved + (1 - config.beta) * stencil.matmul(S_local, grid, config.radius, Y)
         return torch.add(source, moved, alpha=config.alpha)
 
@@ -276,7 +279,7 @@ class Rows:
         return torch.where(empty, Y, product[:, :-1] / total.masked_fill(empty, 1))
 
     def _product(self, q: Tensor, k: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
-        total = 0
+        total = values.new_zeros(())
         for columns in spans(len(k), MAX_COLUMNS):
             numerators = self._numerators(q, k[columns], offsets)
             total = total + (numerators @ values[columns].to(numerators.dtype)).to(values.dtype)

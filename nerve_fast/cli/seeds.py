@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from nerve_fast.errors import InputError
 
@@ -42,7 +43,7 @@ def add_seeds(command) -> None:
     )
 
 
-def places(flag: str, text: str | None, numbers: int) -> dict[str, list[tuple[float, ...]]] | None:
+def places(flag: str, text: str | None, numbers: int) -> dict[str, list[tuple[Any, ...]]] | None:
     """``"cup: 300,180; table: 60,60 560,60"`` as places by label.
 
     Args:
@@ -56,7 +57,7 @@ def places(flag: str, text: str | None, numbers: int) -> dict[str, list[tuple[fl
     if text is None:
         return None
     form = ",".join(["x", "y"] if numbers == 2 else ["left", "top", "right", "bottom"])
-    found: dict[str, list[tuple[float, ...]]] = {}
+    found: dict[str, list[tuple[Any, ...]]] = {}
     for part in filter(str.strip, text.split(";")):
         label, colon, rest = part.rpartition(":")
         label = label.strip()

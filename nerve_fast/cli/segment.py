@@ -107,7 +107,7 @@ def _run(options) -> int:
     with notes():
         results = segment(settings, say=print, progress=True)
     if results.written or results.known:
-        print(_summary(results.written, results.known, len(results.failed), settings.output))
+        print(_summary(results.written, results.known, len(results.failed), options.output))
     return 2 if results.failed else 0
 
 

@@ -2,9 +2,9 @@
 
 import collections
 import functools
-import numbers
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def drawings(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     try:
         categories = {entry["id"]: entry["name"] for entry in _entries(document, "categories")}
         images = {entry["id"]: entry for entry in _entries(document, "images")}
-        annotations = {}
+        annotations: dict[Any, list[dict]] = {}
         for entry in _entries(document, "annotations"):
             annotations.setdefault(entry["image_id"], []).append(entry)
         things = [categories[number] for number in sorted(categories)]
@@ -62,7 +62,7 @@ def drawings(path: Path) -> dict[str, Callable[[], np.ndarray]]:
     }
 
 
-def _entries(document: object, name: str) -> list[dict]:
+def _entries(document: Any, name: str) -> list[dict]:
     """Return a list of the document, whose members must be objects."""
     entries = document[name]
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -130,7 +130,7 @@ def _check_polygon(polygon: object, height: int, width: int) -> None:
         raise ValueError("a polygon is no list of three or more points")
     for side, coordinates in ((width, polygon[::2]), (height, polygon[1::2])):
         for value in coordinates:
-            if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            if not isinstance(value, int | float) or isinstance(value, bool):
                 raise TypeError(f"a coordinate is {value!r:.40}")
             if not -side <= value <= 2 * side:
                 raise ValueError(f"a coordinate is {value!r:.40}, far outside of the image")
@@ -138,7 +138,8 @@ def _check_polygon(polygon: object, height: int, width: int) -> None:
 
 def _decompressed(text: str) -> list[int]:
     """Decode COCO's compressed run lengths, as ``rleFrString`` of pycocotools does."""
-    counts, place = [], 0
+    counts: list[int] = []
+    place = 0
     while place < len(text):
         value, shift, more = 0, 0, True
         while more:

@@ -1,5 +1,6 @@
 """Data sets by name: those of the field, any folder of images and masks, the tiny world."""
 
+import os
 from pathlib import Path
 
 from PIL import Image
@@ -11,7 +12,7 @@ from nerve_fast.errors import InputError, SettingError
 from nerve_fast.utils.labels import parse_labels
 
 
-def load(name: str, root: Path | None) -> Dataset:
+def load(name: str, root: str | os.PathLike | None) -> Dataset:
     """Load a data set and check that its files exist; their content is read and checked later.
 
     Args:
@@ -25,7 +26,7 @@ def load(name: str, root: Path | None) -> Dataset:
         InputError: there is no such data set, or a folder, list, image or mask is missing; or a
             root is given that none reads.
     """
-    dataset = find(name, root)
+    dataset = find(name, None if root is None else Path(root))
     if name != "tiny":
         for sample in dataset.samples:
             if not is_there(sample.image):

@@ -1,5 +1,8 @@
 """The world of the tiny models as a data set, drawn when it is read."""
 
+from pathlib import Path
+from typing import cast
+
 from PIL import Image
 from torch import Tensor, tensor, uint8
 
@@ -25,9 +28,10 @@ class Scenes(Dataset):
 def held_out_scenes() -> Dataset:
     """100 scenes of 128 × 128 pixels that neither training nor tuning has seen."""
     seeds = range(HELD_OUT_SEED, HELD_OUT_SEED + SCENES)
+    no_file = cast(Path, None)  # What reads samples passes over it.
     return Scenes(
         name="tiny",
         classes=NAMES,
         has_background=False,
-        samples=tuple(Sample(str(seed), None, None) for seed in seeds),
+        samples=tuple(Sample(str(seed), no_file, no_file) for seed in seeds),
     )

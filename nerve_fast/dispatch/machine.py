@@ -60,7 +60,7 @@ def free_memory(device: torch.device) -> int:
         )
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory()
-    return min(psutil.virtual_memory().available, _cgroup_headroom())
+    return int(min(psutil.virtual_memory().available, _cgroup_headroom()))
 
 
 def _cgroup_headroom() -> float:

@@ -168,9 +168,10 @@ def problem_of(
         raise TypeError(f"weights_given is {quoted(weights_given)}; expected True or False")
     *batch, heads, tokens, head_dim = shape
     if grid is not None:
-        grid = _whole_numbers("grid", grid, "(height, width) in tokens")
-        if len(grid) != 2 or min(grid) < 1 or math.prod(grid) != tokens:
-            raise InputError(f"grid is {grid}; expected h · w = {tokens}, the tokens of shape")
+        sides = _whole_numbers("grid", grid, "(height, width) in tokens")
+        if len(sides) != 2 or min(sides) < 1 or math.prod(sides) != tokens:
+            raise InputError(f"grid is {sides}; expected h · w = {tokens}, the tokens of shape")
+        grid = (sides[0], sides[1])
     return Problem(
         batch=math.prod(batch),
         heads=heads,

@@ -85,19 +85,19 @@ def check_name(backend: str, where: str = "backend") -> None:
         )
 
 
-def backend_for(backend: str, *inputs: Tensor | None, radius: int = 1) -> ModuleType:
-    """The module that carries out an operation on ``inputs`` for the argument ``backend``.
+def backend_for(backend: str, first: Tensor, *others: Tensor | None, radius: int = 1) -> ModuleType:
+    """The module that carries out an operation on its inputs for the argument ``backend``.
 
     Args:
         backend: as the caller gave it.
-        inputs: of the operation.
+        first, others: inputs of the operation; the first one says where and in what it computes.
         radius: of its window, if it has one.
 
     Raises:
         InputError: there is no such backend for them. An explicit choice never falls back.
     """
-    device, dtype = inputs[0].device, inputs[0].dtype
-    return module_of(choose(backend, device, dtype, wants_grad(*inputs), radius), device)
+    grad = wants_grad(first, *others)
+    return module_of(choose(backend, first.device, first.dtype, grad, radius), first.device)
 
 
 def choose(

@@ -62,10 +62,10 @@ def load(device: torch.device) -> None:
         return
     if wish:
         logger.warning("%s is %r; expected 'fixed', or nothing", ENVIRONMENT, wish)
-    path = "tuned blocks"
+    path: Path | str = "tuned blocks"
     try:
-        path = tuning_file(device)
-        known = json.loads(path.read_text())
+        path = file = tuning_file(device)
+        known = json.loads(file.read_text())
         found = {key: _config(value) for key, value in known.items()}
     except FileNotFoundError:
         return

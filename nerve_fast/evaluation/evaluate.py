@@ -72,7 +72,8 @@ def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResul
     dataset = datasets.load(asked.dataset, asked.root)
     settings = settings_asked_for(asked, dataset)
     classes = datasets.words(dataset, settings.vocabulary)
-    folder = asked.output or Path("evaluation", f"{dataset.name}-{asked.preset}-{settings.refiner}")
+    usual = Path("evaluation", f"{dataset.name}-{asked.preset}-{settings.refiner}")
+    folder = Path(asked.output or usual)
     samples = {name_of(dataset, sample): sample for sample in dataset.samples[: asked.limit]}
     count = len(classes)
     with (

@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 
@@ -17,7 +19,7 @@ from nerve_fast.dispatch import choose
 from nerve_fast.errors import SettingError
 from nerve_fast.evaluation.presets import Settings, clip_of, iseg_of, note_of, settings_of
 from nerve_fast.evaluation.segmenter import Segmenter, prior_of
-from nerve_fast.evaluation.settings import MethodSettings
+from nerve_fast.evaluation.settings import AblationSettings, EvaluationSettings, MethodSettings
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.settings import ModelSettings
 from nerve_fast.priors import CLIPPrior
@@ -25,7 +27,7 @@ from nerve_fast.refiners import REFINERS
 from nerve_fast.utils.provenance import digest
 
 
-def settings_asked_for(asked: MethodSettings, dataset: Dataset) -> Settings:
+def settings_asked_for(asked: EvaluationSettings | AblationSettings, dataset: Dataset) -> Settings:
     """The preset's settings on a data set, with what was asked for in their place.
 
     Raises:
@@ -97,7 +99,8 @@ def sources(asked: MethodSettings) -> tuple[str, str]:
     clip = models.clip
     if clip is None and models.models is None:
         clip = clip_of(asked.preset)
-    return tuple(map(str, model_sources(models.models, clip, models.diffusion)))
+    clip, diffusion = model_sources(models.models, clip, models.diffusion)
+    return str(clip), str(diffusion)
 
 
 def description(
@@ -110,10 +113,10 @@ def description(
     """All that the figures depend on, as far as it is known before the models are loaded."""
     device, dtype = device_and_dtype(device, asked.models.dtype)
     clip, diffusion = sources(asked)
-    refiner = {"name": settings.refiner}
+    refiner: dict[str, Any] = {"name": settings.refiner}
     if settings.refiner != "none":
         arguments = refiner_arguments(asked, settings.refiner, dataset.name)
-        for field in dataclasses.fields(REFINERS[settings.refiner]):
+        for field in dataclasses.fields(cast(Any, REFINERS[settings.refiner])):
             refiner[field.name] = arguments.get(field.name, field.default)
     if "config" in refiner:
         refiner["config"] = refiner["config"].to_dict()
@@ -137,7 +140,7 @@ def description(
     return {
         "dataset": {
             "name": dataset.name,
-            "root": str(asked.root.resolve()) if asked.root else None,
+            "root": str(Path(asked.root).resolve()) if asked.root else None,
             "images": len(dataset),
             "classes": list(dataset.classes),
             "words": [list(words) for words in classes],
@@ -191,8 +194,9 @@ def load_segmenter(
         arguments = refiner_arguments(asked, settings.refiner, dataset.name)
         refiner = REFINERS[settings.refiner](**arguments)
     if models.compile:
-        for network in filter(None, (clip, graph)):
-            network.compile()
+        clip.compile()
+        if graph is not None and hasattr(graph, "compile"):
+            graph.compile()
     classes = datasets.words(dataset, settings.vocabulary)
     prior.check_labels(classes, progress=progress)
     segmenter = Segmenter(

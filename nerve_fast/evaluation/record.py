@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -106,7 +107,7 @@ def done(folder: Path, classes: int) -> dict[str, Counts]:
     Raises:
         InputError: a file or a line cannot be read; the last one may be cut off.
     """
-    found = {}
+    found: dict[str, Counts] = {}
 
     def take(image):
         counts = (
@@ -162,16 +163,16 @@ def decoded(entries: list[list[int]], shape: tuple[int, int]) -> Tensor:
     Raises:
         ValueError, TypeError, RuntimeError: the entries are not those of such a matrix.
     """
-    entries = torch.tensor(entries, dtype=torch.int64).view(-1, 3)
-    places = entries[:, :2]
+    counts = torch.tensor(entries, dtype=torch.int64).view(-1, 3)
+    places = counts[:, :2]
     if (places < 0).any() or (places >= torch.tensor(shape)).any():
         raise ValueError(f"a place outside of {shape}")
-    return entries
+    return counts
 
 
 def _flat(values: Mapping, prefix: str = "") -> dict:
     """Flatten nested dictionaries: ``{"a": {"b": 1}}`` becomes ``{"a.b": 1}``."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")

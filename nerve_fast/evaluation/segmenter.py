@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from PIL import Image
@@ -60,7 +61,7 @@ class Segmenter:
                 size,
                 has_background=self.has_background,
                 score=settings.score,
-                background=settings.background,
+                background=cast(float, settings.background),
                 stretched=settings.stretched,
             )
         thresholds = {
@@ -78,8 +79,10 @@ class Segmenter:
         return thresholded(self._refined(image, probabilities), size, lambda x: x, **thresholds)
 
     def _refined(self, image: Image.Image, maps: Tensor) -> Tensor:
+        if self.refiner is None:
+            return maps
         graph = None
-        if self.refiner.needs_graph:
+        if self.refiner.needs_graph and self.graph is not None:
             view = stages.graph_view(self.graph, image.size)
             graph = stages.graph_of(
                 self.graph, [image], view, [torch.Generator().manual_seed(self.seed)]

@@ -105,7 +105,8 @@ def grouped(results: Sequence[dict], paths: Sequence[Path]) -> list[dict[str, di
     for alike in together(zip(results, paths, strict=True), method_key):
         once = len({one["run"]["dataset"]["name"] for one, _ in alike}) == len(alike)
         for group in [alike] if once else together(alike, changed):
-            row, files = {}, {}
+            row: dict[str, dict] = {}
+            files: dict[str, Path] = {}
             for one, path in group:
                 run, dataset = one["run"], one["run"]["dataset"]["name"]
                 if dataset in row:
@@ -122,7 +123,7 @@ def together(
     results: Iterable[tuple[dict, Path]], key: Callable[[dict], object]
 ) -> list[list[tuple[dict, Path]]]:
     """Group results whose runs have the same ``key``."""
-    groups = {}
+    groups: dict[str, list[tuple[dict, Path]]] = {}
     for one, path in results:
         called = json.dumps(key(one["run"]), sort_keys=True)
         groups.setdefault(called, []).append((one, path))
@@ -257,7 +258,8 @@ def figure(value: float | None) -> str:
 
 def mean(values: Sequence[float | None]) -> float | None:
     """Return the mean, or ``None`` where a value is ``None``."""
-    return None if None in values else sum(values) / len(values)
+    known = [value for value in values if value is not None]
+    return None if len(known) < len(values) else sum(known) / len(known)
 
 
 def yes(value: bool) -> str:

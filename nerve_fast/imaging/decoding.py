@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import IO
 
 from PIL import Image, UnidentifiedImageError
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.metadata import without_metadata
@@ -140,7 +142,7 @@ def _decoded(file: IO[bytes], max_pixels: int | None) -> Image.Image:
         limit = 2 * Image.MAX_IMAGE_PIXELS
     if limit is not None:
         check_size(image, limit)
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         # Pillow then leaves the file's EXIF folder alone; damage in it is not the pixels'.
         image.is_animated = True
     return decode(image)
@@ -149,7 +151,7 @@ def _decoded(file: IO[bytes], max_pixels: int | None) -> Image.Image:
 def decode(image: Image.Image) -> Image.Image:
     """Decode a lazily opened image, however large, and return it."""
     with _without_pillows_limit(image.size):
-        if image.format == "TIFF" and getattr(image, "filename", ""):
+        if isinstance(image, TiffImageFile) and image.filename:
             # By name Pillow maps raw files into memory, and rotated ones at a wrong size.
             filename, image.filename = image.filename, ""
             try:
@@ -161,7 +163,7 @@ def decode(image: Image.Image) -> Image.Image:
     return image
 
 
-def undecoded(file: IO[bytes]) -> Image.Image:
+def undecoded(file: IO[bytes]) -> ImageFile:
     """The image in a file with its header read, as ``Image.open`` gives it.
 
     ``Image.open`` has a limit of its own, which only a global variable changes.
@@ -175,7 +177,9 @@ def undecoded(file: IO[bytes]) -> Image.Image:
     failure = None
     for name in FORMATS:
         factory, accept = Image.OPEN.get(name, (None, None))
-        accepted = factory is not None and (accept is None or accept(prefix))
+        if factory is None:
+            continue
+        accepted = accept is None or accept(prefix)
         if not accepted or isinstance(accepted, str):  # Text says what the decoder lacks.
             continue
         file.seek(0)
@@ -217,7 +221,7 @@ def sample_bytes(image: Image.Image) -> int:
 
 def raw_mode(image: Image.Image) -> str:
     """How the samples of an undecoded image lie in its file, in Pillow's words, or ``""``."""
-    tile = image.tile[0] if getattr(image, "tile", None) else None
+    tile = image.tile[0] if isinstance(image, ImageFile) and image.tile else None
     arguments = tile[3] if tile else None
     mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return mode if isinstance(mode, str) else ""

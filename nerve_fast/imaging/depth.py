@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.decoding import decode, raw_mode, undecoded
@@ -52,7 +54,7 @@ def grey_to_8_bits(image: Image.Image, file: IO[bytes] | None, name: str) -> Ima
             "save it as an 8-bit image"
         )
     scaled = _scaled(levels, _top(highest, *_declared_bits(image, file), name))
-    if image.format == "TIFF" and image.tag_v2.get(PHOTOMETRIC) == 0:  # Zero is white.
+    if isinstance(image, TiffImageFile) and image.tag_v2.get(PHOTOMETRIC) == 0:  # Zero is white.
         scaled = 255 - scaled
     grey = Image.fromarray(scaled)
     transparent = image.info.get("transparency")
@@ -84,7 +86,7 @@ def colors_to_8_bits(image: Image.Image, file: IO[bytes], name: str) -> Image.Im
     header = undecoded(file)
     if not _holds_16_bits(header):
         return image
-    separate = image.format == "TIFF" and image.tag_v2.get(PLANAR) == 2
+    separate = isinstance(image, TiffImageFile) and image.tag_v2.get(PLANAR) == 2
     dark = max(band[1] for band in _color_extrema(image)) <= 1 << (max(DEPTHS) - 8)
     if separate and (dark or image.info.get("compression") == "raw"):
         raise InputError(
@@ -115,22 +117,22 @@ def colors_to_8_bits(image: Image.Image, file: IO[bytes], name: str) -> Image.Im
     return result
 
 
-def _holds_16_bits(header: Image.Image) -> bool:
+def _holds_16_bits(header: ImageFile) -> bool:
     if header.format == "PPM":
         codec, _, _, arguments = header.tile[0]
-        return codec == "ppm" and arguments[1] == 65535
-    if header.format == "TIFF" and header.tag_v2.get(PLANAR) == 2:
+        return codec == "ppm" and isinstance(arguments, tuple) and arguments[1] == 65535
+    if isinstance(header, TiffImageFile) and header.tag_v2.get(PLANAR) == 2:
         return max(header.tag_v2[BITS_PER_SAMPLE]) == 16
     return raw_mode(header) in LOW_BYTES
 
 
 def _color_extrema(image: Image.Image) -> list[tuple[int, int]]:
-    extrema = list(image.getextrema())
+    extrema = list(cast(tuple[tuple[int, int], ...], image.getextrema()))
     return extrema[:3] if image.mode == "RGBA" else extrema
 
 
 def _level_stripes(
-    image: Image.Image, header: Image.Image, file: IO[bytes]
+    image: Image.Image, header: ImageFile, file: IO[bytes]
 ) -> Callable[[], Iterator[tuple[tuple[int, int, int, int], np.ndarray]]]:
     """A function that iterates over stripes: the box, and ``(H, W, C)`` uint16 with all bits."""
     width, height = image.size
@@ -147,7 +149,8 @@ def _level_stripes(
     raw = raw_mode(header)
     tiles = []
     for tile in header.tile:
-        args = LOW_BYTES[raw] if tile[3] == raw else (LOW_BYTES[raw], *tile[3][1:])
+        low_bytes, given = LOW_BYTES[raw], tile[3]
+        args = (low_bytes, *given[1:]) if isinstance(given, tuple) else low_bytes
         tiles.append(type(tile)(*tile[:3], args))
     header.tile = tiles
     decode(header)
@@ -164,16 +167,17 @@ def _level_stripes(
 
 def _declared_bits(image: Image.Image, file: IO[bytes] | None) -> tuple[int | None, int]:
     """Bits a sample by the file's tags, ``None`` where they are silent; and bits it lies in."""
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         return _declared_by_tiff(image.tag_v2)
     if image.format == "PNG" and file is not None:
-        bits = next((content for kind, content, _ in png_chunks(file) if kind == b"sBIT"), b"")
-        bits = max(bits[:3] if len(bits) >= 3 else bits[:1], default=0)
+        said = next((content for kind, content, _ in png_chunks(file) if kind == b"sBIT"), b"")
+        bits = max(said[:3] if len(said) >= 3 else said[:1], default=0)
         return (bits if 1 <= bits <= 16 else None), 16
     if image.format == "PPM" and file is not None:
         codec, _, _, arguments = undecoded(file).tile[0]
         # Pillow scales by the largest value declared; writers say 65535 whatever the values are.
-        return (16 if codec != "raw" and arguments[1] != 65535 else None), 16
+        largest = arguments[1] if isinstance(arguments, tuple) else None
+        return (16 if codec != "raw" and largest != 65535 else None), 16
     if image.format == "JPEG2000" and file is not None:
         file.seek(0)
         size = file.read(1 << 16).partition(b"\xff\x4f\xff\x51")[2]
@@ -196,9 +200,9 @@ def _declared_by_tiff(tags) -> tuple[int | None, int]:
 
 def _top(highest: int, declared: int | None, container: int, name: str) -> int:
     """The value that stands for white; says so where it is not the largest that fits."""
-    source = "by its tags"
-    bits = declared
-    if declared is None or highest >= 1 << declared:
+    if declared is not None and highest < 1 << declared:
+        source, bits = "by its tags", declared
+    else:
         source = f"as its largest value is {highest}"
         bits = next((d for d in DEPTHS if d < container and highest < 1 << d), container)
     top = (1 << bits) - 1

@@ -52,7 +52,7 @@ def without_metadata(file: IO[bytes]) -> IO[bytes] | None:
     if start.startswith(PNG_SIGNATURE):
         return _png_pixels(file)
     if start.startswith(b"\xff\xd8\xff"):
-        return _jpeg_pixels(file.read())
+        return _jpeg_pixels(file)
     if start[4:8] == b"ftyp":
         # libavif leaves items of an unknown type alone. The items are listed before the pixels.
         head, mark, pixels = file.read().partition(b"mdat")

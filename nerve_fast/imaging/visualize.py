@@ -213,12 +213,15 @@ def _panel_size(image: Image.Image, width: int) -> tuple[int, int]:
 
 def _likeliest(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The largest of ``(K, h, w)`` probabilities at ``size = (W, H)``, −1 where all are 0."""
-    best, index = None, np.zeros(size[::-1], np.int64)
-    for label, heat in enumerate(maps):
-        resized = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))
-        if best is not None:
-            index[resized > best] = label
-        best = resized if best is None else np.maximum(best, resized)
+
+    def resized(heat):
+        return np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))
+
+    best, index = resized(maps[0]), np.zeros(size[::-1], np.int64)
+    for label, heat in enumerate(maps[1:], start=1):
+        one = resized(heat)
+        index[one > best] = label
+        best = np.maximum(best, one)
     index[best <= 0] = -1
     return index
 

@@ -20,7 +20,7 @@ def gradients_of(call, count, grads, needed, arguments) -> list[Tensor]:
         for out, grad in zip(outputs, grads, strict=True)
         if grad is not None and out.requires_grad
     ]
-    wanted = [x for x, need in zip(leaves, needed, strict=True) if need]
+    wanted = [x for x, need in zip(leaves, needed, strict=True) if need and x is not None]
     if not pairs:
         return [torch.zeros_like(x) for x in wanted]
     outputs, grads = zip(*pairs, strict=True)
@@ -40,7 +40,7 @@ def on_a_thread(function, *arguments):
     """
     context = contextvars.copy_context()
     device = next(x.device for x in arguments[-1] if isinstance(x, Tensor))
-    stream = contextlib.nullcontext()
+    stream: contextlib.AbstractContextManager = contextlib.nullcontext()
     if device.type == "cuda":
         stream = torch.cuda.stream(torch.cuda.current_stream(device))
     outcome = {}

@@ -6,7 +6,8 @@ runs. So checks of values, the choice of a backend and of a route happen then, a
 broken. The backward pass makes the same call again and takes its gradients.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -153,7 +154,9 @@ def _operator(
         arguments = (*ctx.saved_tensors, *ctx.settings)
         found = iter(backward_operator(list(grads), needed, *arguments))
         # torch takes an empty list among the settings for one of tensors, and wants as many back.
-        unused = ([] if isinstance(x, list | tuple) and not x else None for x in ctx.settings)
+        unused: Iterator[Any] = (
+            [] if isinstance(x, list | tuple) and not x else None for x in ctx.settings
+        )
         return *(next(found) if need else None for need in needed), *unused
 
     operator.register_fake(shapes)

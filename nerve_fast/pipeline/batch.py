@@ -135,31 +135,31 @@ def segment(
     Raises:
         InputError: a mistake that concerns all images.
     """
-    paths = listed(asked.images)
-    check_names(paths, asked.output)
+    output = Path(asked.output)
+    paths = listed([Path(path) for path in asked.images])
+    check_names(paths, output)
     asked.seeds.check(len(paths))
     with process_group(asked.models.device) as (index, processes, device):
         mine = paths[index::processes]
         made_with = settings_digest(asked, device)
-        known = set()
+        known: set[Path] = set()
         if asked.resume:
             known = {
                 path
                 for path in mine
-                if is_whole(
-                    asked.output / path.stem, wanted(asked), settings=made_with, source=path
-                )
+                if is_whole(output / path.stem, wanted(asked), settings=made_with, source=path)
             }
         missing = [path for path in mine if path not in known]
-        written, failed = 0, {}
+        written = 0
+        failed: dict[Path, str] = {}
         with contextlib.closing(readable(missing, asked.batch_size, failed)) as images:
             # The first images before the networks, which take long to load.
             groups = batches(images, asked.batch_size)
             group = next(groups, None)
             if group:
-                prepare_folder(asked.output)
+                prepare_folder(output)
                 pipe = load_pipeline(asked, device)
-                if asked.labels:
+                if asked.labels and pipe.prior is not None:
                     pipe.prior.check_labels(parse_labels(list(asked.labels)), progress=progress)
                     pipe.prior.view((1, 1))
             run = Run(asked, made_with, say, progress)
@@ -245,7 +245,7 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
     for one in group:
         # One at a time: probabilities of all pixels are made, and kept, where they are asked for.
         made = {"settings": run.made_with, "source": one.digest, "revisions": revisions(pipe)}
-        write(results.pop(), asked.output / one.path.stem, asked, made)
+        write(results.pop(), Path(asked.output) / one.path.stem, asked, made)
 
 
 def check_drawing(asked: SegmentSettings, sizes: Sequence[tuple[int, int]]) -> None:

@@ -111,9 +111,9 @@ class CallPlan(EncodePlan):
         notes = [f"global part pooled {stride} × {stride}"] * (stride > 1)
         if self.entropy_rows is not None and self.entropy_rows < h * w:
             notes.append(f"entropies of {self.entropy_rows} rows")
-        notes = f" ({', '.join(notes)})" if notes else ""
+        said = f" ({', '.join(notes)})" if notes else ""
         return (
-            f"{self._seen()}; {h * w:,} tokens{notes}, {self.walk.backend} / {self.walk.route}; "
+            f"{self._seen()}; {h * w:,} tokens{said}, {self.walk.backend} / {self.walk.route}; "
             f"at most {format_bytes(self.peak_memory)} beyond the models"
         )
 
@@ -164,7 +164,7 @@ class Request:
             InputError: tiles, windows or the backend cannot be as they were asked for.
         """
         named = max_memory is not None
-        if named:
+        if max_memory is not None:
             budget = parse_bytes(max_memory)
         else:
             budget = int(FREE_SHARE * free_memory(self.source.device) / self._sharers())

@@ -3,7 +3,7 @@
 import collections
 import itertools
 import logging
-from collections.abc import Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +68,7 @@ def check_names(images: Sequence[Path], folder: Path) -> None:
         InputError: two images have the same stem, or a result would overwrite an image.
     """
     inputs = {path.resolve(): path for path in images}
-    first = {}
+    first: dict[str, Path] = {}
     for path in images:
         if path.stem in first:
             raise InputError(
@@ -93,9 +93,9 @@ def fail(failed: MutableMapping[Path, str], path: Path, reason: str) -> None:
 
 def readable(
     paths: Iterable[Path], ahead: int, failed: MutableMapping[Path, str]
-) -> Iterator[Opened]:
+) -> Generator[Opened, None, None]:
     """Yield images in order, reading ahead; one that cannot be read is put in ``failed``."""
-    waiting = collections.deque()
+    waiting: collections.deque = collections.deque()
     paths = iter(paths)
     # One thread: decoding is quicker than all that follows.
     reader = ThreadPoolExecutor(1)

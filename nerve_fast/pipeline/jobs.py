@@ -41,12 +41,14 @@ class Job:
     """One image of a call.
 
     Attributes:
-        image: loaded, or encoded.
+        image: loaded.
+        features: of it, where it has been encoded.
         generator: of the noise.
         seeds: what the caller has said of its pixels.
     """
 
-    image: Image.Image | ImageFeatures
+    image: Image.Image
+    features: ImageFeatures | None
     generator: torch.Generator
     seeds: Seeds | None
 
@@ -56,7 +58,7 @@ class Job:
 
     def kind(self):
         """What images that are worked on together have in common."""
-        size = None if isinstance(self.image, ImageFeatures) else self.image.size
+        size = None if self.features else self.image.size
         return size, self.seeds and self.seeds.labels
 
 
@@ -86,10 +88,11 @@ def groups(
     for first in range(0, len(images), batch_size):
         jobs = []
         for number in range(first, min(first + batch_size, len(images))):
-            image = images[number]
-            image = image if isinstance(image, ImageFeatures) else load_image(image)
-            size = getattr(image, "image", image).size
-            jobs.append(Job(image, generators[number], Seeds.of(size, **seeds[number])))
+            given = images[number]
+            features = given if isinstance(given, ImageFeatures) else None
+            image = features.image if features else load_image(given)
+            marked = Seeds.of(image.size, **seeds[number])
+            jobs.append(Job(image, features, generators[number], marked))
         for _, alike in itertools.groupby(jobs, key=Job.kind):
             yield list(alike)
 
@@ -140,4 +143,4 @@ def check_inputs(
 
 
 def _is_count(value) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool) and int(value) >= 0

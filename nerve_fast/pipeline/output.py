@@ -49,7 +49,7 @@ class SegmentationOutput:
         It takes 4 bytes for each label and pixel, which no plan includes; :meth:`save` writes it
         to a file without it.
         """
-        return to_pixels(self.walked, tuple(self.label_map.shape))
+        return to_pixels(self.walked, (self.label_map.shape[0], self.label_map.shape[1]))
 
     def overlay(self) -> Image.Image:
         """The image under its labels' colours, with a legend of the labels that occur."""

@@ -1,10 +1,9 @@
 """The whole method: an image and words in, a label for every pixel out."""
 
-import dataclasses
 import logging
 import os
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -70,7 +69,7 @@ class NervePipeline:
         cls,
         models: str | os.PathLike | None = None,
         *,
-        clip: str | os.PathLike | bool | None = None,
+        clip: str | os.PathLike | Literal[False] | None = None,
         diffusion: str | os.PathLike | None = None,
         graph: str | os.PathLike | AffinitySource | None = None,
         device: str | torch.device | None = None,
@@ -114,35 +113,35 @@ class NervePipeline:
             InputError: a model is not available, lacks a file, or has no such layer or timestep;
                 the prior, backend or device is unknown.
         """
-        own_graph = graph is not None and not isinstance(graph, (str, os.PathLike))
-        if isinstance(prior, str):
-            prior = PriorConfig(prior)
-        clip_source, diffusion = model_sources(models, clip or None, diffusion)
-        if own_graph and device is None:
-            device = graph.device
+        own_graph = None if graph is None or isinstance(graph, (str, os.PathLike)) else graph
+        named = graph if isinstance(graph, (str, os.PathLike)) else None
+        chosen: PriorConfig | Prior | None = PriorConfig(prior) if isinstance(prior, str) else prior
+        clip_source, diffusion_source = model_sources(models, clip or None, diffusion)
+        if own_graph is not None and device is None:
+            device = own_graph.device
         device, dtype = device_and_dtype(device, dtype)
         # Before the networks: loading them takes long.
         choose(backend, device, dtype)
         if clip is False:
-            prior = None
-        elif isinstance(prior, PriorConfig):
-            prior = CLIPPrior(
-                CLIPBackbone.from_pretrained(clip_source, device=device, dtype=dtype), prior
-            )
-        if not own_graph:
-            graph = load_graph(
-                None if graph is None else os.fspath(graph),
-                diffusion,
+            chosen = None
+        elif isinstance(chosen, PriorConfig):
+            network = CLIPBackbone.from_pretrained(str(clip_source), device=device, dtype=dtype)
+            chosen = CLIPPrior(network, chosen)
+        source = own_graph
+        if source is None:
+            source = load_graph(
+                named,
+                diffusion_source,
                 device=device,
                 dtype=dtype,
                 layers=layers,
                 timestep=timestep,
             )
-        pipe = cls(prior, graph, config=config, backend=backend)
+        pipe = cls(chosen, source, config=config, backend=backend)
         if compile:
-            for network in (getattr(prior, "clip", None), graph):
-                if hasattr(network, "compile"):
-                    network.compile()
+            for part in (getattr(chosen, "clip", None), source):
+                if part is not None and hasattr(part, "compile"):
+                    part.compile()
         return pipe
 
     @torch.no_grad()
@@ -220,19 +219,19 @@ class NervePipeline:
             config, processing_resolution, generator, return_steps, batch_size, token_budget
         )
         alone = not isinstance(image, (list, tuple))
-        images = [image] if alone else image
+        images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
         seeds = per_image(len(images), alone, points=points, boxes=boxes, scribbles=scribbles)
         if labels is None and not all(any(one.values()) for one in seeds):
             raise InputError(
                 "neither labels nor seeds are given; pass labels, points, boxes or scribbles"
             )
         classes = [] if labels is None else parse_labels(labels)
-        if classes and self.prior is None:
-            raise InputError(
-                "labels are given, and this pipeline has no prior to find them with: leave them "
-                "out, or load it with a CLIP"
-            )
         if classes:
+            if self.prior is None:
+                raise InputError(
+                    "labels are given, and this pipeline has no prior to find them with: leave "
+                    "them out, or load it with a CLIP"
+                )
             self.prior.check_labels(classes)
         call = Call(
             classes=classes,
@@ -247,11 +246,11 @@ class NervePipeline:
             overlap=overlap,
             progress=progress,
         )
-        results = []
+        results: list[SegmentationOutput] = []
         for jobs in groups(images, generator, batch_size, seeds):
-            if isinstance(jobs[0].image, ImageFeatures):
+            if jobs[0].features:
                 for job in jobs:
-                    results += self._segment_features(job, call)
+                    results += self._segment_features(job, cast(ImageFeatures, job.features), call)
             else:
                 results += self._segment(jobs, call)
         return results[0] if alone else results
@@ -283,7 +282,7 @@ class NervePipeline:
         """
         check_inputs(self.config, processing_resolution, generator, (), 1, None)
         alone = not isinstance(image, (list, tuple))
-        images = [image] if alone else image
+        images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
         results = []
         for (job,) in groups(images, generator, 1, [{}] * len(images)):
             plan = Request(
@@ -306,7 +305,7 @@ class NervePipeline:
     def _segment(self, jobs: Sequence[Job], call: Call) -> list[SegmentationOutput]:
         """Images of one size, together, or where the memory is too small half of them at a time."""
         try:
-            plan = self._request(jobs, call).planned(call.max_memory)
+            plan = self._planned(jobs, call)
         except DoesNotFitError:
             if len(jobs) == 1:
                 raise
@@ -320,15 +319,15 @@ class NervePipeline:
             entropy = entropies(graph, max_rows=plan.entropy_rows, backend=self.backend)
         return self._walked(jobs, probabilities, graph, entropy, plan, call)
 
-    def _segment_features(self, job: Job, call: Call) -> list[SegmentationOutput]:
+    def _segment_features(
+        self, job: Job, features: ImageFeatures, call: Call
+    ) -> list[SegmentationOutput]:
         """One image that has been encoded."""
-        features = job.image
-        job = dataclasses.replace(job, image=features.image)
-        plan = self._request([job], call, features.plan).planned(call.max_memory)
+        plan = self._planned([job], call, features.plan)
         self._say(plan, call)
         self._begin(plan)
         probabilities = None
-        if call.classes:
+        if call.classes and self.prior is not None:
             probabilities = self.prior.probabilities(features.encoded, call.classes)
             check_finite(probabilities)
         entropy = None
@@ -336,13 +335,13 @@ class NervePipeline:
             entropy = features.entropies(plan.entropy_rows, self.backend)
         return self._walked([job], probabilities, features.graph, entropy, plan, call)
 
-    def _request(
+    def _planned(
         self,
         jobs: Sequence[Job],
         call: Call,
         encoded: EncodePlan | None = None,
-    ) -> Request:
-        return Request(
+    ) -> CallPlan:
+        request = Request(
             prior=self.prior if call.classes else None,
             source=self.graph,
             backend=self.backend,
@@ -358,6 +357,8 @@ class NervePipeline:
             further_steps=len(call.return_steps),
             encoded=encoded,
         )
+        # With labels there is a walk to plan.
+        return cast(CallPlan, request.planned(call.max_memory))
 
     def _say(self, plan: CallPlan, call: Call) -> None:
         """The plan, and what of it the caller may not expect, to the log."""
@@ -397,12 +398,12 @@ class NervePipeline:
         generators = [job.generator for job in jobs]
 
         def look():
-            if plan.view is None:
+            if plan.view is None or self.prior is None:
                 return None
             with _bar("prior", "window", len(images) * len(plan.view), progress) as windows:
                 if classes is None:
-                    return self.prior.encode(images, plan.view, windows.update)
-                return stages.prior_of(self.prior, images, classes, plan.view, windows.update)
+                    return self.prior.encode(images, plan.view, _advance(windows))
+                return stages.prior_of(self.prior, images, classes, plan.view, _advance(windows))
 
         def see():
             with _bar("graph", "tile", len(images) * len(plan.tiling), progress) as tiles:
@@ -413,7 +414,7 @@ class NervePipeline:
                     generators,
                     batch_size=plan.tile_batch,
                     dtype=plan.feature_dtype,
-                    advance=tiles.update,
+                    advance=_advance(tiles),
                 )
 
         return stages.networks(look, see, self.graph.device)
@@ -447,7 +448,7 @@ class NervePipeline:
                 backend=self.backend,
                 plan=plan.walk,
                 return_steps=call.return_steps,
-                on_step=steps.update,
+                on_step=_advance(steps),
             )
         results = []
         for job, names, tokens, one in zip(jobs, labels, prior, walked, strict=True):
@@ -468,6 +469,15 @@ class NervePipeline:
                 )
             )
         return results
+
+
+def _advance(bar: tqdm) -> Callable[..., None]:
+    """What moves a bar on, by 1 or by a number."""
+
+    def advance(number: int = 1) -> None:
+        bar.update(number)
+
+    return advance
 
 
 def _bar(name: str, unit: str, total: int, progress: bool) -> tqdm:

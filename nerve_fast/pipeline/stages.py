@@ -153,15 +153,18 @@ def prior_on_tokens(
         grid: ``(h, w)`` of the tokens.
         device: of the result where there are no words.
     """
+    if words is None:
+        alone = [one.prior(grid, names) for one, names in zip(seeds, labels, strict=True) if one]
+        return torch.stack(alone).to(device)
     if not any(seeds):
         return words
-    if words is not None:
-        words = pad(words, (0, len(labels[0]) - words.shape[-1]))
-    priors = []
-    for number, (one, names) in enumerate(zip(seeds, labels, strict=True)):
-        own = None if words is None else words[number]
-        priors.append(own if one is None else one.prior(grid, names, own))
-    return torch.stack(priors).to(device)
+    words = pad(words, (0, len(labels[0]) - words.shape[-1]))
+    return torch.stack(
+        [
+            own if one is None else one.prior(grid, names, own)
+            for one, names, own in zip(seeds, labels, words, strict=True)
+        ]
+    ).to(device)
 
 
 def to_labels(maps: Tensor, size: tuple[int, int]) -> Tensor:

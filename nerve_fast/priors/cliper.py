@@ -42,7 +42,7 @@ def cliper(
     Arguments and result are those of :data:`~nerve_fast.backbones.clip.ReadOut`: ``(L, B, …)``.
     """
     *early, last = layers
-    inputs, summed = [], 0.0
+    inputs, summed = [], x.new_zeros((), dtype=torch.float32)
     for layer in early:
         attention = layer.self_attn
         y = layer.layer_norm1(x)

@@ -43,8 +43,8 @@ def gem(
             attention, attention.q_proj(y), attention.k_proj(y), attention.v_proj(y)
         )
         tau = (y.norm(dim=-1).mean(1) * attention.scale)[:, None, None, None]
-        attended = sum(_self_self_attention(p, v, tau) for p in (v, k, q)) / 3
-        path = path + merged(attention, attended)
+        summed = sum((_self_self_attention(p, v, tau) for p in (v, k, q)), start=v.new_zeros(()))
+        path = path + merged(attention, summed / 3)
         if layer is not layers[-1]:
             x = layer(x, None)
     return on_grid(path, grid)

@@ -59,7 +59,7 @@ class CLIPPrior(Prior):
         self.read_out = read_out_of(self.config, clip)
 
     @property
-    def identity(self) -> str:
+    def identity(self) -> str:  # type: ignore[override]  # users set the base's; this takes long
         """The settings, and digests of the weights of CLIP and of the proxy."""
         proxy = getattr(self.read_out, "proxy", None)
         networks = [self._weights, proxy.identity if proxy else None]
@@ -192,8 +192,8 @@ class CLIPPrior(Prior):
             # Windows meet on cells that all of them have; alone, one keeps what it has.
             cells = (tall // unit, wide // unit)
             if unit > 1 and len(view) == 1:
-                cells = tuple(similarity.shape[-2:])
-            if total is None:
+                cells = (similarity.shape[-2], similarity.shape[-1])
+            if total is None or count is None:
                 whole = cells if len(view) == 1 else (view.size[1] // unit, view.size[0] // unit)
                 total = text.new_zeros(images, len(words), *whole)
                 count = text.new_zeros(whole)
@@ -205,6 +205,8 @@ class CLIPPrior(Prior):
                 total[image, :, rows, columns] += one
                 if image == 0:
                     count[rows, columns] += 1
+        if total is None or count is None:
+            raise InputError("images is empty; expected one image or more")
         return total.div_(count)
 
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -24,14 +25,14 @@ ROWS = 512
 
 def _memory(windows: Windows) -> int:
     """Hidden states of the proxy and values of CLIP, both on the proxy's patches."""
-    width = windows.read_out.proxy.model.config.hidden_size
+    width = cast("ProxyCLIP", windows.read_out).proxy.model.config.hidden_size
     width += windows.clip.model.config.vision_config.hidden_size
     itemsize = windows.clip.model.dtype.itemsize
     return ACTIVATIONS * windows.count * _cells(windows) * width * itemsize
 
 
 def _cells(windows: Windows) -> int:
-    return math.prod(windows.view.window) // windows.read_out.proxy.patch**2
+    return math.prod(windows.view.window) // cast("ProxyCLIP", windows.read_out).proxy.patch ** 2
 
 
 @registered("proxyclip", proxied=True, memory=_memory, cells=_cells)

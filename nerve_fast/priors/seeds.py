@@ -71,8 +71,8 @@ class Seeds:
             for x, y in _each("point", label, places, 2):
                 _check_inside("point", label, (x, y), x, y, image_size)
                 _mark(pixels, (slice(int(y), int(y) + 1), slice(int(x), int(x) + 1)), label, labels)
-        for label, places in (boxes or {}).items():
-            for left, top, right, bottom in _each("box", label, places, 4):
+        for label, rectangles in (boxes or {}).items():
+            for left, top, right, bottom in _each("box", label, rectangles, 4):
                 place = (left, top, right, bottom)
                 _check_inside("box", label, place, left, top, image_size)
                 if not (left < right <= width and top < bottom <= height):
@@ -83,13 +83,13 @@ class Seeds:
                 rows = slice(int(top), max(math.ceil(bottom), int(top) + 1))
                 columns = slice(int(left), max(math.ceil(right), int(left) + 1))
                 _mark(pixels, (rows, columns), label, labels)
-        for label, mask in (scribbles or {}).items():
-            mask = np.asarray(mask)
-            if mask.dtype.kind not in "biuf":
+        for label, scribble in (scribbles or {}).items():
+            drawn = np.asarray(scribble)
+            if drawn.dtype.kind not in "biuf":
                 raise TypeError(
-                    f"the scribbles of {label!r} are of {mask.dtype}; expected a mask of numbers"
+                    f"the scribbles of {label!r} are of {drawn.dtype}; expected a mask of numbers"
                 )
-            mask = torch.from_numpy(np.atleast_1d(mask != 0))
+            mask = torch.from_numpy(np.atleast_1d(drawn != 0))
             if tuple(mask.shape) != (height, width):
                 raise InputError(
                     f"the scribbles of {label!r} have shape {tuple(mask.shape)}; expected "

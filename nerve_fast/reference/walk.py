@@ -105,7 +105,7 @@ def transition_local(
     if rule.exponential:
         # exp((a−1)/τ) with everything in the exponent, ε_self too.
         if isinstance(itself, Tensor):
-            log_self = itself.log()
+            log_self: Tensor | float = itself.log()
         else:
             log_self = math.log(itself) if itself else -math.inf
         logits = torch.where(diagonal, log_self, (A - 1) / temperature)

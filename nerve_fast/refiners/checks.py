@@ -18,11 +18,12 @@ def check_maps(maps: Tensor) -> None:
         )
 
 
-def check_graph(name: str, graph: GraphFeatures | None) -> None:
-    """``graph`` is there, of one image."""
+def check_graph(name: str, graph: GraphFeatures | None) -> GraphFeatures:
+    """``graph``, which is there and of one image."""
     if graph is None or len(graph.q) != 1:
         given = "None" if graph is None else f"of {len(graph.q)} images"
         raise InputError(f"graph is {given}; the refiner {name} needs the features of one image")
+    return graph
 
 
 def check_count(name: str, value: int, least: int) -> None:

@@ -59,7 +59,7 @@ class ISeg:
             InputError: there is no graph, or the image has more tokens than :data:`MAX_TOKENS`.
         """
         check_maps(probabilities)
-        check_graph("iseg", graph)
+        graph = check_graph("iseg", graph)
         return iseg(
             graph,
             probabilities,

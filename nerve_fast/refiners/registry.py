@@ -55,8 +55,9 @@ def registered(name: str, *, needs_graph: bool) -> Callable[[type], type]:
     """A decorator that enters a class into :data:`REFINERS` under a name."""
 
     def enter(refiner: type) -> type:
-        refiner.name, refiner.needs_graph = name, needs_graph
-        REFINERS[name] = refiner
+        entered: type[Refiner] = refiner
+        entered.name, entered.needs_graph = name, needs_graph
+        REFINERS[name] = entered
         return refiner
 
     return enter

@@ -36,7 +36,7 @@ class Walk:
     ) -> Tensor:
         """Probabilities ``(K, h, w)`` to those of the graph's tokens."""
         check_maps(probabilities)
-        check_graph("walk", graph)
+        graph = check_graph("walk", graph)
         prior = to_tokens(probabilities[None].to(graph.q.device), graph.grid)
         (walked,) = walk(graph, prior, self.config, backend=self.backend)
         return walked.maps.to(probabilities.device)

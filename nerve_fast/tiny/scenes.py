@@ -48,7 +48,7 @@ def generate(seed, size=BASE):
     canvas = _Canvas(height, width)
     labels = _paint_grounds(rng, canvas)
     light = rng.uniform(-1, 1, 2)  # where shadows fall
-    objects = []
+    objects: list[dict] = []
     crowd = max(1, round(height * width / BASE**2))
     for _ in range(int(rng.integers(1, 5, crowd).sum())):
         _place_object(rng, canvas, light, objects)
@@ -143,8 +143,8 @@ def _pattern(rng, x, y):
 def _tone(rng, hue, value, x, y):
     """A colour whose hue strays from place to place, so that no single spot is sure evidence."""
     saturation = rng.uniform(0.45, 0.95)
-    ends = (_colour((hue + stray) % 1, saturation, value) for stray in (-STRAY, STRAY))
-    return _mix(*ends, 0.5 + 0.5 * _noise(rng, x, y, 9))
+    start, end = (_colour((hue + stray) % 1, saturation, value) for stray in (-STRAY, STRAY))
+    return _mix(start, end, 0.5 + 0.5 * _noise(rng, x, y, 9))
 
 
 def _dress(rng, hue, x, y, u, v):

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from nerve_fast.errors import InputError
 from nerve_fast.utils.files import written_whole
@@ -59,7 +60,7 @@ def read_lines(path: Path, take: Callable[[dict], None]) -> None:
         raise InputError(f"{path}: cannot be read: {_reason(error)}") from error
 
 
-def read_json(path: Path, *, advice: str = "") -> object:
+def read_json(path: Path, *, advice: str = "") -> Any:
     """What a file of JSON holds.
 
     Args:

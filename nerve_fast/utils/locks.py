@@ -11,7 +11,7 @@ from nerve_fast.utils.files import prepare_folder, shown
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # a module's type has no None
 
 
 @contextlib.contextmanager

@@ -38,7 +38,9 @@ def _number(name: str, least: int, most: int) -> int:
 
 
 @contextlib.contextmanager
-def process_group(device: str | None) -> Iterator[tuple[int, int, torch.device | str | None]]:
+def process_group(
+    device: torch.device | str | None,
+) -> Iterator[tuple[int, int, torch.device | str | None]]:
     """Yield the index of this process, the number of processes, and the device of this one.
 
     Args:

@@ -44,5 +44,8 @@ def file_digest(path: Path) -> str:
     Raises:
         OSError: it cannot be read.
     """
+    found = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            found.update(block)
+    return found.hexdigest()

@@ -15,6 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from nerve_fast import InputError
 from nerve_fast.imaging import decoding
 from nerve_fast.imaging.images import PHOTOGRAPHS, UNREADABLE, load_image, opened
+from nerve_fast.imaging.metadata import without_metadata
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
@@ -214,6 +215,19 @@ def test_damaged_pixels_stay_refused(tmp_path):
         (tmp_path / "a.png").write_bytes(damaged)
         with pytest.raises(InputError):
             load_image(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG"])
+def test_a_file_without_its_metadata_has_the_same_pixels(format):
+    exif = Image.Exif()
+    exif[271] = "maker"
+    whole = io.BytesIO()
+    Image.new("RGB", (9, 7), (200, 30, 10)).save(whole, format, exif=exif)
+    with Image.open(without_metadata(io.BytesIO(whole.getvalue()))) as bare:
+        assert not bare.getexif()
+        with Image.open(whole) as image:
+            assert image.getexif()
+            assert image.tobytes() == bare.tobytes()
 
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "AVIF"])

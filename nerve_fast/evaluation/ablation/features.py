@@ -47,7 +47,8 @@ class Features:
     @property
     def graph(self) -> GraphFeatures:
         """Queries and keys as the refiners take them."""
-        return GraphFeatures(self.q, self.k, tuple(self.prior.shape[1:]))
+        _, h, w = self.prior.shape
+        return GraphFeatures(self.q, self.k, (h, w))
 
     def to(self, device: torch.device | str) -> "Features":
         return Features(*(part.to(device) for part in vars(self).values()))

@@ -145,7 +145,8 @@ def _points(ablation: Ablation, rows: list[dict]):
     places = range(len(rows))
     differences = [100 * (row["miou"] - base["miou"]) for row in rows]
     edges = [[100 * edge for edge in row["interval"]] for row in rows]
-    axis.hlines(places, *zip(*edges, strict=True), "black", label="its middle 95 %")
+    low, high = zip(*edges, strict=True)
+    axis.hlines(places, low, high, "black", label="its middle 95 %")
     axis.plot(differences, places, "ko", label="measured")
     for step, (dataset, figures) in enumerate(ablation.published.items(), start=1):
         axis.plot(

@@ -30,7 +30,7 @@ def rows(
     """
     measured = {}
     for setting in settings.values():
-        total, parts = 0, []
+        total, parts = torch.zeros((), dtype=torch.int64), []
         for matrix in matrices(setting):
             total = total + matrix
             parts.append(unions(matrix))

@@ -10,12 +10,13 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, cast
 
 from torch import Tensor
 from tqdm import tqdm
 
 from nerve_fast import datasets
-from nerve_fast.backbones.source import GraphFeatures
+from nerve_fast.backbones.source import AffinitySource, GraphFeatures
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.errors import InputError
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting
@@ -83,9 +84,10 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
             "than the walk's result; take one with a threshold, such as nerve or fixed"
         )
     classes = datasets.words(dataset, settings.vocabulary)
-    folder = asked.output or Path("ablations", f"{dataset.name}-{asked.preset}")
-    if asked.document:
-        prepare_folder(asked.document.parent)
+    folder = Path(asked.output or Path("ablations", f"{dataset.name}-{asked.preset}"))
+    document = Path(asked.document) if asked.document else None
+    if document:
+        prepare_folder(document.parent)
     samples = dataset.samples[: asked.limit]
     device, _ = device_and_dtype(asked.models.device, None)
     run = description(asked, dataset, settings, classes, device)
@@ -95,7 +97,7 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
         segmenter, weights = load_segmenter(asked, dataset, settings, device, progress=progress)
         source = Source(
             segmenter.prior,
-            segmenter.graph,
+            cast(AffinitySource, segmenter.graph),
             classes,
             run["versions"],
             asked.models.backend,
@@ -118,8 +120,8 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
         from nerve_fast.evaluation.ablation.page import write_page
 
         write_page(figures, folder / "table.md", folder)
-        if asked.document:
-            write_page(figures, asked.document, asked.document.parent / "plots", "ablation-")
+        if document:
+            write_page(figures, document, document.parent / "plots", "ablation-")
     return AblationResults(folder, figures)
 
 
@@ -149,7 +151,8 @@ def measured(
     every = list(dict.fromkeys(setting for of in tried.values() for setting in of.values()))
     sources = {base.timestep: source}
     for timestep in {setting.timestep for setting in every} - {base.timestep}:
-        graph = source.graph.at_timestep(timestep)
+        # Settings with other timesteps are refused where the graph is no diffusion model.
+        graph = cast(Any, source.graph).at_timestep(timestep)
         sources[timestep] = dataclasses.replace(source, graph=graph)
     made_of = {timestep: source.key() for timestep, source in sources.items()}
     rule = {"threshold": settings.threshold, "area_threshold": settings.area_threshold}
@@ -206,7 +209,7 @@ def walked_steps(
         )
         return found
 
-    maps = {}
+    maps: dict[int | None, Tensor] = {}
     if None in steps:
         maps[None] = walked(None).maps
     if counts := [count for count in steps if count is not None]:
@@ -216,7 +219,7 @@ def walked_steps(
 
 def alike_but_for_steps(settings: Iterable[Setting]) -> list[list[Setting]]:
     """Group settings whose members differ in the number of steps alone."""
-    groups = {}
+    groups: dict[Setting, list[Setting]] = {}
     for setting in settings:
         groups.setdefault(setting.with_config(steps=0), []).append(setting)
     return list(groups.values())
@@ -257,7 +260,7 @@ def tally(
                 steps = [setting.config.steps for setting in alike]
                 maps = walked_steps(features, alike[0], steps, source.backend)
                 for setting in alike:
-                    labels = label_map(maps[setting.config.steps], tuple(truth.shape))
+                    labels = label_map(maps[setting.config.steps], (truth.shape[0], truth.shape[1]))
                     matrices[missing[setting]] = confusion_matrix(
                         labels, truth, len(dataset.classes), unlabelled=True
                     )
