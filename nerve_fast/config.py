@@ -96,7 +96,8 @@ class NerveConfig:
 
     def _check_integer(self, name, least):
         value = getattr(self, name)
-        if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not is_whole:
             raise TypeError(f"{name} is {quoted(value)}; expected a whole number, {least} or more")
         if value < least:
             raise InputError(f"{name} is {quoted(value)}; expected {least} or more")

@@ -156,8 +156,9 @@ class CLIPBackbone:
             InputError: a word does not fit into the model's context.
         """
         self._forget_if_changed()
-        known = {word: self._embeddings.get(word) for word in words}
-        missing = [word for word, embedding in known.items() if embedding is None]
+        embeddings = self._embeddings
+        known = {word: embeddings[word] for word in words if word in embeddings}
+        missing = [word for word in dict.fromkeys(words) if word not in known]
         for word in tqdm(missing, "text", unit="word", disable=None if progress else True):
             if self._cache is None:
                 self._cache = TextCache(self._cache_folder, self._identity())

@@ -142,7 +142,7 @@ class Checkpoint:
     folder: Path
     revision: str | None = None
 
-    def network(self, network: Network, kind: type, dtype: torch.dtype, **options: Any) -> Any:
+    def network(self, network: Network, kind: type[Any], dtype: torch.dtype, **options: Any) -> Any:
         """Load a network of a class of transformers or diffusers; no code of the folder is run.
 
         Args:

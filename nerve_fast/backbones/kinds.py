@@ -85,9 +85,9 @@ def not_stable_diffusion(folder: Path) -> str | None:
             kind = TRANSFORMERS.get(name, f"a diffusion model with a {name}")
             return f"is {kind}, which has a transformer and no UNet; {STABLE_DIFFUSION}"
         if (folder / "config.json").is_file() and not is_diffusion(folder):
-            kind = read_json(folder / "config.json").get("model_type")
-            if kind is not None:
-                return f"is a {kind!r}, not a diffusion model; {STABLE_DIFFUSION}"
+            model_type = read_json(folder / "config.json").get("model_type")
+            if model_type is not None:
+                return f"is a {model_type!r}, not a diffusion model; {STABLE_DIFFUSION}"
         return None
     vae, text_encoder = folder / "vae" / "config.json", folder / "text_encoder" / "config.json"
     return unfit_networks(

@@ -193,8 +193,8 @@ def _hub_id(options, model: str) -> str:
             f"--revision pins {model}, which is no model of the hub; name one as --{model}"
         )
     clip = clip_of(options.preset) if hasattr(options, "preset") else None
-    clip, diffusion = model_sources(None, clip, None)
-    return str(named or {"clip": clip, "diffusion": diffusion}[model])
+    usual_clip, usual_diffusion = model_sources(None, clip, None)
+    return str(named or {"clip": usual_clip, "diffusion": usual_diffusion}[model])
 
 
 def add_large(command) -> None:

@@ -81,7 +81,7 @@ class SegmentationOutput:
 
     def _save_arrays(self, path: Path) -> None:
         """The format of :func:`numpy.savez_compressed`."""
-        size = tuple(self.label_map.shape)
+        size = (self.label_map.shape[0], self.label_map.shape[1])
         described = {"descr": "<f4", "fortran_order": False, "shape": (len(self.labels), *size)}
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             with archive.open("label_map.npy", "w", force_zip64=True) as file:
