@@ -14,6 +14,7 @@ test: lint
 test-full: lint wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs,hub,release]'
 	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m tools.other_pythons 3.10 3.13
 
 lint: $(READY) types
 	$(BIN)/ruff check .
