@@ -72,7 +72,7 @@ def test_unknown_and_impossible_choices_are_refused(make_qk, make_prior):
         ({"route": "fast"}, "route is 'fast'; expected one of auto, dense"),
         ({"route": "factorized"}, "'factorized' is not exact .*; it is with 'l1' and 'shift'"),
         ({"backend": "reference", "route": "streaming"}, "no route 'streaming'.*'blocked' has it"),
-        ({"max_memory": "1KB"}, "max_memory is 1 KB; this walk needs at least .* KB"),
+        ({"max_memory": "1KB"}, "max_memory is 1 KB; this walk needs at least .* MB"),
     ):
         with pytest.raises(nf.InputError, match=message):
             nf.random_walk(q, k, G, (2, 3), **choice)
