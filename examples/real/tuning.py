@@ -5,22 +5,29 @@ import itertools
 import json
 
 from coarse import coarse_trial
-from graphs import GRAPHS
+from graphs import GRAPHS, graph
 from photographs import Photograph
 from segmenters import WALKER
 from trials import COUNTS, bootstrap, tuning_trial, tuning_walks
 
-SEARCHED = {"temperature": (0.01, 0.02, 0.05, 0.1), "beta": (0.5, 0.75, 1.0)}
-STEPS = (1, 3, 10)
+import nerve_fast as nf
+from nerve_fast.numerics import EMPTY_ROW
+
+BETAS = (0.5, 0.75, 1.0)
+SEARCHED = (
+    {"normalization": ("softmax",), "temperature": (0.01, 0.02, 0.05, 0.1, 0.2), "beta": BETAS},
+    {"normalization": ("relu", "l1", "shift"), "beta": BETAS},
+)
+STEPS = (1, 3, 10, 30)
 """Every combination, with and without calibration, is tried for every graph, with the other
 settings at their defaults."""
 
-SEARCHED_COARSE = {**SEARCHED, "steps": STEPS}
+SEARCHED_COARSE = {"temperature": (0.02, 0.05, 0.1), "beta": (0.5, 1.0), "steps": (3, 10, 30)}
 SEARCHED_WALKER = {"beta": (10, 30, 130, 1000, 5000)}
 SEARCH_SEEDS = 2
 
 SWEPT = {
-    "temperature": (0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.2),
+    "temperature": (0.01, 0.02, 0.03, 0.05, 0.1, 0.2),
     "beta": (0.0, 0.25, 0.5, 0.75, 0.9, 1.0),
     "alpha": (0.5, 0.7, 0.9, 0.95, 0.99, 1.0),
     "steps": (1, 2, 3, 5, 10, 20, 40),
@@ -68,7 +75,7 @@ def chosen(name: str, photographs: list[Photograph]) -> dict:
         ]
     elif name in GRAPHS:
         candidates = []
-        for settings in combinations(SEARCHED):
+        for settings in (one for part in SEARCHED for one in combinations(part)):
             found = [tuning_walks(name, one, settings, STEPS, SEARCH_SEEDS) for one in photographs]
             for steps, calibrated in itertools.product(STEPS, (True, False)):
                 key = f"{steps} {json.dumps(calibrated)}"
@@ -105,3 +112,17 @@ def swept(name: str, photographs: list[Photograph], settings: dict) -> list[Line
             interval = bootstrap([sum(row) / len(row) for row in table])
             lines.append(Line(setting, value, each, *interval))
     return lines
+
+
+def empty_rows(name: str, photographs: list[Photograph], temperature: float) -> float:
+    """The share of rows of ``softmax`` that are empty as the design has it, over photographs: their
+    numerators sum to no more than the threshold, and their walkers stay in place.
+    """
+    shares = []
+    for photograph in photographs:
+        tokens = graph(name, photograph)
+        weights = nf.entropy_weights(tokens.entropy, nf.NerveConfig().sharpness)
+        affinities = nf.cosine_affinity(tokens.q, tokens.k, weights).double()
+        sums = ((affinities - 1) / temperature).exp().sum(-1)
+        shares.append((sums <= EMPTY_ROW).double().mean().item())
+    return sum(shares) / len(shares)

@@ -2,13 +2,20 @@
 
 import json
 
+import graphs
 import masks
 import pytest
 import torch
 from clicks import drawn_clicks, eroded
+from coarse import CELLS, WRONG, coarse_prior, on_tokens
 from masks import FOLDER, all_masks, check, rasterised, read, with_border
 from photographs import half
+from PIL import Image
+from segmenters import calibration, distribution, walked
+from tables import interval, markdown
+from trials import bootstrap
 
+import nerve_fast as nf
 from nerve_fast.errors import InputError
 
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -114,3 +121,107 @@ def test_half_alternates_by_name():
 def test_all_masks_are_by_name():
     assert [mask.name for mask in all_masks()] == NAMES
     assert masks.IGNORE not in NAMES
+
+
+@pytest.fixture
+def tokens(make_qk):
+    q, k = make_qk(2, 30, 4, dtype=torch.float32)
+    return graphs.Graph(q, k, (5, 6))
+
+
+def seeded(places):
+    seeds = torch.zeros(30, len(places))
+    for label, tokens in enumerate(places):
+        seeds[tokens, label] = 1 / len(tokens)
+    return seeds
+
+
+@pytest.mark.parametrize("calibrated", [True, False])
+def test_scaling_seeds_changes_nothing(tokens, calibrated):
+    config = nf.NerveConfig(temperature=0.2)
+    seeds = seeded([[3], [7, 20, 21]])
+    found = []
+    for prior in (seeds, 5 * seeds):
+        (one,) = walked(tokens, [prior], config, [4])[4]
+        divisor = calibration(one, prior, config.alpha, 4) if calibrated else None
+        found.append(distribution(one, tokens.grid, divisor))
+    torch.testing.assert_close(*found)
+    torch.testing.assert_close(found[0].sum(0), torch.ones(5, 6))
+
+
+def test_calibration_weighs_things_of_any_size_alike():
+    # Two things that hardly leak, of 4 and of 26 tokens, with a seed each.
+    sizes = (4, 26)
+    things = torch.repeat_interleave(torch.arange(2), torch.tensor(sizes))
+    features = torch.nn.functional.one_hot(things, 2)[None].float()
+    tokens = graphs.Graph(features, features, (1, 30))
+    config = nf.NerveConfig(beta=1, temperature=0.4)
+    seeds = seeded([[0], [10]])
+    (one,) = walked(tokens, [seeds], config, [2])[2]
+    own = torch.tensor([one[1, 0], one[11, 1]])
+    assert own[0] > 3 * own[1]
+    own = own / calibration(one, seeds, config.alpha, 2)
+    torch.testing.assert_close(own, torch.ones(2))
+
+
+def test_calibration_leaves_labels_alone_whose_walkers_do_not_come_back():
+    seeds = seeded([[0], [5]])
+    assert calibration(seeds, seeds, 0.9, 0).tolist() == [1, 1]
+    assert calibration(seeds, seeds, 1.0, 0).tolist() == [1, 1]
+
+
+def test_walks_share_their_priors_and_steps(tokens):
+    config = nf.NerveConfig()
+    one, two = seeded([[0], [9]]), seeded([[1], [2], [3]])
+    found = walked(tokens, [one, two], config, [1, 3])
+    assert [part.shape for part in found[1]] == [(30, 2), (30, 3)]
+    alone = nf.random_walk(tokens.q, tokens.k, two, tokens.grid, config.replace(steps=3))
+    torch.testing.assert_close(found[3][1], alone)
+
+
+def test_a_token_that_nothing_reached_has_no_label():
+    found = torch.tensor([[0.0, 0.0], [0.1, 0.3], [-0.2, 0.1]])
+    shown = distribution(found, (1, 3))
+    assert shown[:, 0].T.tolist() == [[0, 0], [0.25, 0.75], [0, 1]]
+
+
+def test_cosines_of_colours_are_a_gaussian_kernel(generator):
+    pixels = torch.randint(0, 256, (4, 6, 3), generator=generator, dtype=torch.uint8)
+    image = Image.fromarray(pixels.numpy())
+    features = torch.nn.functional.normalize(graphs.colour_features(image, (4, 6))[0], dim=1)
+    colours = pixels.flatten(0, 1).float()
+    colours = (colours - colours.mean(0)) / (colours - colours.mean(0)).std()
+    kernel = torch.exp(-torch.cdist(colours, colours).square() / 2)
+    assert (features @ features.T - kernel).abs().mean() < 0.06
+
+
+@pytest.mark.parametrize("cells", CELLS)
+def test_coarse_prior_is_wrong_where_it_should_be(cells, generator):
+    truth = torch.randint(0, 3, (cells, cells), generator=generator)
+    truth = truth.repeat_interleave(5, 0).repeat_interleave(7, 1)
+    prior = coarse_prior(truth, 3, cells, 0)
+    assert torch.equal(prior.sum(0), torch.ones(cells, cells))
+    wrong = prior.argmax(0) != truth[::5, ::7]
+    assert wrong.sum() == round(WRONG * cells**2)
+    # What it is on the tokens is still a distribution.
+    on_grid = on_tokens(prior, (9, 13))
+    torch.testing.assert_close(on_grid.sum(1), torch.ones(9 * 13))
+
+
+def test_coarse_prior_is_equal_where_nothing_counts():
+    truth = torch.full((16, 16), 255)
+    truth[8:] = 1
+    assert coarse_prior(truth, 2, 8, 0)[:, 0, 0].tolist() == [0.5, 0.5]
+
+
+def test_bootstrap_is_around_the_mean_and_the_same_again():
+    mean, low, high = bootstrap([0.2, 0.4, 0.9])
+    assert mean == pytest.approx(0.5)
+    assert low < mean < high
+    assert bootstrap([0.2, 0.4, 0.9]) == (mean, low, high)
+    assert bootstrap([0.3, 0.3]) == pytest.approx((0.3, 0.3, 0.3))
+    assert interval([0.3, 0.3], signed=True) == "+30.0 (+30.0 to +30.0)"
+
+
+def test_markdown_is_a_table():
+    assert markdown(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |\n"
