@@ -167,7 +167,9 @@ def test_folders_are_listed_without_results(folder, tmp_path):
 def test_memory_and_tiles_reach_the_pipeline(folder, tmp_path, capsys):
     scene = folder / "scene0.png"
     assert segment(scene, "-o", tmp_path, "--max-memory", "1MB") == 2
-    assert "max_memory is 1MB; segmenting 64 × 64 pixels" in capsys.readouterr().err
+    assert (
+        "max_memory is 1MB; drawing and writing the results of 64 × 64" in capsys.readouterr().err
+    )
     assert segment(scene, "-o", tmp_path, "--tile", 64, "--overlap", 40) == 2
     assert "overlap is 40 and tile 64" in capsys.readouterr().err
     assert segment(scene, "-o", tmp_path, "--batch-size", 0) == 2
