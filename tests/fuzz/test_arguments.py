@@ -153,6 +153,7 @@ def test_config(chance, count):
     tried(nf.NerveConfig, {}, names_of(nf.NerveConfig), chance, count)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("count", [6, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["__call__", "encode"])

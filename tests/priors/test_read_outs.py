@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 from torch.nn.functional import normalize
-from transformers import CLIPConfig, CLIPModel, CLIPVisionConfig
+from transformers import CLIPConfig, CLIPModel, CLIPTokenizer, CLIPVisionConfig
 from transformers.models.clip.modeling_clip import CLIPEncoder
 
 from nerve_fast.backbones.clip import CLIPBackbone
@@ -11,6 +11,7 @@ from nerve_fast.backbones.dino import DINOBackbone
 from nerve_fast.priors import METHODS, ProxyCLIP, clip, cliper, gem, maskclip, naclip, sclip
 from nerve_fast.priors import clearclip as clearclip_read_out
 from nerve_fast.priors.gem import LAYERS as GEM_LAYERS
+from nerve_fast.tiny import MODELS
 
 GRID = (3, 4)
 TOKENS = 1 + GRID[0] * GRID[1]
@@ -210,7 +211,7 @@ def base():
     )
     return CLIPBackbone(
         CLIPModel(config),
-        None,
+        CLIPTokenizer.from_pretrained(MODELS / "clip"),
         image_mean=(0.5, 0.5, 0.5),
         image_std=(0.25, 0.25, 0.25),
         resample=3,
