@@ -15,10 +15,12 @@ import nerve_fast as nf
 from nerve_fast.pipeline.stages import to_labels
 from nerve_fast.priors.seeds import Seeds
 
+DEFAULT = "default"
 NEAREST = "nearest"
 WALKER = "random_walker"
 SEGMENTERS = {
     **{name: f"walk on {title}" for name, title in GRAPHS.items()},
+    DEFAULT: f"walk on {GRAPHS['qk']}, default settings",
     NEAREST: "nearest neighbour in DINOv2's features",
     WALKER: "scikit-image's random_walker",
 }
@@ -38,7 +40,7 @@ def segment(name: str, photograph: Photograph, sets: Sequence[Seeds], settings: 
     """
     if name == WALKER:
         return [walked_by_colour(photograph.image, seeds, **settings) for seeds in sets]
-    tokens = graph("features" if name == NEAREST else name, photograph)
+    tokens = graph({NEAREST: "features", DEFAULT: "qk"}.get(name, name), photograph)
     priors = [seeds.prior(tokens.grid, photograph.labels) for seeds in sets]
     if name == NEAREST:
         return [nearest(tokens, prior) for prior in priors]

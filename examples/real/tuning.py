@@ -7,7 +7,7 @@ import json
 from coarse import coarse_trial
 from graphs import GRAPHS, graph
 from photographs import Photograph
-from segmenters import WALKER
+from segmenters import DEFAULT, WALKER
 from trials import COUNTS, bootstrap, tuning_trial, tuning_walks
 
 import nerve_fast as nf
@@ -82,7 +82,7 @@ def chosen(name: str, photographs: list[Photograph]) -> dict:
                 more = {"steps": steps, "calibrated": calibrated}
                 candidates.append(({**settings, **more}, [by_count(one[key]) for one in found]))
     else:
-        return {}
+        return {"calibrated": False} if name == DEFAULT else {}
     return max(candidates, key=lambda candidate: overall(candidate[1]))[0]
 
 
