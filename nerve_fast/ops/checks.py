@@ -89,6 +89,8 @@ def check_values(**tensors: Tensor | None) -> dict[str, float]:
     if given is not None and known_sum(given) is not None:
         # Those of `entropy_weights` are known to be valid.
         del present["head_weights"]
+    if not present:
+        return {}
     device = next(iter(present.values())).device
     if _is_capturing(device):
         return {}

@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from importlib import metadata
@@ -111,7 +112,7 @@ def test_sources_import_only_what_the_hub_allows(tree):
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 names = [node.module]
             assert {name.split(".")[0] for name in names} <= allowed, path
-        assert "strict=True" not in text, path
+        assert not re.search(r"zip\(.*strict=", text), path
 
 
 def test_relative_imports_lead_somewhere(tree):
@@ -128,12 +129,12 @@ def test_a_source_is_rewritten(tmp_path):
     path.write_text(
         '"""A walk."""\n\nfrom nerve_fast.kernels import steps\n'
         "from nerve_fast.numerics import (\n    EMPTY_ROW,\n)\n\n\n"
-        "def f(x: int | None):\n    return zip(x, x, strict=True)\n"
+        "def f(x: int | None):\n    return zip(x, x, strict=True), zip(x, x, strict=False)\n"
     )
     assert rewritten("nerve_fast.kernels.walk", path) == (
         '"""A walk."""\n\nfrom __future__ import annotations\n\nfrom ..kernels import steps\n'
         "from ..numerics import (\n    EMPTY_ROW,\n)\n\n\n"
-        "def f(x: int | None):\n    return zip(x, x)\n"
+        "def f(x: int | None):\n    return zip(x, x), zip(x, x)\n"
     )
     path.write_text("import nerve_fast.numerics\n")
     with pytest.raises(ValueError, match=r"walk.py:1: write 'from nerve_fast import"):

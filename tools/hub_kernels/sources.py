@@ -1,6 +1,7 @@
 """The package's sources that the kernels need, as the kernel hub wants Python to be written."""
 
 import ast
+import re
 from pathlib import Path
 
 PACKAGE = "nerve_fast"
@@ -63,13 +64,13 @@ def rewritten(name: str, path: Path) -> str:
         lines[node.lineno - 1] = line.replace(f"from {node.module} import", relative, 1)
     for node in sorted(_strict_keywords(tree), key=lambda node: -node.lineno):
         line = lines[node.lineno - 1]
-        lines[node.lineno - 1] = line.replace(", strict=True", "", 1)
+        lines[node.lineno - 1] = re.sub(r", strict=(True|False)", "", line, count=1)
     at = tree.body[0].end_lineno if ast.get_docstring(tree) is not None else 0
     lines.insert(at, "\nfrom __future__ import annotations\n")
     text = "".join(lines)
     left = ast.parse(text, feature_version=(3, 9))
     if _strict_keywords(left):
-        raise SyntaxError(f"{path}: zip(…, strict=True) must stand in one line")
+        raise SyntaxError(f"{path}: zip(…, strict=…) must stand in one line")
     return text
 
 
