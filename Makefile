@@ -13,6 +13,7 @@ real: $(READY)
 	$(BIN)/python examples/real/weights.py
 	$(BIN)/python examples/real/photographs.py
 	$(BIN)/python examples/real/page.py
+	$(BIN)/python examples/real/front.py
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
