@@ -195,7 +195,7 @@ def tuning_key(name: str, x: Tensor, tokens: int, **shape: int) -> str:
 
 @functools.cache
 def device_name(device: torch.device) -> str:
-    """What tells one model of GPU from another."""
+    """Return the name that tells one model of GPU from another."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 

@@ -69,7 +69,7 @@ def target_of(device: torch.device) -> str:
 
 
 def multiprocessors(device: torch.device) -> int:
-    """How many programs run side by side at least; an H200's number where there is no GPU."""
+    """Return how many programs run side by side; an H200's number where there is no GPU."""
     if device.type != "cuda":
         return 132
     return torch.cuda.get_device_properties(device).multi_processor_count

@@ -41,7 +41,7 @@ def launches(target: str, dtype: torch.dtype, quick: bool = False) -> list[Launc
 
 
 def _all_candidates(name: str, target: str, dtype: torch.dtype) -> tuple[Config, ...]:
-    """Those that fit Stable Diffusion 2's finest layer."""
+    """Return all candidates that fit Stable Diffusion 2's finest layer."""
     heads, head_dim, _ = SHAPES[0]
     shape = {
         "head_entropy": {"kept": head_dim},

@@ -84,12 +84,12 @@ class Operands:
 
     @property
     def cell(self) -> int:
-        """Tokens of a whole cell of the coarser grid."""
+        """The number of tokens of a whole cell of the coarser grid."""
         return self.config.global_stride**2
 
     @property
     def channels(self) -> int:
-        """Channels of the packed heads."""
+        """The number of channels of the packed heads."""
         return self.packed_q.shape[-1]
 
     def pooled(self, x: Tensor) -> Tensor:
@@ -251,5 +251,5 @@ def label_block(labels: int, dtype: torch.dtype) -> int:
 
 
 def _name(kernel) -> str:
-    """As :data:`~nerve_fast.kernels.configs.CANDIDATES` has it."""
+    """Return the kernel's name as :data:`~nerve_fast.kernels.configs.CANDIDATES` has it."""
     return kernel.__name__.removesuffix("_kernel")

@@ -21,7 +21,7 @@ def remember(weights: Tensor, largest_sum: float) -> Tensor:
 
 
 def known_sum(weights: Tensor) -> float | None:
-    """What no sum over heads exceeds, or ``None`` where nobody has looked yet."""
+    """Return a bound on the sum over heads, or ``None`` where it is not known yet."""
     largest_sum, version = getattr(weights, _KNOWN, (None, None))
     return largest_sum if version == _version(weights) else None
 

@@ -44,7 +44,7 @@ def compiled_reference(setting, q, k, weights):
 
 
 def one_product(setting, q, k, weights):
-    """What a careful user of PyTorch would write, compiled."""
+    """The code that a careful user of PyTorch would write, compiled."""
 
     def product(q, k, w):
         q_hat = w[:, None, None] * normalize(q.float(), dim=-1)

@@ -25,7 +25,7 @@ from nerve_fast.normalization import NORMALIZATIONS
 
 
 def true_walk(setting, q, k, prior, weights=None):
-    """In float64: the reference, where that takes too long the blocked backend with its ``S``."""
+    """Return the walk in float64, by the blocked backend where the reference is too slow."""
     q, k, prior = q.double(), k.double(), prior.double()
     weights = weights if weights is None else weights.double()
     if setting.tokens <= REFERENCED:

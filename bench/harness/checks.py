@@ -74,7 +74,7 @@ def all_errors(shares: list[tuple], on_gpu: bool, alone: bool) -> Iterator[tuple
 def errors_of(
     dtype: torch.dtype, shape: tuple[int, int, tuple[int, int], int]
 ) -> list[tuple[str, float, str]]:
-    """What was checked for one dtype and shape ``(H, D, grid, K)``, and how far it was off."""
+    """Return the checks of one dtype and shape ``(H, D, grid, K)`` and their errors."""
     heads, head_dim, grid, labels = shape
     on_gpu = torch.cuda.is_available()
     setting = Setting(

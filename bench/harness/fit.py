@@ -28,7 +28,7 @@ BACKENDS = ("blocked", "reference")
 
 
 def work_of(row: Row) -> Work:
-    """What the walk of a row had to do."""
+    """Return the work of the walk that a row measured."""
     setting = Setting(**row.setting)
     problem = Problem(
         batch=1,

@@ -14,7 +14,7 @@ CHANNELS, LABELS = 320, 21
 
 @dataclasses.dataclass(frozen=True)
 class Floor:
-    """What one call cannot do without.
+    """The operations and bytes that one call cannot do without.
 
     Attributes:
         operations: of products.
@@ -79,7 +79,7 @@ def factorized_step(
 def walk(
     normalization: str, steps: int, tokens: int, channels: int, labels: int, itemsize: int
 ) -> list[Floor]:
-    """Of each exact route, head weights given."""
+    """Return the floors of each exact route, head weights given."""
     dense = cosine_affinity(tokens, channels, itemsize)
     dense += dense_step(tokens, labels, itemsize, itemsize) * steps
     found = [dense, streaming_step(tokens, channels, labels, itemsize) * steps]

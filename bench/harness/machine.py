@@ -76,7 +76,7 @@ class Machine:
         }
 
     def ceilings(self) -> dict:
-        """What :meth:`measure_ceilings` found."""
+        """The ceilings that :meth:`measure_ceilings` found."""
         return {
             "bandwidth": self.bandwidth,
             "cache_bandwidth": self.cache_bandwidth,

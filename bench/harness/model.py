@@ -56,7 +56,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """Of one kernel: seconds in all, and of each resource alone."""
+    """The predicted time of one kernel: seconds in all, and of each resource alone."""
 
     kernel: str
     seconds: float
@@ -206,7 +206,7 @@ def launches(target: str, setting: Setting) -> list[launch.Launch]:
 
 
 def predictions(target: str, setting: Setting, kernels: list[str]) -> Iterator[Prediction | str]:
-    """Of each kernel, compiled for ``target``; or what there is to say instead."""
+    """Predict each kernel as compiled for ``target``, or say why there is no prediction."""
     for one in launches(target, setting):
         name = one.kernel.__name__.removesuffix("_kernel")
         if kernels and name not in kernels:

@@ -106,7 +106,7 @@ def bench(
 
 
 def results_folder() -> Path:
-    """In a checkout that of the report, elsewhere the folder we are in."""
+    """Return the report's folder in a checkout, elsewhere the working directory."""
     return FOLDER if (FOLDER.parents[1] / "setup.py").exists() else Path.cwd()
 
 

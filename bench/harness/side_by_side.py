@@ -67,7 +67,7 @@ class _Worker:
         theirs.close()
 
     def ask(self, share: tuple, deadline: float) -> tuple[object, str]:
-        """What the function returned, and what went wrong."""
+        """Return the result of the function and the error, if any."""
         left = deadline - time.monotonic()
         if left <= 0:
             return None, "TimeoutError: there was no time left to start it"

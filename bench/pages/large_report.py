@@ -131,7 +131,7 @@ def bars(jobs: dict) -> list[Judged]:
 
 
 def reasons(jobs: dict, judged: list[Judged]) -> list[str]:
-    """Of bars that are missed why, as far as it is known."""
+    """Return the reasons why bars are missed, as far as they are known."""
     steps, turns = jobs["full size 512, softmax"]["steps"], jobs["fast against reference"]
     networks = sum(
         seconds for name, seconds in steps.items() if name not in ("all", *AFTER_NETWORKS)

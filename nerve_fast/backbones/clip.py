@@ -203,7 +203,7 @@ class CLIPBackbone:
             )
 
     def _state(self) -> tuple:
-        """What tells cheaply that embeddings in memory are no longer those of this model."""
+        """Return a cheap fingerprint that changes when cached embeddings are out of date."""
         weights = itertools.chain(
             self.model.text_model.parameters(), self.model.text_projection.parameters()
         )

@@ -140,12 +140,12 @@ class DiffusionBackbone:
 
     @property
     def device(self) -> torch.device:
-        """Where both networks are."""
+        """The device of both networks."""
         return self.unet.device
 
     @property
     def dtype(self) -> torch.dtype:
-        """What both networks compute in."""
+        """The dtype in which both networks compute."""
         return self.unet.dtype
 
     @property

@@ -116,7 +116,7 @@ class Layout:
         )
 
     def needed(self, names: Collection[str]) -> list[str]:
-        """Those of a repository's files that loading reads; of weights in many formats, one."""
+        """Select the files of a repository that loading reads; of weights in many formats, one."""
         folders = {str(PurePosixPath(name).parent) for wanted in self.required() for name in wanted}
         described = {
             name

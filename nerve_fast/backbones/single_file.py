@@ -220,5 +220,5 @@ def _first(weights: dict[str, Any], pattern: str) -> Tensor:
 
 
 def _numbers(weights: dict[str, Any], pattern: str) -> int:
-    """How many weights have a name of this pattern."""
+    """Count the weights whose name has this pattern."""
     return sum(bool(re.fullmatch(pattern, name)) for name in weights)

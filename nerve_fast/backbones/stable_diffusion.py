@@ -30,7 +30,7 @@ LAYOUT = Layout(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Networks:
-    """What is used of a Stable Diffusion, on the CPU.
+    """The parts of a Stable Diffusion that the graph needs, on the CPU.
 
     Attributes:
         vae, unet: the networks.

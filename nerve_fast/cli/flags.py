@@ -256,7 +256,7 @@ def add_config(command) -> None:
 
 
 def reader_of(kind: type) -> Callable[[str], object]:
-    """What makes a value of a field's type of a flag's text: ``none`` where it may be ``None``."""
+    """Return a parser from a flag's text to a field's type; ``none`` where it may be ``None``."""
     members = typing.get_args(kind)
     if type(None) not in members:
         return kind

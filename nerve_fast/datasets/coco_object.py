@@ -82,12 +82,12 @@ def _is_done(path: Path, source: str) -> bool:
 
 
 def _of_instances(root: Path) -> dict[str, Callable[[], np.ndarray]]:
-    """What draws the ``(H, W)`` uint8 label map of each image."""
+    """Return a function that draws the ``(H, W)`` uint8 label map of an image."""
     return drawings(root / "annotations" / "instances_val2017.json")
 
 
 def _of_stuff(root: Path) -> dict[str, Callable[[], np.ndarray]]:
-    """What draws the ``(H, W)`` uint8 label map of each image."""
+    """Return a function that draws the ``(H, W)`` uint8 label map of an image."""
     folder, ending = root / LAYOUTS["coco-stuff"].masks, LAYOUTS["coco-stuff"].endings[1]
     paths = sorted(folder.glob(f"*{ending}"))
     if not paths:

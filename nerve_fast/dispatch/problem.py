@@ -73,7 +73,7 @@ class Problem:
 
     @property
     def radius(self) -> int:
-        """Of the local window, as far as the grid reaches."""
+        """The radius of the local window, clipped to the grid."""
         return clipped_radius(self.config.radius, self.sides)
 
     @property

@@ -132,7 +132,7 @@ def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResul
 
 
 def nothing_done(folder: Path) -> str:
-    """Whose the figures are where all images were there, and no model was loaded."""
+    """Describe the models of a record that needed no further image, without loading them."""
     path = folder / "run.json"
     run = record.read_run(folder)
     begun = datetime.date.fromtimestamp(path.stat().st_mtime)
@@ -143,7 +143,7 @@ def nothing_done(folder: Path) -> str:
 
 
 def compared(prediction: torch.Tensor, truth: torch.Tensor, classes: int) -> record.Counts:
-    """What is kept of an image."""
+    """Return the part of an image's result that a comparison keeps."""
     return (
         confusion_matrix(prediction, truth, classes, unlabelled=True),
         boundary_counts(prediction, truth, classes),

@@ -30,7 +30,7 @@ def made(folder: Path) -> dict[str, str | None]:
 
 
 def claim(folder: Path, names: Iterable[str]) -> None:
-    """Put files in the list before they are written.
+    """Add files to the list before they are written.
 
     Raises:
         InputError: one is there that no run made, or is a symbolic link; or the list cannot be

@@ -81,7 +81,7 @@ def _changed(settings, names: Sequence[str] | None = None) -> list[str]:
 
 
 def refiner_arguments(asked: MethodSettings, refiner: str, dataset: str) -> dict:
-    """What a refiner is made with on a data set."""
+    """Return the arguments of a refiner on a data set."""
     return {
         "walk": {"config": asked.config, "backend": asked.models.backend},
         "iseg": iseg_of(dataset),

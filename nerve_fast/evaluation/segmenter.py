@@ -91,7 +91,7 @@ class Segmenter:
 
 
 def prior_of(settings: Settings) -> PriorConfig:
-    """What the settings say of the prior.
+    """Return the prior that the settings describe.
 
     Raises:
         InputError: a value is out of its range.

@@ -220,7 +220,7 @@ def sample_bytes(image: Image.Image) -> int:
 
 
 def raw_mode(image: Image.Image) -> str:
-    """How the samples of an undecoded image lie in its file, in Pillow's words, or ``""``."""
+    """Return Pillow's raw mode of an image that is not decoded yet, or ``""``."""
     tile = image.tile[0] if isinstance(image, ImageFile) and image.tile else None
     arguments = tile[3] if tile else None
     mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments

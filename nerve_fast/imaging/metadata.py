@@ -30,7 +30,7 @@ PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 
 
 def turning(image: Image.Image, name: str) -> Image.Transpose | None:
-    """What turns a decoded image upright by its EXIF orientation; nothing where that is damaged."""
+    """Return the transposition that an EXIF orientation asks for; ``None`` where it is damaged."""
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # Damaged metadata raises every kind of exception.

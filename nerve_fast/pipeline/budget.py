@@ -198,7 +198,7 @@ class Request:
         return "give it more memory, or fewer labels"
 
     def _plans(self, budget: int, narrow: bool) -> Iterator[EncodePlan | CallPlan]:
-        """From the fastest to the one that takes least.
+        """Iterate over plans, from the fastest to the one with the least memory.
 
         Only where ``narrow`` may features be kept in fewer bits than the networks': what comes out
         should not depend on the memory that happens to be free.

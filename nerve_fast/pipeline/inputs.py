@@ -86,7 +86,7 @@ def check_names(images: Sequence[Path], folder: Path) -> None:
 
 
 def fail(failed: MutableMapping[Path, str], path: Path, reason: str) -> None:
-    """Put an image in ``failed`` and log why."""
+    """Add an image to ``failed`` and log why."""
     failed[path] = reason
     logger.error("%s", reason)
 

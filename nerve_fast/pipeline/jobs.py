@@ -53,17 +53,17 @@ class Job:
     seeds: Seeds | None
 
     def labels(self, call: Call) -> tuple[str, ...]:
-        """Those of the words, then those that only the seeds have."""
+        """Return the labels of the words, then those that only the seeds have."""
         return tuple(dict.fromkeys((*call.words, *(self.seeds.labels if self.seeds else ()))))
 
     def kind(self):
-        """What images that are worked on together have in common."""
+        """Return the key that images of one batch share."""
         size = None if self.features else self.image.size
         return size, self.seeds and self.seeds.labels
 
 
 def per_image(images: int, alone: bool, **seeds) -> list[dict]:
-    """Of each image its points, boxes and scribbles, by these names."""
+    """Return the points, boxes and scribbles of each image, by these names."""
     for name, given in seeds.items():
         if given is None or alone:
             continue

@@ -35,7 +35,7 @@ def model_sources(
 def device_and_dtype(
     device: str | torch.device | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype]:
-    """What the networks run on and in; ``None`` is the best there is, and what suits it."""
+    """Return the device and dtype of the networks; ``None`` is the best there is."""
     device = pick_device(device)
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype is {dtype!r}; expected a torch.dtype such as torch.float16")

@@ -31,7 +31,7 @@ def stamped(png: bytes, made: dict) -> bytes:
 
 
 def stamp_of(path: Path) -> dict | None:
-    """What :func:`stamped` noted in a PNG; ``None`` where the file is not what was written."""
+    """Read what :func:`stamped` noted in a PNG; ``None`` where the file was changed since."""
     try:
         data = path.read_bytes()
         start = data.rindex(b"tEXt" + _KEYWORD) - 4
@@ -79,7 +79,7 @@ def settings_digest(asked, device: torch.device | str | None) -> str:
 
 
 def _state_of(source: str | os.PathLike | None) -> list:
-    """What identifies a model without loading it: its files in a folder, its revision of a hub."""
+    """Identify a model without loading it: by its files in a folder, or its revision on a hub."""
     if source is None:
         return []
     folder = Path(source)

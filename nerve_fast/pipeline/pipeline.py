@@ -377,7 +377,7 @@ class NervePipeline:
             )
 
     def _begin(self, plan: EncodePlan) -> None:
-        """Before work of another size than the last: what that left on the heap rarely fits it."""
+        """Return freed heap memory to the system before work of another size than the last."""
         if plan.size != self._size:
             self._size = plan.size
             give_back()
@@ -472,7 +472,7 @@ class NervePipeline:
 
 
 def _advance(bar: tqdm) -> Callable[..., None]:
-    """What moves a bar on, by 1 or by a number."""
+    """Return the function that advances a bar by 1 or by a number."""
 
     def advance(number: int = 1) -> None:
         bar.update(number)

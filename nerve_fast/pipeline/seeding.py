@@ -62,7 +62,7 @@ class SeedSettings:
         return {"points": points, "boxes": self.boxes, "scribbles": scribbles}
 
     def to_dict(self) -> dict:
-        """What results depend on, fit for JSON."""
+        """Return everything that results depend on, for JSON."""
         mask = None
         if self.scribbles is not None and Path(self.scribbles).is_file():
             mask = file_digest(Path(self.scribbles))

@@ -178,7 +178,7 @@ def to_labels(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 @contextlib.contextmanager
 def _beside(device: torch.device) -> Iterator[None]:
-    """On a GPU: on a stream of its own, so that what follows need not wait for it."""
+    """Run on a stream of its own on a GPU, so that later work does not wait for it."""
     if device.type != "cuda":
         yield
         return

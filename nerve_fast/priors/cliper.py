@@ -12,7 +12,7 @@ from nerve_fast.priors.registry import Windows, registered
 
 
 def _memory(windows: Windows) -> int:
-    """What every layer takes, and five maps of all heads at a time."""
+    """Return the bytes of one layer and of five maps of all heads."""
     vision = windows.clip.model.config.vision_config
     maps = 20 * windows.count * vision.num_attention_heads * (1 + windows.patches) ** 2
     return 2 * vision.num_hidden_layers * windows.hidden + maps

@@ -224,7 +224,7 @@ def check_finite(values: Tensor) -> None:
 
 
 def read_out_of(config: PriorConfig, backbone: CLIPBackbone) -> ReadOut:
-    """What stands in for CLIP's encoder; the proxy of a method that has one is loaded, once.
+    """Return the read-out of a method; the proxy of a method that has one is loaded once.
 
     Raises:
         InputError: the proxy is not available.

@@ -29,7 +29,7 @@ class Windows:
 
     @property
     def patches(self) -> int:
-        """Of a window."""
+        """The number of patches of a window."""
         return math.prod(self.view.window) // self.clip.patch**2
 
     @property

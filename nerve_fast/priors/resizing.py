@@ -36,7 +36,7 @@ def opencv_bilinear(image: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _neighbours(length: int, wanted: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each of the wanted places the pixels on its two sides, and their weights of 2048."""
+    """Return the pixels on the two sides of each place, and their weights out of 2048."""
     place = ((np.arange(wanted) + 0.5) * (1 / (wanted / length)) - 0.5).astype(np.float32)
     first = np.floor(place)
     share = place - first

@@ -1,1 +1,1 @@
-"""What several rooms need and none owns: files, processes, labels, units, provenance."""
+"""Helpers that several rooms need: files, processes, labels, units, provenance."""

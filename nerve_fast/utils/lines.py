@@ -61,7 +61,7 @@ def read_lines(path: Path, take: Callable[[dict], None]) -> None:
 
 
 def read_json(path: Path, *, advice: str = "") -> Any:
-    """What a file of JSON holds.
+    """Return the content of a JSON file.
 
     Args:
         path: the file, in UTF-8.

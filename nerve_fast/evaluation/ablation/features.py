@@ -31,7 +31,7 @@ HEADER = 1024
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Features:
-    """Of one image.
+    """The features of one image.
 
     Attributes:
         prior: ``(K, h, w)`` float32, the prior ``G`` on the graph's tokens.
@@ -182,7 +182,7 @@ class FeatureCache:
 
 
 def _size(path: Path) -> int:
-    """In bytes; 0 of a file that is not there, or not any more."""
+    """Return the size in bytes; 0 where the file does not exist, or no longer."""
     try:
         return path.stat().st_size
     except OSError:
