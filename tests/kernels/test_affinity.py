@@ -78,8 +78,8 @@ def test_addresses_that_are_not_aligned_get_the_narrow_variant(monkeypatch, dtyp
             assert (one.arguments["UNIT"] == 1) == bool(first)
 
 
-@pytest.mark.parametrize("radius", [1, 2, 3, 4])
-@pytest.mark.parametrize("grid", [(1, 1), (1, 70), (70, 1), (7, 11), (3, 50)])
+@pytest.mark.parametrize("radius", [1, 2, 4])
+@pytest.mark.parametrize("grid", [(1, 1), (1, 40), (40, 1), (7, 11), (3, 25)])
 def test_local_affinity(make_qk, make_prior, device, dtype, grid, radius):
     q, k = make_qk(2, grid[0] * grid[1], 40, dtype=dtype)
     w = make_prior(2)
