@@ -9,6 +9,7 @@ The same clusters serve every backend and dtype: they are found here, in float32
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +35,26 @@ COLUMNS = 32
 CPU_BLOCK_BYTES = 4 << 20
 GPU_BLOCK_BYTES = 256 << 20
 """Distances to all centres of so many tokens are computed at a time, by device."""
+
+
+class ClusterError(NamedTuple):
+    """How far ``S_global G`` with clusters is from that with all keys, on rows drawn at random.
+
+    Attributes:
+        relative: ``‖difference‖ / ‖with all keys‖``.
+        equal_labels: share of the rows whose likeliest label is the same.
+        rows: how many were drawn.
+    """
+
+    relative: float
+    equal_labels: float
+    rows: int
+
+    def __str__(self) -> str:
+        return (
+            f"the first step within {self.relative:.1e} of all keys', {self.equal_labels:.1%} of "
+            f"labels equal, on {self.rows} rows"
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -256,8 +256,8 @@ class Rows:
             numerators = self._numerators(self.q[rows], self.k, self.offsets[rows])
             self.kept.append(numerators.to(self.dtype))
 
-    def step(self, Y: Tensor) -> Tensor:
-        """``S_global Y``, ``(N, K)`` each."""
+    def step(self, Y: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """``S_global Y``, ``(N, K)`` each; where ``Q̃`` has some ``tokens`` alone, of those."""
         # The row sums are one more column of the product.
         values = torch.cat([self.keys.sums(Y), self.counts.to(Y.dtype)], dim=1)
 
@@ -270,7 +270,8 @@ class Rows:
         product = filled(values.new_empty(len(self.q), values.shape[1]), self.size, rows_of)
         total = product[:, -1:] if self.totals is None else self.totals
         empty = total <= self.floor
-        return torch.where(empty, Y, product[:, :-1] / total.masked_fill(empty, 1))
+        own = Y if tokens is None else Y[tokens]
+        return torch.where(empty, own, product[:, :-1] / total.masked_fill(empty, 1))
 
     def _product(self, q: Tensor, k: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
         total = values.new_zeros(())

@@ -120,10 +120,10 @@ def peak_memory(problem: Problem, backend: str, route: str, stored_rows: int = 0
     What ``return_steps`` asks for is not among them: each takes as much as the result, and twice
     that for a batch. Without a grid the bound is that of the grid which takes the most.
     """
-    return _walk_memory(problem, backend, route, stored_rows) + _cluster_memory(problem)
+    return _walk_memory(problem, backend, route, stored_rows) + cluster_memory(problem)
 
 
-def _cluster_memory(p: Problem) -> int:
+def cluster_memory(p: Problem) -> int:
     """Bytes of clusters and of finding them, for any backend."""
     if not p.clustered:
         return 0

@@ -41,7 +41,8 @@ def merged(A: Tensor, assignment: Tensor) -> Tensor:
     """Every column of ``A`` becomes the mean of the columns of its cluster.
 
     This is what clustered keys do to the walk, written for all tokens: as ``A`` is linear in the
-    keys, ``A'_ic`` is that of the cluster's mean, and ``Σ_j f(A'_ij) Y_j = Σ_c f(A'_ic) Σ_{j∈c} Y_j``.
+    keys, ``A'_ic`` is that of the cluster's mean, and the walk takes
+    ``Σ_j f(A'_ij) Y_j = Σ_c f(A'_ic) Σ_{j∈c} Y_j``.
 
     Args:
         A: ``(…, N, N)``.
@@ -62,9 +63,9 @@ def transition(
 
     .. math:: S = \beta S_{global} + (1 - \beta) S_{local}
 
-    ``S_global`` takes all columns of ``A``, in ``clusters`` if there are any; ``S_local`` those in the window, and ``ε_self`` as it
-    is on the diagonal. Each row sums to 1; with a signed rule such as ``l1`` the absolute values of
-    either part do.
+    ``S_global`` takes all columns of ``A``, in ``clusters`` if there are any; ``S_local`` those in
+    the window, and ``ε_self`` as it is on the diagonal. Each row sums to 1; with a signed rule such
+    as ``l1`` the absolute values of either part do.
     """
     rule, temperature = config.rule, config.temperature
     A_global = A if clusters is None else merged(A, clusters.assignment)
