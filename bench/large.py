@@ -10,11 +10,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nerve_fast.bench.cases import large
+from nerve_fast.bench.cases import keys, large
 from nerve_fast.bench.harness.isolated import isolated
 from nerve_fast.bench.harness.machine import Machine
 from nerve_fast.bench.pages.large_report import FOLDER, PICTURES, render
-from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.files import cache_folder, written_whole
 
 
 def main() -> int:
@@ -30,6 +30,8 @@ def main() -> int:
         else {"jobs": {}, "commits": {}}
     )
     about = machine.describe()
+    dino = cache_folder() / "real" / "dinov2-small"
+    photograph = cache_folder() / "real" / "photographs" / "astronaut.png"
     document["machine"] = about
     with tempfile.TemporaryDirectory(prefix="nerve-fast-large-") as folder:
         scenes = {side: f"{folder}/{side}.png" for side in (512, 1024, 4096)}
@@ -37,7 +39,9 @@ def main() -> int:
         jobs = {
             "large shift": (large.large, scenes[4096], "shift", None),
             "large softmax": (large.large, scenes[4096], "softmax", str(PICTURES / "large.png")),
-            "strides": (large.strides, scenes[1024]),
+            "keys, scene": (keys.on_scene, scenes[1024]),
+            "keys, photograph": (keys.on_photograph, str(photograph), str(dino), 3584),
+            "growth": (keys.growth, 256, 1024),
             "entropy rows": (large.rows_of_entropy, scenes[512]),
             "full size 2048": (large.full_size, 2048, "shift"),
             "full size 512": (large.full_size, 512, "shift"),
@@ -50,6 +54,9 @@ def main() -> int:
         }
         for name, (job, *arguments) in jobs.items():
             if options.only and name not in options.only:
+                continue
+            if str(dino) in arguments and not (dino.exists() and photograph.exists()):
+                print(f"{name}: left out, as {dino} and {photograph} come with `make real`")
                 continue
             for side, file in scenes.items():
                 if file in arguments and not Path(file).exists():

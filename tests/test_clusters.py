@@ -231,6 +231,8 @@ def test_given_clusters_are_walked_on(make_qk, make_prior, generator):
     expected = reference.random_walk(q, k, G, GRID, config, weights, clusters=own).probabilities
     torch.testing.assert_close(out, expected)
     assert relative_error(nf.random_walk(q, k, G, GRID, config, head_weights=weights), out) > 1e-4
+    with pytest.raises(nf.InputError, match="clusters holds 13 of them; expected .* is 12"):
+        walked(q, k, G, GRID, config.replace(global_keys=12), **options)
 
 
 def test_nothing_is_clustered_where_nothing_moves_globally(make_qk, make_prior, monkeypatch):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from nerve_fast.bench.harness.words import bytes_in_words, seconds_in_words
 from nerve_fast.bench.pages.bars import Judged
-from nerve_fast.config import TOKEN_BUDGET
+from nerve_fast.config import GLOBAL_KEYS
 from nerve_fast.utils.files import written_whole
 
 ROOT = Path(__file__).parents[2]
@@ -14,6 +14,11 @@ PICTURES = ROOT / "docs" / "plots"
 README = ROOT / "README.md"
 OPENS = "<!-- large: written by `python -m bench.large` -->\n"
 CLOSES = "<!-- large: as far as here -->"
+KEYS = {
+    "scene": "a tiny scene, with words",
+    "photograph": "a photograph in DINOv2-S/14's features, with clicks",
+}
+"""Of the jobs that compare ways of grouping keys."""
 GRAPH_STAGE = ("entropy", "walk")
 AFTER_NETWORKS = (*GRAPH_STAGE, "resampling")
 """Steps of the pipeline that no network takes; which networks there are depends on the graph."""
@@ -27,7 +32,7 @@ def render(document: dict) -> list[Judged]:
     with_part = within_readme(README.read_text(encoding="utf-8"), document)
     with written_whole(README) as path:
         path.write_text(with_part, encoding="utf-8")
-    _plot(document["jobs"]["strides"])
+    _plot(document["jobs"])
     return judged
 
 
@@ -37,7 +42,6 @@ def within_readme(text: str, document: dict) -> str:
     _, after = rest.split(CLOSES)
     jobs, machine = document["jobs"], document["machine"]
     shift, softmax = (jobs[f"large {name}"] for name in ("shift", "softmax"))
-    stride = softmax["stride"]
     part = (
         "\n![a scene of 4096 × 4096 pixels, its labels, and a part of them]"
         "(docs/plots/large.png)\n\n"
@@ -45,8 +49,8 @@ def within_readme(text: str, document: dict) -> str:
         f"{machine['device']} with {machine['threads']} threads: {in_minutes(shift['seconds'])} "
         f"and {bytes_in_words(shift['process'])} (the whole process) with `shift`; "
         f"{in_minutes(softmax['seconds'])} and {bytes_in_words(softmax['process'])} with the "
-        f"default normalisation, whose keys are pooled {stride} × {stride}. The picture is the "
-        "latter's.\n\n"
+        f"default normalisation, whose keys are in {softmax['keys']:,} clusters. The picture is "
+        "the latter's.\n\n"
     )
     return before + OPENS + part + CLOSES + after
 
@@ -63,26 +67,20 @@ def bars(jobs: dict) -> list[Judged]:
         return sum(steps.get(name, 0) for name in GRAPH_STAGE) / steps["all"]
 
     shift, softmax = jobs["large shift"], jobs["large softmax"]
-    strides = {row["stride"]: row for row in jobs["strides"]}
-    tokens = strides[1]["tokens"]
-    # What the default picks at that size; at 4096 × 4096 it picks a longer one.
-    picked = min(s for s in strides if tokens / s**2 <= TOKEN_BUDGET)
+    small, large = sorted(map(int, jobs["growth"]))
     turns, hundred, seams = jobs["fast against reference"], jobs["hundred"], jobs["seams"]
     memory = {name: jobs[f"memory, {name}"]["process"] for name in ("fast", "reference")}
     found = [
         ("tiny, 4096², shift: GB resident", shift["process"] / 1e9, "<=", 6),
         ("tiny, 4096², shift, no key pooled: minutes", shift["seconds"] / 60, "<=", 3),
         ("tiny, 4096², default: GB resident", softmax["process"] / 1e9, "<=", 6),
-        ("tiny, 4096², default: minutes", softmax["seconds"] / 60, "<=", 10),
-        *(
-            (
-                f"labels with stride {stride}, picked at {size}, that are those with 1, "
-                f"{tokens:,} tokens: share",
-                strides[stride]["agreement"],
-                ">=",
-                0.98,
-            )
-            for stride, size in ((picked, "this size"), (softmax["stride"], "4096²"))
+        ("tiny, 4096², default: minutes", softmax["seconds"] / 60, "<=", 3),
+        *(bar for name, what in KEYS.items() for bar in bars_of_keys(jobs[f"keys, {name}"], what)),
+        (
+            f"a walk at {large:,} tokens: times one at {small:,}",
+            jobs["growth"][str(large)] / jobs["growth"][str(small)],
+            "<=",
+            20,
         ),
         (
             "SD 2.1 + ViT-L/14, bfloat16, 2048²: GB resident",
@@ -130,6 +128,19 @@ def bars(jobs: dict) -> list[Judged]:
     ]
 
 
+def bars_of_keys(job: dict, what: str) -> list[tuple]:
+    """Those of clusters beside all keys on one image."""
+    every = job["rows"][0]
+    (row,) = (
+        row for row in job["rows"] if (row["grouping"], row["keys"]) == ("clusters", GLOBAL_KEYS)
+    )
+    said = f"{GLOBAL_KEYS:,} clusters, {job['tokens']:,} tokens of {what}"
+    return [
+        (f"{said}: share of labels that are those with all keys", row["agreement"], ">=", 0.985),
+        (f"{said}: times faster than all keys", every["seconds"] / row["seconds"], ">=", 40),
+    ]
+
+
 def reasons(jobs: dict, judged: list[Judged]) -> list[str]:
     """Return the reasons why bars are missed, as far as they are known."""
     steps, turns = jobs["full size 512, softmax"]["steps"], jobs["fast against reference"]
@@ -137,7 +148,6 @@ def reasons(jobs: dict, judged: list[Judged]) -> list[str]:
         seconds for name, seconds in steps.items() if name not in ("all", *AFTER_NETWORKS)
     )
     known = {
-        "labels with stride": "a cell of that stride is as large as the objects of these scenes.",
         "the same, 512²: times faster": "the networks are the same in both and take "
         f"{seconds_in_words(networks)}; with no graph stage at all it would be "
         f"{turns['seconds']['reference'] / networks:.3g}.",
@@ -180,25 +190,20 @@ def page(document: dict, judged: list[Judged]) -> str:
         "",
         "![image, labels, and a part of them](plots/large.png)",
         "",
-        "## Keys pooled on a coarser grid",
+        "## Fewer keys",
         "",
-        "The default normalisation on one image, all tokens as queries; distance is that of the "
-        "walked prior from that of stride 1, relative. Head entropies are from 1024 rows in all.",
-        "",
-        "| tokens | stride | time | distance | equal labels |",
-        "|---|---|---|---|---|",
+        "The default normalisation, all tokens as queries, with keys grouped by what they are "
+        "(clusters, as the package does) and by where they lie (cells of 2 × 2, 4 × 4, … tokens, "
+        "here for comparison alone). Distance is that of the walked prior from that with all keys, "
+        "relative; times are of grouping and walk, in one process. Head entropies are from 1024 "
+        "rows in all.",
     ]
-    lines += [
-        f"| {row['tokens']:,} | {row['stride']} | {seconds_in_words(row['seconds'])} | "
-        f"{row['error']:.2g} | {row['agreement']:.2%} |"
-        for row in jobs["strides"]
-    ]
+    for name, what in KEYS.items():
+        lines += keys_table(jobs[f"keys, {name}"], what)
     rows = jobs["entropy rows"]
     lines += [
         "",
-        "A cell of the longer strides is as large as the objects of these scenes.",
-        "",
-        "![distance against stride](plots/strides.png)",
+        "![distance against keys](plots/keys.png)",
         "",
         f"Head entropies from 1024 rows of {rows['tokens']:,}: {rows['agreement']:.3%} of labels "
         "are those with all rows.",
@@ -243,27 +248,46 @@ def page(document: dict, judged: list[Judged]) -> str:
     return "\n".join(lines)
 
 
-def _plot(rows: list[dict]) -> None:
+def keys_table(job: dict, what: str) -> list[str]:
+    """Keys, grouping, time, distance and equal labels on one image."""
+    lines = [
+        "",
+        f"{job['tokens']:,} tokens of {what}:",
+        "",
+        "| | keys | time | distance | equal labels |",
+        "|---|---|---|---|---|",
+    ]
+    for row in job["rows"]:
+        off = f"{row['error']:.2g} | {row['agreement']:.2%}" if "error" in row else "|"
+        seconds = seconds_in_words(row["seconds"])
+        lines.append(f"| {row['grouping']} | {row['keys']:,} | {seconds} | {off} |")
+    return lines
+
+
+def _plot(jobs: dict) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    strides = [row["stride"] for row in rows]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    left.plot(strides, [100 * (1 - row["agreement"]) for row in rows], marker="o")
-    left.axhline(2, color="#7f7f7f", linestyle="--", label="bar")
-    left.set_ylabel("labels that change, %")
-    left.legend()
-    right.plot(strides, [row["seconds"] for row in rows], marker="o")
-    right.set_ylabel("seconds, networks included")
-    for axis in (left, right):
+    figure, axes = plt.subplots(1, len(KEYS), figsize=(9, 3.5), layout="constrained")
+    for axis, (name, what) in zip(axes, KEYS.items(), strict=True):
+        for grouping in ("cells", "clusters"):
+            rows = [row for row in jobs[f"keys, {name}"]["rows"] if row["grouping"] == grouping]
+            rows.sort(key=lambda row: row["keys"])
+            axis.plot(
+                [row["keys"] for row in rows],
+                [row["error"] for row in rows],
+                marker="o",
+                label=grouping,
+            )
         axis.set_xscale("log", base=2)
-        axis.set_xticks(strides, strides)
-        axis.set_xlabel("global_stride, tokens")
-        axis.set_ylim(bottom=0)
+        axis.set_yscale("log")
+        axis.set_xlabel("keys")
+        axis.set_ylabel("distance from all keys, relative")
+        axis.set_title(what, fontsize=9)
         axis.grid(alpha=0.3)
-    figure.suptitle(f"Pooled keys against all of them, {rows[0]['tokens']:,} tokens", fontsize=11)
-    with written_whole(PICTURES / "strides.png") as path:
+        axis.legend()
+    with written_whole(PICTURES / "keys.png") as path:
         figure.savefig(path, dpi=110, metadata={"Software": None})
     plt.close(figure)

@@ -135,6 +135,11 @@ def walked(
         )
     else:
         dispatch.check_plan(plan, problem, requires_grad)
+    if clusters is not None and clusters.count != config.global_keys:
+        raise InputError(
+            f"clusters holds {clusters.count} of them; expected config.global_keys, which is "
+            f"{config.global_keys}"
+        )
     if clusters is None and problem.clustered and _moves(config, return_steps):
         head_weights, clusters = _clustered(plan.backend, q, k, prior, head_weights, config)
     # Windows that reach beyond the grid from every token would only be larger in memory.
