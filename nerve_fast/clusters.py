@@ -122,6 +122,9 @@ class Clusters:
 
 def _summed(x: Tensor, lengths: Tensor) -> Tensor:
     """Sums of consecutive rows, ``lengths`` of them each: no atomic adds, whose order varies."""
+    if x.device.type not in ("cpu", "cuda"):
+        # Torch has it for no other device.
+        return _summed(x.cpu(), lengths.cpu()).to(x.device)
     return torch.segment_reduce(x, "sum", lengths=lengths, axis=0, unsafe=True, initial=0)
 
 
