@@ -45,5 +45,5 @@ def cluster_error(
 
 def error_memory(heads: int, tokens: int, head_dim: int, labels: int, itemsize: int) -> int:
     """Bytes that :func:`cluster_error` takes beyond its inputs and the tiles of a walk, a bound."""
-    packed = tokens * heads * (2 * head_dim + 8)
+    packed = tokens * heads * (head_dim + 8)
     return itemsize * (packed + 4 * tokens * (labels + 1))

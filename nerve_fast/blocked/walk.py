@@ -91,16 +91,6 @@ def _walk_member(
     weight_sum = upcast(head_weights.detach()).sum().item()
     step: Callable[[Tensor], Tensor] | None = None
     S_local: Tensor | None = None
-    if config.beta > 0:
-        keys = Keys(packed_k, clusters)
-        dtype = product_dtype(q.dtype, q.device)
-        if route == "factorized":
-            step = _factorized(packed_q, keys, config.rule, dtype, weight_sum)
-        else:
-            rows = Rows(packed_q, keys, config, dtype, weight_sum)
-            if route == "dense":
-                rows.keep(stored_rows)
-            step = rows.step
     if config.beta < 1:
         S_local = stencil.transition(
             packed_local(packed_q, packed_k, grid, config.radius, config.self_affinity),
@@ -110,7 +100,19 @@ def _walk_member(
             config.temperature,
             weight_sum,
         )
-    del packed_q, packed_k
+    if config.beta > 0:
+        keys = Keys(packed_k, clusters)
+        # Of clusters only the means are kept, before the queries are taken once more.
+        del packed_k
+        dtype = product_dtype(q.dtype, q.device)
+        if route == "factorized":
+            step = _factorized(packed_q, keys, config.rule, dtype, weight_sum)
+        else:
+            rows = Rows(packed_q, keys, config, dtype, weight_sum)
+            if route == "dense":
+                rows.keep(stored_rows)
+            step = rows.step
+    del packed_q
 
     def advance(Y, source):
         moved: Tensor | float = 0

@@ -146,12 +146,12 @@ def _walk_memory(p: Problem, backend: str, route: str, stored_rows: int) -> int:
     stored = stored_rows * row_memory(p, backend)
     if backend == "triton":
         return p.batch * (stored + p.tokens * _kernel_bytes(p)) + KERNEL_WORKSPACE
-    copies = 2 * p.stored_itemsize(backend)
-    if route == "factorized" and not p.rule.signed:
-        # It makes no large product: what is packed is taken as it is.
-        copies = 0
-    # Of queries and keys: packed, one of them once more on the way, and as products take them.
-    packed = p.tokens * p.channels * (3 * p.itemsize + copies)
+    # Of queries and keys: packed, one of them once more on the way, and as products take them,
+    # which is as they are for products in the dtype of sums. Of clusters the means alone stay.
+    packed = (3 - p.clustered) * p.tokens * p.channels * p.itemsize
+    narrow = p.stored_itemsize(backend)
+    if narrow < p.itemsize and (route != "factorized" or p.rule.signed):
+        packed += (p.tokens + p.columns) * p.channels * narrow
     packed += 4 * p.tokens * p.heads * p.itemsize
     columns = 8 + 2 * p.batch
     if p.config.steps is None:

@@ -503,7 +503,8 @@ class NervePipeline:
                 logger.warning("%s", said)
                 return plan, clusters, errors
             logger.info("%s; twice as many are tried", said)
-            held = graph.q.nbytes + graph.k.nbytes
+            # Features that the caller brought are in no plan.
+            held = 0 if jobs[0].features else graph.q.nbytes + graph.k.nbytes
             more = dataclasses.replace(call, global_keys=min(2 * clusters.count, tokens))
             wider = self._planned(jobs, more, plan, held)
             plan = dataclasses.replace(wider, peak_memory=max(plan.peak_memory, wider.peak_memory))
