@@ -16,6 +16,9 @@ from nerve_fast.bench.harness.machine import Machine
 from nerve_fast.bench.pages.large_report import FOLDER, PICTURES, render
 from nerve_fast.utils.files import cache_folder, written_whole
 
+OPTIONAL = {"keys, photograph", "growth"}
+"""Jobs that the page can do without: the first needs files, the second many minutes."""
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.large", description=__doc__)
@@ -66,12 +69,14 @@ def main() -> int:
             print(f"{name}: {json.dumps(document['jobs'][name])}", flush=True)
             with written_whole(path) as temporary:
                 temporary.write_text(json.dumps(document, indent=1) + "\n")
-    if missing := [name for name in jobs if name not in document["jobs"]]:
+    missing = [name for name in jobs if name not in document["jobs"]]
+    if missing:
         print(f"not judged, as these have not run: {', '.join(missing)}")
+    if set(missing) - OPTIONAL:
         return 1
     judged = render(document)
     print("\n".join(map(str, judged)))
-    return 0 if all(bar.met for bar in judged) else 1
+    return 0 if not missing and all(bar.met for bar in judged) else 1
 
 
 if __name__ == "__main__":

@@ -67,7 +67,6 @@ def bars(jobs: dict) -> list[Judged]:
         return sum(steps.get(name, 0) for name in GRAPH_STAGE) / steps["all"]
 
     shift, softmax = jobs["large shift"], jobs["large softmax"]
-    small, large = sorted(map(int, jobs["growth"]))
     turns, hundred, seams = jobs["fast against reference"], jobs["hundred"], jobs["seams"]
     memory = {name: jobs[f"memory, {name}"]["process"] for name in ("fast", "reference")}
     found = [
@@ -75,13 +74,8 @@ def bars(jobs: dict) -> list[Judged]:
         ("tiny, 4096², shift, no key pooled: minutes", shift["seconds"] / 60, "<=", 3),
         ("tiny, 4096², default: GB resident", softmax["process"] / 1e9, "<=", 6),
         ("tiny, 4096², default: minutes", softmax["seconds"] / 60, "<=", 3),
-        *(bar for name, what in KEYS.items() for bar in bars_of_keys(jobs[f"keys, {name}"], what)),
-        (
-            f"a walk at {large:,} tokens: times one at {small:,}",
-            jobs["growth"][str(large)] / jobs["growth"][str(small)],
-            "<=",
-            20,
-        ),
+        *(bar for job, what in compared(jobs) for bar in bars_of_keys(job, what)),
+        *bars_of_growth(jobs.get("growth", {})),
         (
             "SD 2.1 + ViT-L/14, bfloat16, 2048²: GB resident",
             jobs["full size 2048"]["process"] / 1e9,
@@ -126,6 +120,21 @@ def bars(jobs: dict) -> list[Judged]:
         Judged(what, value, relation, bar, value >= bar if relation == ">=" else value <= bar)
         for what, value, relation, bar in found
     ]
+
+
+def compared(jobs: dict) -> list[tuple[dict, str]]:
+    """Jobs that compare ways of grouping keys, as far as they have run, and what they are on."""
+    named = ((jobs.get(f"keys, {name}"), what) for name, what in KEYS.items())
+    return [(job, what) for job, what in named if job]
+
+
+def bars_of_growth(seconds: dict) -> list[tuple]:
+    """That of walks at two numbers of tokens, where they have run."""
+    if not seconds:
+        return []
+    small, large = sorted(seconds, key=int)
+    what = f"a walk at {int(large):,} tokens: times one at {int(small):,}"
+    return [(what, seconds[large] / seconds[small], "<=", 20)]
 
 
 def bars_of_keys(job: dict, what: str) -> list[tuple]:
@@ -198,8 +207,8 @@ def page(document: dict, judged: list[Judged]) -> str:
         "relative; times are of grouping and walk, in one process. Head entropies are from 1024 "
         "rows in all.",
     ]
-    for name, what in KEYS.items():
-        lines += keys_table(jobs[f"keys, {name}"], what)
+    for job, what in compared(jobs):
+        lines += keys_table(job, what)
     rows = jobs["entropy rows"]
     lines += [
         "",
@@ -270,10 +279,13 @@ def _plot(jobs: dict) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(KEYS), figsize=(9, 3.5), layout="constrained")
-    for axis, (name, what) in zip(axes, KEYS.items(), strict=True):
+    found = compared(jobs)
+    figure, axes = plt.subplots(
+        1, len(found), figsize=(4.5 * len(found), 3.5), layout="constrained", squeeze=False
+    )
+    for axis, (job, what) in zip(axes[0], found, strict=True):
         for grouping in ("cells", "clusters"):
-            rows = [row for row in jobs[f"keys, {name}"]["rows"] if row["grouping"] == grouping]
+            rows = [row for row in job["rows"] if row["grouping"] == grouping]
             rows.sort(key=lambda row: row["keys"])
             axis.plot(
                 [row["keys"] for row in rows],
