@@ -210,15 +210,15 @@ def _kmeans(points: Points, drawn: Tensor, count: int) -> Tensor:
         centres = torch.where(sizes > 0, clusters.sums(sample) / sizes.clamp(min=1), centres)
     in_order = drawn.argsort()
     found = torch.empty_like(drawn)
-    for some in spans(len(drawn), block_rows(count, drawn.device)):
+    for some in spans(len(drawn), block_rows(*centres.shape, drawn.device)):
         found[in_order[some]] = _nearest(points(drawn[in_order[some]]), centres)
     return found
 
 
-def block_rows(count: int, device: torch.device) -> int:
+def block_rows(count: int, channels: int, device: torch.device) -> int:
     """Tokens whose distances to ``count`` centres are computed at a time."""
     size = CPU_BLOCK_BYTES if device.type == "cpu" else GPU_BLOCK_BYTES
-    return max(size // (4 * count), 64)
+    return max(size // (4 * max(count, channels)), 64)
 
 
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
@@ -226,7 +226,7 @@ def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     half_squares = centres.square().sum(-1) / 2
     found = [
         torch.addmm(-half_squares, points[some], centres.T).argmax(-1)
-        for some in spans(len(points), block_rows(len(centres), points.device))
+        for some in spans(len(points), block_rows(*centres.shape, points.device))
     ]
     return torch.cat(found)
 

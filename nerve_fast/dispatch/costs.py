@@ -130,8 +130,9 @@ def cluster_memory(p: Problem) -> int:
     # Who is where, in which order, and on the way to it.
     kept = p.batch * (10 * 8 * p.tokens + 6 * 8 * p.columns)
     sample = min(max(SAMPLE, 2 * p.columns), p.tokens)
-    vectors = 4 * p.channels * (4 * sample + 4 * p.columns + 4 * block_rows(p.columns, p.device))
-    distances = 3 * 4 * p.columns * block_rows(p.columns, p.device)
+    rows = min(block_rows(p.columns, p.channels, p.device), p.tokens)
+    vectors = 4 * p.channels * 4 * (sample + p.columns + rows)
+    distances = 3 * 4 * p.columns * rows
     # Of what is summed a few columns at a time.
     in_order = p.batch * p.tokens * COLUMNS * (p.itemsize + p.dtype.itemsize)
     return kept + vectors + distances + in_order + 3 * p.batch * p.columns * p.channels * p.itemsize
