@@ -16,8 +16,8 @@ from nerve_fast.bench.harness.machine import Machine
 from nerve_fast.bench.pages.large_report import FOLDER, PICTURES, render
 from nerve_fast.utils.files import cache_folder, written_whole
 
-OPTIONAL = {"keys, photograph", "growth"}
-"""Jobs that the page can do without: the first needs files, the second many minutes."""
+OPTIONAL = {"large softmax", "keys, scene", "keys, photograph", "growth"}
+"""Jobs that the page can do without, and then says so: they need many minutes, or files."""
 
 
 def main() -> int:

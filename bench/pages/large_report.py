@@ -4,7 +4,14 @@ from pathlib import Path
 
 from nerve_fast.bench.harness.words import bytes_in_words, seconds_in_words
 from nerve_fast.bench.pages.bars import Judged
-from nerve_fast.config import GLOBAL_KEYS
+from nerve_fast.bench.pages.keys_report import (
+    KEYS,
+    bars_of_growth,
+    bars_of_keys,
+    compared,
+    keys_table,
+    plot_keys,
+)
 from nerve_fast.utils.files import written_whole
 
 ROOT = Path(__file__).parents[2]
@@ -14,11 +21,6 @@ PICTURES = ROOT / "docs" / "plots"
 README = ROOT / "README.md"
 OPENS = "<!-- large: written by `python -m bench.large` -->\n"
 CLOSES = "<!-- large: as far as here -->"
-KEYS = {
-    "scene": "a tiny scene, with words",
-    "photograph": "a photograph in DINOv2-S/14's features, with clicks",
-}
-"""Of the jobs that compare ways of grouping keys."""
 GRAPH_STAGE = ("entropy", "walk")
 AFTER_NETWORKS = (*GRAPH_STAGE, "resampling")
 """Steps of the pipeline that no network takes; which networks there are depends on the graph."""
@@ -32,7 +34,7 @@ def render(document: dict) -> list[Judged]:
     with_part = within_readme(README.read_text(encoding="utf-8"), document)
     with written_whole(README) as path:
         path.write_text(with_part, encoding="utf-8")
-    _plot(document["jobs"])
+    plot_keys(document["jobs"], PICTURES / "keys.png")
     return judged
 
 
@@ -41,16 +43,20 @@ def within_readme(text: str, document: dict) -> str:
     before, rest = text.split(OPENS)
     _, after = rest.split(CLOSES)
     jobs, machine = document["jobs"], document["machine"]
-    shift, softmax = (jobs[f"large {name}"] for name in ("shift", "softmax"))
+    shift, softmax = jobs["large shift"], jobs.get("large softmax")
+    said = "The picture is the default normalisation's.\n\n"
+    if softmax:
+        said = (
+            f"{in_minutes(softmax['seconds'])} and {bytes_in_words(softmax['process'])} with the "
+            f"default normalisation, whose keys are in {softmax['keys']:,} clusters. {said}"
+        )
     part = (
         "\n![a scene of 4096 × 4096 pixels, its labels, and a part of them]"
         "(docs/plots/large.png)\n\n"
         "A scene of 4096 × 4096 pixels, a million tokens, with the tiny models on "
         f"{machine['device']} with {machine['threads']} threads: {in_minutes(shift['seconds'])} "
-        f"and {bytes_in_words(shift['process'])} (the whole process) with `shift`; "
-        f"{in_minutes(softmax['seconds'])} and {bytes_in_words(softmax['process'])} with the "
-        f"default normalisation, whose keys are in {softmax['keys']:,} clusters. The picture is "
-        "the latter's.\n\n"
+        f"and {bytes_in_words(shift['process'])} (the whole process) with `shift`"
+        f"{'; ' if softmax else '. '}{said}"
     )
     return before + OPENS + part + CLOSES + after
 
@@ -66,14 +72,13 @@ def bars(jobs: dict) -> list[Judged]:
     def share(steps):
         return sum(steps.get(name, 0) for name in GRAPH_STAGE) / steps["all"]
 
-    shift, softmax = jobs["large shift"], jobs["large softmax"]
+    shift = jobs["large shift"]
     turns, hundred, seams = jobs["fast against reference"], jobs["hundred"], jobs["seams"]
     memory = {name: jobs[f"memory, {name}"]["process"] for name in ("fast", "reference")}
     found = [
         ("tiny, 4096², shift: GB resident", shift["process"] / 1e9, "<=", 6),
         ("tiny, 4096², shift, no key pooled: minutes", shift["seconds"] / 60, "<=", 3),
-        ("tiny, 4096², default: GB resident", softmax["process"] / 1e9, "<=", 6),
-        ("tiny, 4096², default: minutes", softmax["seconds"] / 60, "<=", 3),
+        *bars_of_default(jobs.get("large softmax")),
         *(bar for job, what in compared(jobs) for bar in bars_of_keys(job, what)),
         *bars_of_growth(jobs.get("growth", {})),
         (
@@ -122,31 +127,13 @@ def bars(jobs: dict) -> list[Judged]:
     ]
 
 
-def compared(jobs: dict) -> list[tuple[dict, str]]:
-    """Jobs that compare ways of grouping keys, as far as they have run, and what they are on."""
-    named = ((jobs.get(f"keys, {name}"), what) for name, what in KEYS.items())
-    return [(job, what) for job, what in named if job]
-
-
-def bars_of_growth(seconds: dict) -> list[tuple]:
-    """That of walks at two numbers of tokens, where they have run."""
-    if not seconds:
+def bars_of_default(job: dict | None) -> list[tuple]:
+    """Those of the default normalisation on a very large image, where that has run."""
+    if not job:
         return []
-    small, large = sorted(seconds, key=int)
-    what = f"a walk at {int(large):,} tokens: times one at {int(small):,}"
-    return [(what, seconds[large] / seconds[small], "<=", 20)]
-
-
-def bars_of_keys(job: dict, what: str) -> list[tuple]:
-    """Those of clusters beside all keys on one image."""
-    every = job["rows"][0]
-    (row,) = (
-        row for row in job["rows"] if (row["grouping"], row["keys"]) == ("clusters", GLOBAL_KEYS)
-    )
-    said = f"{GLOBAL_KEYS:,} clusters, {job['tokens']:,} tokens of {what}"
     return [
-        (f"{said}: share of labels that are those with all keys", row["agreement"], ">=", 0.985),
-        (f"{said}: times faster than all keys", every["seconds"] / row["seconds"], ">=", 40),
+        ("tiny, 4096², default: GB resident", job["process"] / 1e9, "<=", 6),
+        ("tiny, 4096², default: minutes", job["seconds"] / 60, "<=", 3),
     ]
 
 
@@ -189,7 +176,7 @@ def page(document: dict, judged: list[Judged]) -> str:
         verdict = "met" if bar.met else "**missed**"
         lines.append(f"| {bar.what} | {bar.value:.3g} | {bar.relation} {bar.bar:g} | {verdict} |")
     lines += ["", *reasons(jobs, judged), "", "## One image of 4096 × 4096", ""]
-    for name in ("shift", "softmax"):
+    for name in (name for name in ("shift", "softmax") if f"large {name}" in jobs):
         job = jobs[f"large {name}"]
         lines.append(
             f"- `{name}`: {seconds_in_words(job['seconds'])}, {bytes_in_words(job['process'])} "
@@ -210,9 +197,14 @@ def page(document: dict, judged: list[Judged]) -> str:
     for job, what in compared(jobs):
         lines += keys_table(job, what)
     rows = jobs["entropy rows"]
+    pictures = ["![distance against keys](plots/keys.png)"] * bool(compared(jobs))
+    wanted = ("large softmax", *(f"keys, {name}" for name in KEYS), "growth")
+    missing = [name for name in wanted if name not in jobs]
+    said = [f"Not measured on this state: {'; '.join(missing)}."] if missing else []
     lines += [
         "",
-        "![distance against keys](plots/keys.png)",
+        *pictures,
+        *said,
         "",
         f"Head entropies from 1024 rows of {rows['tokens']:,}: {rows['agreement']:.3%} of labels "
         "are those with all rows.",
@@ -255,51 +247,3 @@ def page(document: dict, judged: list[Judged]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def keys_table(job: dict, what: str) -> list[str]:
-    """Keys, grouping, time, distance and equal labels on one image."""
-    lines = [
-        "",
-        f"{job['tokens']:,} tokens of {what}:",
-        "",
-        "| | keys | time | distance | equal labels |",
-        "|---|---|---|---|---|",
-    ]
-    for row in job["rows"]:
-        off = f"{row['error']:.2g} | {row['agreement']:.2%}" if "error" in row else "|"
-        seconds = seconds_in_words(row["seconds"])
-        lines.append(f"| {row['grouping']} | {row['keys']:,} | {seconds} | {off} |")
-    return lines
-
-
-def _plot(jobs: dict) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    found = compared(jobs)
-    figure, axes = plt.subplots(
-        1, len(found), figsize=(4.5 * len(found), 3.5), layout="constrained", squeeze=False
-    )
-    for axis, (job, what) in zip(axes[0], found, strict=True):
-        for grouping in ("cells", "clusters"):
-            rows = [row for row in job["rows"] if row["grouping"] == grouping]
-            rows.sort(key=lambda row: row["keys"])
-            axis.plot(
-                [row["keys"] for row in rows],
-                [row["error"] for row in rows],
-                marker="o",
-                label=grouping,
-            )
-        axis.set_xscale("log", base=2)
-        axis.set_yscale("log")
-        axis.set_xlabel("keys")
-        axis.set_ylabel("distance from all keys, relative")
-        axis.set_title(what, fontsize=9)
-        axis.grid(alpha=0.3)
-        axis.legend()
-    with written_whole(PICTURES / "keys.png") as path:
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)
