@@ -10,11 +10,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nerve_fast.bench.cases import large
+from nerve_fast.bench.cases import keys, large
 from nerve_fast.bench.harness.isolated import isolated
 from nerve_fast.bench.harness.machine import Machine
 from nerve_fast.bench.pages.large_report import FOLDER, PICTURES, render
-from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.files import cache_folder, written_whole
+
+OPTIONAL = {"large softmax", "keys, scene", "keys, photograph", "growth"}
+"""Jobs that the page can do without, and then says so: they need many minutes, or files."""
 
 
 def main() -> int:
@@ -30,6 +33,8 @@ def main() -> int:
         else {"jobs": {}, "commits": {}}
     )
     about = machine.describe()
+    dino = cache_folder() / "real" / "dinov2-small"
+    photograph = cache_folder() / "real" / "photographs" / "astronaut.png"
     document["machine"] = about
     with tempfile.TemporaryDirectory(prefix="nerve-fast-large-") as folder:
         scenes = {side: f"{folder}/{side}.png" for side in (512, 1024, 4096)}
@@ -37,7 +42,9 @@ def main() -> int:
         jobs = {
             "large shift": (large.large, scenes[4096], "shift", None),
             "large softmax": (large.large, scenes[4096], "softmax", str(PICTURES / "large.png")),
-            "strides": (large.strides, scenes[1024]),
+            "keys, scene": (keys.on_scene, scenes[1024]),
+            "keys, photograph": (keys.on_photograph, str(photograph), str(dino), 3584),
+            "growth": (keys.growth, 256, 1024),
             "entropy rows": (large.rows_of_entropy, scenes[512]),
             "full size 2048": (large.full_size, 2048, "shift"),
             "full size 512": (large.full_size, 512, "shift"),
@@ -51,6 +58,9 @@ def main() -> int:
         for name, (job, *arguments) in jobs.items():
             if options.only and name not in options.only:
                 continue
+            if str(dino) in arguments and not (dino.exists() and photograph.exists()):
+                print(f"{name}: left out, as {dino} and {photograph} come with `make real`")
+                continue
             for side, file in scenes.items():
                 if file in arguments and not Path(file).exists():
                     isolated(large.drawn, file, side)
@@ -59,12 +69,14 @@ def main() -> int:
             print(f"{name}: {json.dumps(document['jobs'][name])}", flush=True)
             with written_whole(path) as temporary:
                 temporary.write_text(json.dumps(document, indent=1) + "\n")
-    if missing := [name for name in jobs if name not in document["jobs"]]:
+    missing = [name for name in jobs if name not in document["jobs"]]
+    if missing:
         print(f"not judged, as these have not run: {', '.join(missing)}")
+    if set(missing) - OPTIONAL:
         return 1
     judged = render(document)
     print("\n".join(map(str, judged)))
-    return 0 if all(bar.met for bar in judged) else 1
+    return 0 if not missing and all(bar.met for bar in judged) else 1
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 
 from torch import Tensor
 
+from nerve_fast.clusters import Clusters
 from nerve_fast.config import NerveConfig
 from nerve_fast.kernels import walk
 from nerve_fast.kernels.affinity import cosine_affinity, local_affinity
@@ -41,10 +42,12 @@ def random_walk(
     stored_rows: int = 0,
     return_steps: Collection[int] = (),
     on_step: Callable[[], None] | None = None,
+    clusters: Clusters | None = None,
 ) -> Walked:
     """As :func:`nerve_fast.kernels.walk.random_walk`; where shapes repeat, from a CUDA graph.
 
-    A walk to the limit has no graph: how many steps it takes is known when they are taken.
+    A walk to the limit has no graph: how many steps it takes is known when they are taken. Nor has
+    one with clusters: it is on so many tokens that it takes longer than its launches do.
     ``on_step`` is called when the steps were started, for each step of each member of the batch.
     """
     max_weight_sum = None
@@ -58,10 +61,9 @@ def random_walk(
         max_weight_sum = 1.0 if max_weight_sum <= 1 + ROUNDING else max_weight_sum
     way = {"route": route, "stored_rows": stored_rows, "max_weight_sum": max_weight_sum}
     wanted = tuple(sorted(set(return_steps)))
-    if config.steps is None:
-        return walk.random_walk(
-            q, k, prior, grid, config, head_weights, **way, return_steps=wanted, on_step=on_step
-        )
+    if config.steps is None or clusters is not None:
+        way |= {"return_steps": wanted, "on_step": on_step, "clusters": clusters}
+        return walk.random_walk(q, k, prior, grid, config, head_weights, **way)
 
     def outputs(q, k, prior, head_weights):
         walked = walk.random_walk(

@@ -149,10 +149,10 @@ class Dense:
             V=values,
             Y=Y,
             TOTALS=self.totals,
-            M=operands.cells,
+            M=operands.keys,
             stored=stored,
             width_s=width,
-            floor=EMPTY_ROW / operands.cell,
+            floor=EMPTY_ROW / operands.share,
             beta=operands.config.beta,
             PRECISION=precision(operands.q),
             **operands.coefficients,
@@ -163,9 +163,9 @@ class Dense:
             self.rest.step(Y, values, **out)
 
     def _stored(self, rows: int, dtype: torch.dtype, offsets: Tensor | None) -> Tensor:
-        """The first ``rows`` rows of numerators, ``(B, rows, cells…)``."""
+        """The first ``rows`` rows of numerators, ``(B, rows, M…)``."""
         operands = self.operands
-        width = triton.cdiv(operands.cells, STORED_COLUMNS) * STORED_COLUMNS
+        width = triton.cdiv(operands.keys, STORED_COLUMNS) * STORED_COLUMNS
         S = operands.q.new_empty(operands.batch, rows, width, dtype=dtype)
         config = operands.config_of(numerators_kernel)
         tiles = triton.cdiv(rows, config["BM"]) * triton.cdiv(width, config["BN"])

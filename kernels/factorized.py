@@ -111,7 +111,7 @@ class Factorized:
             units = 16 if dtype == torch.float32 else 1
             mass = operands.tokens * operands.normalization.offset
             floor = units * torch.finfo(dtype).eps * mass
-        self.floor = floor / operands.cell
+        self.floor = floor / operands.share
 
     def step(self, Y: Tensor, values: Tensor, **out) -> None:
         """Start :func:`moments_kernel` and :func:`factorized_step_kernel`.
@@ -154,7 +154,7 @@ class Factorized:
             PK=operands.packed_k,
             V=values,
             MOMENTS=moments,
-            M=operands.cells,
+            M=operands.keys,
             columns=operands.columns,
             label_tiles=operands.label_tiles,
             CHANNELS=operands.channels,

@@ -117,8 +117,8 @@ def row_statistic_kernel(
     """One number a row, ``OUT (batch, N)``, from one streaming pass.
 
     ``EXPONENTIAL``: the offset that makes the row's largest numerator 2^``lift``, −∞ where the row
-    is empty. Otherwise the absolute row sum of the numerators. ``COUNTS (M)``: tokens behind each
-    key. Programs: ``batch · ⌈N/BM⌉``.
+    is empty. Otherwise the absolute row sum of the numerators. ``COUNTS (batch, M)``: tokens behind
+    each key. Programs: ``batch · ⌈N/BM⌉``.
     """
     tiles = tl.cdiv(N, BM)
     i_b = (tl.program_id(0) // tiles).to(tl.int64)
@@ -136,7 +136,7 @@ def row_statistic_kernel(
             b_q, PQ, PK, o_q, i_b * M + tl.minimum(o_n, M - 1),
             CHANNELS, PRECISION, RESIDENT, BC, BM, BN,
         )  # fmt: skip
-        b_count = tl.load(COUNTS + o_n, mask=o_n < M, other=0.0)
+        b_count = tl.load(COUNTS + i_b * M + o_n, mask=o_n < M, other=0.0)
         if EXPONENTIAL:
             b_new = tl.maximum(b_max, tl.max(b_s, 1) * slope)
             b_p = tl.exp2(b_s * slope - b_new[:, None]) * b_count[None, :]
@@ -173,7 +173,7 @@ def row_totals(operands) -> Tensor | None:
     may_be_negative = normalization.signed or operands.max_weight_sum > 1 + ROUNDING
     if not (normalization.linear and may_be_negative):
         return None
-    return row_statistic(operands) / operands.cell
+    return row_statistic(operands) / operands.share
 
 
 def row_offsets(operands, lift: float | None = None) -> Tensor | None:

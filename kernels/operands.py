@@ -1,12 +1,13 @@
 """What the steps of one walk share, whatever the route: packed heads, local weights, layout."""
 
 import functools
+import math
 
 import torch
 import triton
 from torch import Tensor
-from torch.nn.functional import pad
 
+from nerve_fast.clusters import Clusters
 from nerve_fast.config import NerveConfig
 from nerve_fast.kernels.affinity import local_affinity
 from nerve_fast.kernels.configs import LABEL_BLOCK, config_for
@@ -29,10 +30,13 @@ class Operands:
         weights: head weights ``(B, H)``, float32.
         scale: the largest of each member, ``(B,)``.
         max_weight_sum: what no sum of a member's weights exceeds.
+        clusters: of the keys, ``(B, N)``; ``None`` takes them one by one.
 
     Attributes:
-        packed_q, packed_k: ``Q̃ (B, N, C)`` and ``K̃ (B, cells, C)``; ``None`` at ``β = 0``.
-        counts: tokens behind each key, ``(cells,)`` float32; ``None`` at ``β = 0``.
+        packed_q, packed_k: ``Q̃ (B, N, C)`` and ``K̃ (B, M, C)``, the means of clusters if there are
+            any; ``None`` at ``β = 0``.
+        counts: tokens behind each key, ``(B, M)`` float32; ``None`` at ``β = 0``.
+        share: by which sums over clusters are divided: a power of two near the mean size.
         local: ``S_local`` as planes ``(B, (2r+1)², N)`` float32; ``None`` at ``β = 1``.
         label_block, label_tiles, columns: ``Y`` is ``(B, N, columns)``, in ``label_tiles`` tiles of
             ``label_block`` columns each.
@@ -48,6 +52,7 @@ class Operands:
         weights: Tensor,
         scale: Tensor,
         max_weight_sum: float,
+        clusters: Clusters | None = None,
     ):
         self.q, self.G, self.grid, self.config = q, G, grid, config
         self.normalization = config.rule
@@ -56,6 +61,9 @@ class Operands:
         self.label_block = label_block(self.labels, q.dtype)
         self.label_tiles = triton.cdiv(self.labels, self.label_block - 1)
         self.columns = self.label_tiles * self.label_block
+        self.clusters, self.share = clusters, 1.0
+        if clusters is not None:
+            self.share = 2.0 ** round(math.log2(self.tokens / clusters.count))
         self._shares: dict[str, tuple[Tensor, Tensor]] = {}
         self.local = None
         if config.beta < 1:
@@ -71,44 +79,26 @@ class Operands:
         self.packed_q = self.packed_k = self.counts = None
         if config.beta > 0:
             self.packed_q, self.packed_k = pack(q, k, weights)
-            counts = self.pooled(self.packed_k.new_ones(1, self.tokens, 1, dtype=torch.float32))
-            if config.global_stride > 1:
-                means = self.pooled(self.packed_k.float()) / counts
-                self.packed_k = means.to(self.packed_k.dtype)
-            self.counts = counts.flatten()
+            if clusters is None:
+                self.counts = q.new_ones(self.batch, self.tokens, dtype=torch.float32)
+            else:
+                self.packed_k = clusters.means(self.packed_k).to(q.dtype)
+                self.counts = clusters.sizes.float().view(self.batch, clusters.count)
 
     @property
-    def cells(self) -> int:
+    def keys(self) -> int:
         """Keys of the global part."""
         return self.packed_k.shape[1]
-
-    @property
-    def cell(self) -> int:
-        """The number of tokens of a whole cell of the coarser grid."""
-        return self.config.global_stride**2
 
     @property
     def channels(self) -> int:
         """The number of channels of the packed heads."""
         return self.packed_q.shape[-1]
 
-    def pooled(self, x: Tensor) -> Tensor:
-        """``(B, N, C)`` summed over the cells of the coarser grid, ``(B, cells, C)``."""
-        s = self.config.global_stride
-        if s == 1:
-            return x
-        h, w = self.grid
-        # A cell ends where the grid does.
-        high, broad = min(s, h), min(s, w)
-        tall, wide = triton.cdiv(h, high), triton.cdiv(w, broad)
-        maps = pad(x.unflatten(1, self.grid), (0, 0, 0, wide * broad - w, 0, tall * high - h))
-        cells = maps.unflatten(2, (wide, broad)).unflatten(1, (tall, high))
-        return cells.sum((2, 4)).flatten(1, 2)
-
     @property
     def has_values(self) -> bool:
-        """Whether ``V`` is kept beside ``Y``: products read neither float32 nor pooled values."""
-        apart = self.config.beta > 0 and self.config.global_stride == 1
+        """Whether ``V`` is kept beside ``Y``: products read neither float32 nor sums."""
+        apart = self.config.beta > 0 and self.clusters is None
         return apart and self.q.dtype != torch.float32
 
     def buffers(self) -> tuple[Tensor, Tensor | None]:
@@ -118,12 +108,12 @@ class Operands:
         return Y, self.q.new_empty(shape) if self.has_values else None
 
     def values(self, Y: Tensor, V: Tensor | None) -> Tensor | None:
-        """What the products of a step read: ``V``, ``Y`` itself, or the means of its cells."""
+        """What the products of a step read: ``V``, ``Y`` itself, or sums over clusters."""
         if self.config.beta == 0:
             return None
-        if self.config.global_stride > 1:
-            # Means stay within 16 bits, and so does the column of ones.
-            return self.pooled(Y).div(self.cell).to(self.q.dtype)
+        if self.clusters is not None:
+            # Shares stay within 16 bits, and so does the column of ones.
+            return self.clusters.sums(Y).div(self.share).to(self.q.dtype)
         return Y if V is None else V
 
     def spread(self, Y: Tensor, V: Tensor | None) -> None:
@@ -184,7 +174,7 @@ class Operands:
         return {
             "PQ": self.packed_q,
             "PK": self.packed_k,
-            "M": self.cells,
+            "M": self.keys,
             "CHANNELS": self.channels,
             "PRECISION": precision(self.q),
             "CLAMPED": self.normalization.clamped,
@@ -241,7 +231,7 @@ class Operands:
             # Compiled there, only a program's first wave waits for its stores before the counter
             # says that they are made: the last to arrive could read a share that is not yet there.
             return 1
-        largest = max(triton.cdiv(self.cells, block_columns) // 4, 1)
+        largest = max(triton.cdiv(self.keys, block_columns) // 4, 1)
         return max(1, min(multiprocessors(self.q.device) // tiles, largest))
 
 

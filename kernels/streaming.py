@@ -107,7 +107,7 @@ class Streaming:
             TOTALS=self.totals,
             OFFSETS=self.offsets,
             first=self.first,
-            floor=EMPTY_ROW / operands.cell,
+            floor=EMPTY_ROW / operands.share,
             beta=operands.config.beta,
             **operands.making,
             **operands.tail,

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
+from nerve_fast.clusters import Clusters
 from nerve_fast.config import NerveConfig
 from nerve_fast.kernels.dense import Dense
 from nerve_fast.kernels.entropy import entropy_weights
@@ -39,6 +40,7 @@ def random_walk(
     max_weight_sum: float | None = None,
     return_steps: Collection[int] = (),
     on_step: Callable[[], None] | None = None,
+    clusters: Clusters | None = None,
 ) -> Walked:
     """As :func:`nerve_fast.reference.random_walk`, without waiting for the device.
 
@@ -61,6 +63,7 @@ def random_walk(
         return_steps: the ``t`` of the ``P_t`` wanted besides, from the same walk, which goes on
             past ``config.steps`` for them.
         on_step: called for each member of the batch after a step was started.
+        clusters: of the keys of the global part; ``None`` takes them one by one.
 
     Returns:
         The probabilities ``(…, N, K)``, in the dtype of ``prior``.
@@ -89,7 +92,7 @@ def random_walk(
         else:
             weights, scale = entropy_weights(q, k, config.sharpness)
     G = prior.reshape(-1, *prior.shape[-2:])
-    operands = Operands(q, k, G, grid, config, weights, scale, max_weight_sum)
+    operands = Operands(q, k, G, grid, config, weights, scale, max_weight_sum, clusters)
     if config.beta == 0:
         way = Local(operands)
     elif route == "factorized":

@@ -9,11 +9,14 @@ from nerve_fast.errors import InputError, quoted
 from nerve_fast.normalization import NORMALIZATIONS, Normalization
 from nerve_fast.numerics import LARGEST
 
-TOKEN_BUDGET = 16_384
-"""Tokens that the pipeline takes keys and values of the global part from, if not told otherwise."""
+EXACT_TOKENS = 16_384
+"""Up to so many tokens the pipeline's walk is exact, if not told otherwise."""
+
+GLOBAL_KEYS = 2_048
+"""Beyond them, the clusters that it takes the keys of the global part in."""
 
 MOST = 1_000_000
-"""The largest radius, stride and number of steps: no walk that ends comes near it."""
+"""The largest radius, number of clusters and of steps: no walk that ends comes near it."""
 
 # Formatted here because torch.compile cannot format numbers that it traces as symbols.
 UP_TO_LARGEST = f"from 0 to {LARGEST:g}"
@@ -36,8 +39,9 @@ class NerveConfig:
             :data:`nerve_fast.normalization.NORMALIZATIONS` (``softmax``, ``relu``, ``l1``,
             ``shift``).
         temperature: ``τ`` of ``softmax``, above 0; the others do not use it.
-        global_stride: the global part takes keys and values pooled over cells of
-            ``global_stride × global_stride`` tokens; 1 is exact, more is an approximation.
+        global_keys: ``M``, at least 1: the global part takes its keys in so many clusters, an
+            approximation (see :mod:`nerve_fast.clusters`); ``None``, or as many as there are
+            tokens, is exact.
         tolerance: with ``steps=None``, the largest absolute sum over labels by which a row of the
             result may differ from ``P∞``, above 0; a fixed number of steps does not use it.
 
@@ -54,7 +58,7 @@ class NerveConfig:
     sharpness: float = 1.0
     normalization: str = "softmax"
     temperature: float = 0.05
-    global_stride: int = 1
+    global_keys: int | None = None
     tolerance: float = 1e-4
 
     def __post_init__(self):
@@ -72,7 +76,8 @@ class NerveConfig:
                 "or a number of steps"
             )
         self._check_integer("radius", 1)
-        self._check_integer("global_stride", 1)
+        if self.global_keys is not None:
+            self._check_integer("global_keys", 1)
         if not isinstance(self.normalization, str) or self.normalization not in NORMALIZATIONS:
             raise InputError(
                 f"normalization is {quoted(self.normalization)}; expected one of "

@@ -22,7 +22,7 @@ LEVELS = (
     ("dispatch",),
     ("blocked", "kernels"),
     ("reference",),
-    ("config", "walked", "weights"),
+    ("clusters", "config", "walked", "weights"),
     ("normalization", "numerics"),
     ("imaging", "tiny"),
     ("utils",),
@@ -33,6 +33,7 @@ LEVELS = (
 
 BELOW_KERNELS = {
     "InputError",
+    "clusters",
     "config",
     "kernels",
     "normalization",

@@ -26,7 +26,7 @@ def test_the_defaults_are_those_of_the_design():
         "sharpness": 1.0,
         "normalization": "softmax",
         "temperature": 0.05,
-        "global_stride": 1,
+        "global_keys": None,
         "tolerance": 1e-4,
     }
 
@@ -68,7 +68,7 @@ def test_config_refuses_numbers_that_are_not_finite(name, value):
         ("tolerance", 0),
         ("tolerance", -1e-4),
         ("radius", 0),
-        ("global_stride", 0),
+        ("global_keys", 0),
         ("normalization", "sofmax"),
     ],
 )

@@ -23,8 +23,8 @@ SEED = 1_200_000
 BUDGET = "5.95GB"
 """For what is to stay within 6 GB, the process itself included."""
 
-EVERYTHING = 1 << 40
-"""A token budget that no image reaches."""
+ALL_KEYS = 1 << 40
+"""More keys than any image has tokens: all of them, with head entropies of 1024 rows."""
 
 LABELS = list(NAMES)
 
@@ -58,7 +58,7 @@ def large(path: str, normalization: str, picture: str | None) -> dict:
         lambda: pipe(path, LABELS, config=config, processing_resolution=0, max_memory=BUDGET)
     )
     found = {"seconds": seconds, "process": peak(), "plan": str(out.plan)}
-    found["stride"] = out.plan.config.global_stride
+    found["keys"] = out.plan.walk.problem.columns
     if picture:
         whole = overlay(out.image, out.label_map.numpy(), out.labels)
         box = (1536, 1536, 2048, 2048)
@@ -74,41 +74,13 @@ def large(path: str, normalization: str, picture: str | None) -> dict:
     return found
 
 
-def strides(path: str) -> list[dict]:
-    """The default normalisation with pooled keys against all of them, on one image.
-
-    Head entropies are those of a part of the rows in all of them.
-    """
-    pipe, exact, rows = tiny(), None, []
-    pipe(Image.open(path).resize((256, 256)), LABELS)
-    for stride in (1, 2, 4, 8, 16):
-        config = NerveConfig(global_stride=stride)
-        out, seconds = timed(
-            lambda config=config: pipe(
-                path, LABELS, config=config, processing_resolution=0, token_budget=EVERYTHING
-            )
-        )
-        exact = out if exact is None else exact
-        distance = (out.walked - exact.walked).norm() / exact.walked.norm()
-        rows.append(
-            {
-                "tokens": out.plan.grid[0] * out.plan.grid[1],
-                "stride": stride,
-                "seconds": seconds,
-                "error": distance.item(),
-                "agreement": (out.label_map == exact.label_map).double().mean().item(),
-            }
-        )
-    return rows
-
-
 def rows_of_entropy(path: str) -> dict:
     """Head entropies from a part of their rows against all of them."""
     pipe = tiny()
     config = NerveConfig(normalization="shift")
     most, every = (
-        pipe(path, LABELS, config=config, processing_resolution=0, token_budget=budget)
-        for budget in (EVERYTHING, None)
+        pipe(path, LABELS, config=config, processing_resolution=0, global_keys=keys)
+        for keys in (ALL_KEYS, None)
     )
     same = (most.label_map == every.label_map).double().mean().item()
     return {"tokens": most.plan.grid[0] * most.plan.grid[1], "agreement": same}

@@ -4,7 +4,14 @@ from pathlib import Path
 
 from nerve_fast.bench.harness.words import bytes_in_words, seconds_in_words
 from nerve_fast.bench.pages.bars import Judged
-from nerve_fast.config import TOKEN_BUDGET
+from nerve_fast.bench.pages.keys_report import (
+    KEYS,
+    bars_of_growth,
+    bars_of_keys,
+    compared,
+    keys_table,
+    plot_keys,
+)
 from nerve_fast.utils.files import written_whole
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +34,7 @@ def render(document: dict) -> list[Judged]:
     with_part = within_readme(README.read_text(encoding="utf-8"), document)
     with written_whole(README) as path:
         path.write_text(with_part, encoding="utf-8")
-    _plot(document["jobs"]["strides"])
+    plot_keys(document["jobs"], PICTURES / "keys.png")
     return judged
 
 
@@ -36,17 +43,20 @@ def within_readme(text: str, document: dict) -> str:
     before, rest = text.split(OPENS)
     _, after = rest.split(CLOSES)
     jobs, machine = document["jobs"], document["machine"]
-    shift, softmax = (jobs[f"large {name}"] for name in ("shift", "softmax"))
-    stride = softmax["stride"]
+    shift, softmax = jobs["large shift"], jobs.get("large softmax")
+    said = "The picture is the default normalisation's.\n\n"
+    if softmax:
+        said = (
+            f"{in_minutes(softmax['seconds'])} and {bytes_in_words(softmax['process'])} with the "
+            f"default normalisation, whose keys are in {softmax['keys']:,} clusters. {said}"
+        )
     part = (
         "\n![a scene of 4096 × 4096 pixels, its labels, and a part of them]"
         "(docs/plots/large.png)\n\n"
         "A scene of 4096 × 4096 pixels, a million tokens, with the tiny models on "
         f"{machine['device']} with {machine['threads']} threads: {in_minutes(shift['seconds'])} "
-        f"and {bytes_in_words(shift['process'])} (the whole process) with `shift`; "
-        f"{in_minutes(softmax['seconds'])} and {bytes_in_words(softmax['process'])} with the "
-        f"default normalisation, whose keys are pooled {stride} × {stride}. The picture is the "
-        "latter's.\n\n"
+        f"and {bytes_in_words(shift['process'])} (the whole process) with `shift`"
+        f"{'; ' if softmax else '. '}{said}"
     )
     return before + OPENS + part + CLOSES + after
 
@@ -62,28 +72,15 @@ def bars(jobs: dict) -> list[Judged]:
     def share(steps):
         return sum(steps.get(name, 0) for name in GRAPH_STAGE) / steps["all"]
 
-    shift, softmax = jobs["large shift"], jobs["large softmax"]
-    strides = {row["stride"]: row for row in jobs["strides"]}
-    tokens = strides[1]["tokens"]
-    # What the default picks at that size; at 4096 × 4096 it picks a longer one.
-    picked = min(s for s in strides if tokens / s**2 <= TOKEN_BUDGET)
+    shift = jobs["large shift"]
     turns, hundred, seams = jobs["fast against reference"], jobs["hundred"], jobs["seams"]
     memory = {name: jobs[f"memory, {name}"]["process"] for name in ("fast", "reference")}
     found = [
         ("tiny, 4096², shift: GB resident", shift["process"] / 1e9, "<=", 6),
         ("tiny, 4096², shift, no key pooled: minutes", shift["seconds"] / 60, "<=", 3),
-        ("tiny, 4096², default: GB resident", softmax["process"] / 1e9, "<=", 6),
-        ("tiny, 4096², default: minutes", softmax["seconds"] / 60, "<=", 10),
-        *(
-            (
-                f"labels with stride {stride}, picked at {size}, that are those with 1, "
-                f"{tokens:,} tokens: share",
-                strides[stride]["agreement"],
-                ">=",
-                0.98,
-            )
-            for stride, size in ((picked, "this size"), (softmax["stride"], "4096²"))
-        ),
+        *bars_of_default(jobs.get("large softmax")),
+        *(bar for job, what in compared(jobs) for bar in bars_of_keys(job, what)),
+        *bars_of_growth(jobs.get("growth", {})),
         (
             "SD 2.1 + ViT-L/14, bfloat16, 2048²: GB resident",
             jobs["full size 2048"]["process"] / 1e9,
@@ -130,6 +127,16 @@ def bars(jobs: dict) -> list[Judged]:
     ]
 
 
+def bars_of_default(job: dict | None) -> list[tuple]:
+    """Those of the default normalisation on a very large image, where that has run."""
+    if not job:
+        return []
+    return [
+        ("tiny, 4096², default: GB resident", job["process"] / 1e9, "<=", 6),
+        ("tiny, 4096², default: minutes", job["seconds"] / 60, "<=", 3),
+    ]
+
+
 def reasons(jobs: dict, judged: list[Judged]) -> list[str]:
     """Return the reasons why bars are missed, as far as they are known."""
     steps, turns = jobs["full size 512, softmax"]["steps"], jobs["fast against reference"]
@@ -137,7 +144,6 @@ def reasons(jobs: dict, judged: list[Judged]) -> list[str]:
         seconds for name, seconds in steps.items() if name not in ("all", *AFTER_NETWORKS)
     )
     known = {
-        "labels with stride": "a cell of that stride is as large as the objects of these scenes.",
         "the same, 512²: times faster": "the networks are the same in both and take "
         f"{seconds_in_words(networks)}; with no graph stage at all it would be "
         f"{turns['seconds']['reference'] / networks:.3g}.",
@@ -170,7 +176,7 @@ def page(document: dict, judged: list[Judged]) -> str:
         verdict = "met" if bar.met else "**missed**"
         lines.append(f"| {bar.what} | {bar.value:.3g} | {bar.relation} {bar.bar:g} | {verdict} |")
     lines += ["", *reasons(jobs, judged), "", "## One image of 4096 × 4096", ""]
-    for name in ("shift", "softmax"):
+    for name in (name for name in ("shift", "softmax") if f"large {name}" in jobs):
         job = jobs[f"large {name}"]
         lines.append(
             f"- `{name}`: {seconds_in_words(job['seconds'])}, {bytes_in_words(job['process'])} "
@@ -180,25 +186,25 @@ def page(document: dict, judged: list[Judged]) -> str:
         "",
         "![image, labels, and a part of them](plots/large.png)",
         "",
-        "## Keys pooled on a coarser grid",
+        "## Fewer keys",
         "",
-        "The default normalisation on one image, all tokens as queries; distance is that of the "
-        "walked prior from that of stride 1, relative. Head entropies are from 1024 rows in all.",
-        "",
-        "| tokens | stride | time | distance | equal labels |",
-        "|---|---|---|---|---|",
+        "The default normalisation, all tokens as queries, with keys grouped by what they are "
+        "(clusters, as the package does) and by where they lie (cells of 2 × 2, 4 × 4, … tokens, "
+        "here for comparison alone). Distance is that of the walked prior from that with all keys, "
+        "relative; times are of grouping and walk, in one process. Head entropies are from 1024 "
+        "rows in all.",
     ]
-    lines += [
-        f"| {row['tokens']:,} | {row['stride']} | {seconds_in_words(row['seconds'])} | "
-        f"{row['error']:.2g} | {row['agreement']:.2%} |"
-        for row in jobs["strides"]
-    ]
+    for job, what in compared(jobs):
+        lines += keys_table(job, what)
     rows = jobs["entropy rows"]
+    pictures = ["![distance against keys](plots/keys.png)"] * bool(compared(jobs))
+    wanted = ("large softmax", *(f"keys, {name}" for name in KEYS), "growth")
+    missing = [name for name in wanted if name not in jobs]
+    said = [f"Not measured on this state: {'; '.join(missing)}."] if missing else []
     lines += [
         "",
-        "A cell of the longer strides is as large as the objects of these scenes.",
-        "",
-        "![distance against stride](plots/strides.png)",
+        *pictures,
+        *said,
         "",
         f"Head entropies from 1024 rows of {rows['tokens']:,}: {rows['agreement']:.3%} of labels "
         "are those with all rows.",
@@ -241,29 +247,3 @@ def page(document: dict, judged: list[Judged]) -> str:
         "",
     ]
     return "\n".join(lines)
-
-
-def _plot(rows: list[dict]) -> None:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    strides = [row["stride"] for row in rows]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
-    left.plot(strides, [100 * (1 - row["agreement"]) for row in rows], marker="o")
-    left.axhline(2, color="#7f7f7f", linestyle="--", label="bar")
-    left.set_ylabel("labels that change, %")
-    left.legend()
-    right.plot(strides, [row["seconds"] for row in rows], marker="o")
-    right.set_ylabel("seconds, networks included")
-    for axis in (left, right):
-        axis.set_xscale("log", base=2)
-        axis.set_xticks(strides, strides)
-        axis.set_xlabel("global_stride, tokens")
-        axis.set_ylim(bottom=0)
-        axis.grid(alpha=0.3)
-    figure.suptitle(f"Pooled keys against all of them, {rows[0]['tokens']:,} tokens", fontsize=11)
-    with written_whole(PICTURES / "strides.png") as path:
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-    plt.close(figure)

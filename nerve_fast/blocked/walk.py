@@ -10,6 +10,7 @@ from nerve_fast.blocked.affinity import pack, packed_local
 from nerve_fast.blocked.entropy import head_entropy
 from nerve_fast.blocked.precision import product_dtype
 from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, tile_rows
+from nerve_fast.clusters import Clusters
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import EMPTY_ROW, empty_row_floor, upcast
 from nerve_fast.reference.entropy import entropy_weights
@@ -39,6 +40,7 @@ def random_walk(
     stored_rows: int = 0,
     return_steps: Collection[int] = (),
     on_step: Callable[[], None] | None = None,
+    clusters: Clusters | None = None,
 ) -> Walked:
     """As :func:`nerve_fast.reference.random_walk`; members of a batch one after the other.
 
@@ -47,17 +49,20 @@ def random_walk(
         stored_rows: rows of ``S_global`` that the route ``dense`` keeps; it recomputes the others
             at each step.
         on_step: called after each step of each member.
+        clusters: of the keys of the global part; ``None`` takes them one by one.
     """
     batch = q.shape[:-3]
     inputs = [x.reshape(-1, *x.shape[len(batch) :]) for x in (q, k, prior)]
     weights: Sequence[Tensor | None] = [None] * len(inputs[0])
     if head_weights is not None:
         weights = head_weights.reshape(-1, head_weights.shape[-1]).unbind()
+    grouped: Sequence[Clusters | None] = [None] * len(inputs[0])
+    if clusters is not None:
+        grouped = clusters.members()
+    way = (route, stored_rows, return_steps, on_step)
     members = [
-        _walk_member(
-            one_q, one_k, one_prior, grid, config, w, route, stored_rows, return_steps, on_step
-        )
-        for one_q, one_k, one_prior, w in zip(*inputs, weights, strict=True)
+        _walk_member(one_q, one_k, one_prior, grid, config, w, one_clusters, *way)
+        for one_q, one_k, one_prior, w, one_clusters in zip(*inputs, weights, grouped, strict=True)
     ]
     if not batch:
         return members[0]
@@ -72,7 +77,7 @@ def random_walk(
 
 
 def _walk_member(
-    q, k, prior, grid, config, head_weights, route, stored_rows, return_steps, on_step
+    q, k, prior, grid, config, head_weights, clusters, route, stored_rows, return_steps, on_step
 ) -> Walked:
     """The walk of one member of a batch, ``(H, N, D)`` and ``(N, K)``."""
     G = upcast(prior).to(torch.promote_types(upcast(prior).dtype, upcast(q).dtype))
@@ -86,17 +91,6 @@ def _walk_member(
     weight_sum = upcast(head_weights.detach()).sum().item()
     step: Callable[[Tensor], Tensor] | None = None
     S_local: Tensor | None = None
-    if config.beta > 0:
-        cells = Cells(grid, config.global_stride)
-        pooled_k = cells.mean(packed_k)
-        dtype = product_dtype(q.dtype, q.device)
-        if route == "factorized":
-            step = _factorized(packed_q, pooled_k, cells, config.rule, dtype, weight_sum)
-        else:
-            rows = Rows(packed_q, pooled_k, cells, config, dtype, weight_sum)
-            if route == "dense":
-                rows.keep(stored_rows)
-            step = rows.step
     if config.beta < 1:
         S_local = stencil.transition(
             packed_local(packed_q, packed_k, grid, config.radius, config.self_affinity),
@@ -106,7 +100,19 @@ def _walk_member(
             config.temperature,
             weight_sum,
         )
-    del packed_q, packed_k
+    if config.beta > 0:
+        keys = Keys(packed_k, clusters)
+        # Of clusters only the means are kept, before the queries are taken once more.
+        del packed_k
+        dtype = product_dtype(q.dtype, q.device)
+        if route == "factorized":
+            step = _factorized(packed_q, keys, config.rule, dtype, weight_sum)
+        else:
+            rows = Rows(packed_q, keys, config, dtype, weight_sum)
+            if route == "dense":
+                rows.keep(stored_rows)
+            step = rows.step
+    del packed_q
 
     def advance(Y, source):
         moved: Tensor | float = 0
@@ -126,43 +132,35 @@ def _head_weights(q: Tensor, k: Tensor, sharpness: float) -> Tensor:
     return entropy_weights(head_entropy(q, k), sharpness)
 
 
-class Cells:
-    """The coarser grid on which keys and values of the global part are pooled.
+class Keys:
+    """The keys of the global part, one by one or in clusters.
 
     Args:
-        grid: of the tokens.
-        stride: side of a cell in tokens; at 1 every token is its own cell.
+        packed_k: ``K̃ (N, C)``.
+        clusters: of the tokens; ``None`` takes them one by one.
+
+    Attributes:
+        means: ``(M, C)``, the mean of each cluster.
+        counts: ``(M, 1)``, how many tokens it has.
+        tokens: ``N``.
     """
 
-    def __init__(self, grid: tuple[int, int], stride: int):
-        self.grid, self.stride = grid, stride
-        self.tokens = grid[0] * grid[1]
+    def __init__(self, packed_k: Tensor, clusters: Clusters | None):
+        self.clusters, self.tokens = clusters, len(packed_k)
+        if clusters is None:
+            self.means, self.counts = packed_k, packed_k.new_ones(len(packed_k), 1)
+        else:
+            self.means = clusters.means(packed_k)
+            self.counts = clusters.sizes[:, None].to(packed_k.dtype)
 
-    def sum(self, x: Tensor) -> Tensor:
-        """``(N, C)`` summed over each cell, ``(cells, C)``."""
-        if self.stride == 1:
-            return x
-        h, w = self.grid
-        # A cell ends where the grid does.
-        high, broad = min(self.stride, h), min(self.stride, w)
-        tall, wide = -(-h // high), -(-w // broad)
-        maps = x.T.unflatten(1, self.grid)
-        maps = torch.nn.functional.pad(maps, (0, wide * broad - w, 0, tall * high - h))
-        return maps.unflatten(2, (wide, broad)).unflatten(1, (tall, high)).sum((2, 4)).flatten(1).T
-
-    def mean(self, x: Tensor) -> Tensor:
-        """``(N, C)`` averaged over each cell, ``(cells, C)``."""
-        return x if self.stride == 1 else self.sum(x) / self.counts(x)
-
-    def counts(self, like: Tensor) -> Tensor:
-        """Tokens in each cell, ``(cells, 1)``."""
-        return self.sum(like.new_ones(self.tokens, 1))
+    def sums(self, Y: Tensor) -> Tensor:
+        """``(N, K)`` summed over each cluster, ``(M, K)``."""
+        return Y if self.clusters is None else self.clusters.sums(Y)
 
 
 def _factorized(
     packed_q: Tensor,
-    packed_k: Tensor,
-    cells: Cells,
+    keys: Keys,
     rule: Normalization,
     dtype: torch.dtype,
     weight_sum: float,
@@ -173,7 +171,7 @@ def _factorized(
     ``b Σ Y + Q̃ (K̃ᵀ Y)`` and the row sum ``b N + Q̃ (K̃ᵀ 1)``. Where numerators can be negative,
     the absolute row sums are found in one streaming pass instead.
     """
-    counts = cells.counts(packed_k)
+    packed_k, counts = keys.means, keys.counts
     shift = rule.offset / rule.scale
     if rule.signed:
         total = _absolute_row_sums(packed_q, packed_k, counts, dtype, shift)
@@ -181,11 +179,11 @@ def _factorized(
         total = shift * counts.sum() + packed_q @ (packed_k.mT @ counts)
         # Nothing here is rounded to 16 bits.
         dtype = total.dtype
-    empty = total <= empty_row_floor(rule, dtype, cells.tokens, weight_sum) / rule.scale
+    empty = total <= empty_row_floor(rule, dtype, keys.tokens, weight_sum) / rule.scale
 
     def step(Y):
-        pooled = cells.sum(Y)
-        product = packed_q @ (packed_k.mT @ pooled) + shift * pooled.sum(0)
+        values = keys.sums(Y)
+        product = packed_q @ (packed_k.mT @ values) + shift * values.sum(0)
         return torch.where(empty, Y, product / total.masked_fill(empty, 1))
 
     return step
@@ -214,8 +212,7 @@ class Rows:
 
     Args:
         packed_q: ``Q̃ (N, C)``.
-        packed_k: ``K̃ (cells, C)``.
-        cells: on which ``Y`` is pooled.
+        keys: of the global part.
         config: the walk's settings.
         dtype: of the products with ``K̃`` and of what is kept.
         weight_sum: the sum of the head weights, which no affinity exceeds.
@@ -224,15 +221,14 @@ class Rows:
     def __init__(
         self,
         packed_q: Tensor,
-        packed_k: Tensor,
-        cells: Cells,
+        keys: Keys,
         config,
         dtype: torch.dtype,
         weight_sum: float,
     ):
         self.rule = config.rule
-        self.cells = cells
-        self.counts = cells.counts(packed_k)
+        self.keys = keys
+        packed_k, self.counts = keys.means, keys.counts
         self.dtype = dtype
         if self.rule.exponential:
             packed_q = packed_q / config.temperature
@@ -247,7 +243,7 @@ class Rows:
         self.offsets = self.offsets.to(dtype)
         self.floor = EMPTY_ROW
         if not self.rule.exponential:
-            self.floor = empty_row_floor(self.rule, dtype, cells.tokens, weight_sum)
+            self.floor = empty_row_floor(self.rule, dtype, keys.tokens, weight_sum)
         self.kept: list[Tensor] = []
         self.totals = None
         if self.rule.signed:
@@ -262,10 +258,10 @@ class Rows:
             numerators = self._numerators(self.q[rows], self.k, self.offsets[rows])
             self.kept.append(numerators.to(self.dtype))
 
-    def step(self, Y: Tensor) -> Tensor:
-        """``S_global Y``, ``(N, K)`` each."""
+    def step(self, Y: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """``S_global Y``, ``(N, K)`` each; where ``Q̃`` has some ``tokens`` alone, of those."""
         # The row sums are one more column of the product.
-        values = torch.cat([self.cells.sum(Y), self.counts.to(Y.dtype)], dim=1)
+        values = torch.cat([self.keys.sums(Y), self.counts.to(Y.dtype)], dim=1)
 
         def rows_of(rows):
             block = rows.start // self.size
@@ -276,7 +272,8 @@ class Rows:
         product = filled(values.new_empty(len(self.q), values.shape[1]), self.size, rows_of)
         total = product[:, -1:] if self.totals is None else self.totals
         empty = total <= self.floor
-        return torch.where(empty, Y, product[:, :-1] / total.masked_fill(empty, 1))
+        own = Y if tokens is None else Y[tokens]
+        return torch.where(empty, own, product[:, :-1] / total.masked_fill(empty, 1))
 
     def _product(self, q: Tensor, k: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
         total = values.new_zeros(())

@@ -4,12 +4,12 @@ import argparse
 import dataclasses
 import os
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
 
-from nerve_fast.config import TOKEN_BUDGET, NerveConfig
+from nerve_fast.config import EXACT_TOKENS, GLOBAL_KEYS, NerveConfig
 from nerve_fast.dispatch import BACKEND_NAMES
 from nerve_fast.errors import InputError
 from nerve_fast.evaluation.presets import PRESETS, clip_of
@@ -26,7 +26,7 @@ CONFIG_HELP = {
     "normalization": "how affinities become probabilities",
     "temperature": "of softmax",
     "tolerance": "of the limit, which --steps none walks to",
-    "global_stride": "pool keys and values of the global part; 1 is exact",
+    "global_keys": "clusters that the global part takes its keys in, none: all keys",
 }
 
 
@@ -40,6 +40,16 @@ def seed(text: str) -> int:
     if not 0 <= value < 2**63:
         raise argparse.ArgumentTypeError(f"{text} is not between 0 and 2^63 - 1")
     return value
+
+
+def keys(text: str) -> int | str | None:
+    """A number of clusters, ``auto`` or ``none``."""
+    word = text.casefold()
+    return {"auto": "auto", "none": None}[word] if word in ("auto", "none") else int(text)
+
+
+# In argparse's messages: "invalid number, auto or none value".
+keys.__name__ = "number, auto or none"
 
 
 def revision(text: str) -> tuple[str, str]:
@@ -206,11 +216,17 @@ def add_large(command) -> None:
         'such as "6GB" (default: nine tenths of the free)',
     )
     large.add_argument(
-        "--token-budget",
-        type=int,
-        default=TOKEN_BUDGET,
-        help="tokens that the global part takes keys from; more are pooled, "
-        "0 computes everything exactly (default: %(default)s)",
+        "--global-keys",
+        type=keys,
+        default="auto",
+        help="clusters that the global part takes its keys in; none computes everything exactly; "
+        f"auto takes all keys up to {EXACT_TOKENS} tokens, {GLOBAL_KEYS} clusters beyond "
+        "(default: auto)",
+    )
+    large.add_argument(
+        "--max-key-error",
+        type=float,
+        help="double the clusters until the first step is within this of that with all keys",
     )
     large.add_argument(
         "--tile", type=int, help="side in pixels (default: 1.5 times the model's own, 768 for 512)"
@@ -241,11 +257,13 @@ def add_prior(command) -> None:
     prior.add_argument("--logit-scale", type=float, default=40.0, help="default: 40")
 
 
-def add_config(command) -> None:
-    """Add a flag for each field of :class:`~nerve_fast.NerveConfig`."""
+def add_config(command, *, leave_out: Collection[str] = ()) -> None:
+    """Add a flag for each field of :class:`~nerve_fast.NerveConfig` but those to leave out."""
     graph = command.add_argument_group("graph stage")
     types = typing.get_type_hints(NerveConfig)
     for field in dataclasses.fields(NerveConfig):
+        if field.name in leave_out:
+            continue
         graph.add_argument(
             "--" + field.name.replace("_", "-"),
             type=reader_of(types[field.name]),
@@ -270,8 +288,7 @@ def reader_of(kind: type) -> Callable[[str], object]:
     return read
 
 
-def config_of(options) -> NerveConfig:
-    """The settings of the graph stage that the flags describe."""
-    return NerveConfig(
-        **{field.name: getattr(options, field.name) for field in dataclasses.fields(NerveConfig)}
-    )
+def config_of(options, *, leave_out: Collection[str] = ()) -> NerveConfig:
+    """The settings of the graph stage that the flags of :func:`add_config` describe."""
+    names = [field.name for field in dataclasses.fields(NerveConfig)]
+    return NerveConfig(**{name: getattr(options, name) for name in names if name not in leave_out})

@@ -20,7 +20,8 @@ PASSED_ON = (
     "verify",
     "resolution",
     "max_memory",
-    "token_budget",
+    "global_keys",
+    "max_key_error",
     "tile",
     "overlap",
 )
@@ -59,11 +60,11 @@ def add_segment(commands) -> None:
     flags.add_models(command)
     flags.add_large(command)
     flags.add_prior(command)
-    flags.add_config(command)
+    flags.add_config(command, leave_out=("global_keys",))
 
 
 def _run(options) -> int:
-    config = flags.config_of(options)
+    config = flags.config_of(options, leave_out=("global_keys",))
     labels = [label.strip() for label in (options.labels or "").split(";")]
     labels = labels if options.labels is not None else []
     points, boxes = places("--points", options.points, 2), places("--boxes", options.boxes, 4)

@@ -9,6 +9,7 @@ from importlib import resources
 import torch
 
 from nerve_fast.blocked.affinity import STRIPE_BYTES
+from nerve_fast.clusters import COLUMNS, ROUNDS, SAMPLE, block_rows
 from nerve_fast.dispatch.problem import Problem
 
 
@@ -106,6 +107,10 @@ def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Wo
             total += (affinities * (1 - kept) + Work(narrow_bytes=row_bytes)) * p.steps
         if p.rule.signed:
             total += affinities
+        if p.clustered:
+            compared = p.tokens + ROUNDS * min(max(SAMPLE, 2 * p.columns), p.tokens)
+            distances = compared * p.columns
+            total += Work(products=2 * distances * p.channels, elements=distances)
     return total * p.batch
 
 
@@ -115,30 +120,45 @@ def peak_memory(problem: Problem, backend: str, route: str, stored_rows: int = 0
     What ``return_steps`` asks for is not among them: each takes as much as the result, and twice
     that for a batch. Without a grid the bound is that of the grid which takes the most.
     """
-    p = problem
+    return _walk_memory(problem, backend, route, stored_rows) + cluster_memory(problem)
+
+
+def cluster_memory(p: Problem) -> int:
+    """Bytes of clusters and of finding them, for any backend."""
+    if not p.clustered:
+        return 0
+    # Who is where, in which order, and on the way to it.
+    kept = p.batch * (10 * 8 * p.tokens + 6 * 8 * p.columns)
+    sample = min(max(SAMPLE, 2 * p.columns), p.tokens)
+    rows = min(block_rows(p.columns, p.channels, p.device), p.tokens)
+    vectors = 4 * p.channels * 4 * (sample + p.columns + rows)
+    distances = 3 * 4 * p.columns * rows
+    # Of what is summed a few columns at a time.
+    in_order = p.batch * p.tokens * COLUMNS * (p.itemsize + p.dtype.itemsize)
+    return kept + vectors + distances + in_order + 3 * p.batch * p.columns * p.channels * p.itemsize
+
+
+def _walk_memory(p: Problem, backend: str, route: str, stored_rows: int) -> int:
     if backend == "reference":
-        maps = (2 if p.weights_given else 4) * p.heads + 10
+        maps = (2 if p.weights_given else 4) * p.heads + 10 + 4 * p.clustered
         values = 8 * p.batch * p.tokens * p.labels * p.itemsize
         # The windows are found from the distances of all pairs, in 64 bits.
         return p.tokens**2 * (p.batch * p.itemsize * maps + 32) + values + REFERENCE_WORKSPACE
     stored = stored_rows * row_memory(p, backend)
     if backend == "triton":
         return p.batch * (stored + p.tokens * _kernel_bytes(p)) + KERNEL_WORKSPACE
-    copies = 2 * p.stored_itemsize(backend)
-    if route == "factorized" and not p.rule.signed:
-        # It makes no large product: what is packed is taken as it is.
-        copies = 0
-    # Of queries and keys: packed, one of them once more on the way, and as products take them.
-    packed = p.tokens * p.channels * (3 * p.itemsize + copies)
+    # Of queries and keys: packed, one of them once more on the way, and as products take them,
+    # which is as they are for products in the dtype of sums. Of clusters the means alone stay.
+    packed = (3 - p.clustered) * p.tokens * p.channels * p.itemsize
+    narrow = p.stored_itemsize(backend)
+    if narrow < p.itemsize and (route != "factorized" or p.rule.signed):
+        packed += (p.tokens + p.columns) * p.channels * narrow
     packed += 4 * p.tokens * p.heads * p.itemsize
     columns = 8 + 2 * p.batch
     if p.config.steps is None:
         # The prior's share, the walk before the last step, and their difference.
         columns += 3
     values = p.tokens * (p.labels + 1) * columns * p.itemsize
-    if p.config.global_stride > 1:
-        packed += 3 * p.whole_cells * p.channels * p.itemsize
-        values += 3 * p.whole_cells * (p.labels + 1) * p.itemsize
     tiles = (64 << 20) if p.device.type == "cpu" else (1 << 30)
     return packed + _stencil_bytes(p) + values + tiles + stored
 
@@ -167,9 +187,6 @@ def _kernel_bytes(p: Problem) -> int:
     """Bytes per token that the kernels keep: packed heads, local weights, both forms of ``Y``."""
     channels = -(-p.channels // 64) * 64
     packed = 2 * channels * p.dtype.itemsize
-    if p.config.global_stride > 1:
-        # Pooled in float32.
-        packed += 3 * channels * 4 * -(-p.whole_cells // p.tokens)
     columns = 16 + 3 * p.labels
     local = 2 * p.window * 4 if p.config.beta < 1 else 0
     kept = 2 * 4 + 2 * p.dtype.itemsize
@@ -181,7 +198,7 @@ def _kernel_bytes(p: Problem) -> int:
 
 def row_memory(problem: Problem, backend: str) -> int:
     """Bytes of one stored row of ``S``."""
-    columns = problem.most_columns
+    columns = problem.columns
     if backend == "triton":
         columns = -(-columns // 128) * 128
     return columns * problem.stored_itemsize(backend)

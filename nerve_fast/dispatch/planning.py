@@ -69,8 +69,7 @@ def plan(
             ``None`` is four fifths of what is free.
         weights_given: whether the caller gives the head weights, so that no entropy is computed.
         requires_grad: whether an input requires a gradient.
-        grid: ``(h, w)``, which tells how many cells ``global_stride`` leaves; without it they are
-            counted as on a grid that the stride divides.
+        grid: ``(h, w)``; without it the memory is that of the grid whose windows take the most.
 
     Returns:
         The plan, which ``random_walk(plan=…)`` executes.

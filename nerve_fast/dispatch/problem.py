@@ -57,18 +57,17 @@ class Problem:
 
     @property
     def columns(self) -> int:
-        """Columns of the global part: cells of ``global_stride²`` tokens.
+        """Columns of the global part: tokens, or clusters of them."""
+        return min(self.config.global_keys or self.tokens, self.tokens)
 
-        Without a grid they are counted as on a grid that the stride divides.
-        """
-        stride = self.config.global_stride
-        if self.grid is None:
-            return math.ceil(self.tokens / stride**2)
-        return math.prod(math.ceil(side / stride) for side in self.grid)
+    @property
+    def clustered(self) -> bool:
+        """Whether keys of the global part are taken in clusters."""
+        return self.config.beta > 0 and self.columns < self.tokens
 
     @property
     def sides(self) -> tuple[int, int]:
-        """The grid, or where it is not known the one whose windows and cells take the most."""
+        """The grid, or where it is not known the one whose windows take the most."""
         return self.grid or (1, self.tokens)
 
     @property
@@ -85,18 +84,6 @@ class Problem:
     def padded(self) -> int:
         """Tokens of the grid with the window's radius on all sides."""
         return math.prod(side + 2 * self.radius for side in self.sides)
-
-    @property
-    def most_columns(self) -> int:
-        """:attr:`columns`, or where the grid is not known the most that they can be."""
-        stride = self.config.global_stride
-        return math.prod(math.ceil(side / stride) for side in self.sides)
-
-    @property
-    def whole_cells(self) -> int:
-        """Tokens of the grid filled up to whole cells of the global part."""
-        stride = self.config.global_stride
-        return math.prod(-(-side // min(stride, side)) * min(stride, side) for side in self.sides)
 
     @property
     def itemsize(self) -> int:

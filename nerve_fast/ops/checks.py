@@ -92,7 +92,7 @@ def check_values(**tensors: Tensor | None) -> dict[str, float]:
     if not present:
         return {}
     device = next(iter(present.values())).device
-    if _is_capturing(device):
+    if is_capturing(device):
         return {}
     # The maximum norm passes NaN and infinity on, without a copy of the tensor.
     found = [torch.linalg.vector_norm(x, ord=math.inf) for x in present.values()]
@@ -142,7 +142,7 @@ def check_weight_sum(head_weights: Tensor | None, rule: Normalization) -> None:
     """
     if head_weights is None or not rule.linear or rule.signed:
         return
-    if _is_capturing(head_weights.device):
+    if is_capturing(head_weights.device):
         return
     largest = known_sum(head_weights)
     if largest is None:
@@ -156,7 +156,7 @@ def check_weight_sum(head_weights: Tensor | None, rule: Normalization) -> None:
         )
 
 
-def _is_capturing(device: torch.device) -> bool:
+def is_capturing(device: torch.device) -> bool:
     """Whether a CUDA graph is recorded, during which no value can be read."""
     if device.type != "cuda":
         return False

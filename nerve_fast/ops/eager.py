@@ -11,13 +11,16 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nerve_fast import dispatch
+from nerve_fast import dispatch, reference
+from nerve_fast.clusters import Clusters, cluster_keys
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan
 from nerve_fast.errors import InputError
-from nerve_fast.ops.checks import check_logits, check_values, check_weight_sum
+from nerve_fast.numerics import upcast
+from nerve_fast.ops.checks import check_logits, check_values, check_weight_sum, is_capturing
 from nerve_fast.utils.windows import clipped_radius
 from nerve_fast.walked import Walked
+from nerve_fast.weights import remember
 
 
 def without_autocast(operation: Callable) -> Callable:
@@ -111,6 +114,7 @@ def walked(
     return_steps: tuple[int, ...],
     on_step: Callable[[], None] | None,
     requires_grad: bool,
+    clusters: Clusters | None = None,
 ) -> Walked:
     """See :func:`nerve_fast.ops.walk.walked`."""
     magnitudes = check_values(q=q, k=k, prior=prior, head_weights=head_weights)
@@ -131,6 +135,13 @@ def walked(
         )
     else:
         dispatch.check_plan(plan, problem, requires_grad)
+    if clusters is not None and clusters.count != config.global_keys:
+        raise InputError(
+            f"clusters holds {clusters.count} of them; expected config.global_keys, which is "
+            f"{config.global_keys}"
+        )
+    if clusters is None and problem.clustered and _moves(config, return_steps):
+        head_weights, clusters = _clustered(plan.backend, q, k, prior, head_weights, config)
     # Windows that reach beyond the grid from every token would only be larger in memory.
     config = config.replace(radius=clipped_radius(config.radius, grid))
     out = dispatch.module_of(plan.backend, q.device).random_walk(
@@ -144,12 +155,40 @@ def walked(
         stored_rows=plan.stored_rows,
         return_steps=return_steps,
         on_step=on_step,
+        clusters=clusters,
     )
     return Walked(
         out.probabilities.to(prior.dtype),
         {t: P.to(prior.dtype) for t, P in out.at_steps.items()},
         out.steps_taken,
     )
+
+
+def _moves(config: NerveConfig, return_steps: tuple[int, ...]) -> bool:
+    """Whether any walker leaves its token."""
+    return config.alpha > 0 and (config.steps is None or max(config.steps, *return_steps, 0) > 0)
+
+
+def _clustered(
+    backend: str,
+    q: Tensor,
+    k: Tensor,
+    prior: Tensor,
+    head_weights: Tensor | None,
+    config: NerveConfig,
+) -> tuple[Tensor, Clusters]:
+    """The head weights, and ``config.global_keys`` clusters of the keys that they weight."""
+    if is_capturing(q.device):
+        raise InputError(
+            "global_keys is set while a CUDA graph is recorded, where keys cannot be clustered; "
+            "leave it None there"
+        )
+    if head_weights is None and config.sharpness == 0:
+        head_weights = upcast(q).new_full(q.shape[:-2], 1 / q.shape[-3])
+    elif head_weights is None:
+        entropy = dispatch.module_of(backend, q.device).head_entropy(q, k, None)
+        head_weights = remember(reference.entropy_weights(entropy, config.sharpness), 1.0)
+    return head_weights, cluster_keys(k, head_weights, config.global_keys, prior)
 
 
 def _module(backend: str, x: Tensor, requires_grad: bool, radius: int = 1):

@@ -101,7 +101,7 @@ _CONFIG = {
     "sharpness": "float",
     "normalization": "str",
     "temperature": "float",
-    "global_stride": "SymInt",
+    "global_keys": "SymInt?",
     "tolerance": "float",
 }
 """The fields of a :class:`NerveConfig` and their types in an operator's schema."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
+from nerve_fast.clusters import Clusters
 from nerve_fast.config import MOST, NerveConfig
 from nerve_fast.dispatch import Plan, checked_config, wants_grad
 from nerve_fast.errors import InputError, quoted
@@ -105,8 +106,14 @@ def walked(
     max_memory: int | str | None = None,
     return_steps: Sequence[int] = (),
     on_step: Callable[[], None] | None = None,
+    clusters: Clusters | None = None,
 ) -> Walked:
-    """:func:`random_walk` with the number of steps that it took; not for ``torch.compile``."""
+    """:func:`random_walk` with the number of steps that it took; not for ``torch.compile``.
+
+    Args:
+        clusters: of the keys, ``config.global_keys`` of them; ``None`` finds them where they are
+            wanted.
+    """
     grid, config, return_steps = _checked(q, k, prior, grid, config, head_weights, return_steps)
     return eager.walked(
         q,
@@ -122,6 +129,7 @@ def walked(
         return_steps,
         on_step,
         wants_grad(q, k, prior, head_weights),
+        clusters,
     )
 
 

@@ -6,12 +6,13 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tqdm import tqdm
 
 from nerve_fast.backbones.loading import hide_loading_bars
-from nerve_fast.config import TOKEN_BUDGET, NerveConfig
+from nerve_fast.config import NerveConfig
 from nerve_fast.errors import InputError
 from nerve_fast.imaging import visualize
 from nerve_fast.imaging.tiling import Tiling
@@ -26,6 +27,7 @@ from nerve_fast.pipeline.inputs import (
     listed,
     readable,
 )
+from nerve_fast.pipeline.jobs import check_keys
 from nerve_fast.pipeline.marks import is_whole, settings_digest, stamped
 from nerve_fast.pipeline.seeding import SeedSettings
 from nerve_fast.pipeline.settings import ModelSettings, check_count
@@ -56,7 +58,9 @@ class SegmentSettings:
         max_memory: bytes that may be taken beyond the models, a number or such as ``"6GB"``, by the
             networks, the walk and the drawing and writing of results, but not by the images
             themselves, their decoding and reading ahead; ``None`` is nine tenths of what is free.
-        token_budget: tokens that the global part takes keys from; 0 is no bound.
+        global_keys: clusters that the global part takes its keys in, ``"auto"``, or ``None`` for
+            everything exactly.
+        max_key_error: that the clusters may have, relative; ``None`` takes it as it is.
         tile, overlap: of large images, in pixels; ``None`` follows from the model.
         prior: how CLIP's patches become the prior.
         config: of the graph stage.
@@ -79,7 +83,8 @@ class SegmentSettings:
     verify: bool = False
     resolution: int | None = None
     max_memory: int | str | None = None
-    token_budget: int = TOKEN_BUDGET
+    global_keys: int | Literal["auto"] | None = "auto"
+    max_key_error: float | None = None
     tile: int | None = None
     overlap: int | None = None
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
@@ -90,7 +95,7 @@ class SegmentSettings:
         if self.labels or not self.seeds:
             parse_labels(list(self.labels))
         check_count("batch_size", self.batch_size, 1)
-        check_count("token_budget", self.token_budget, 0)
+        check_keys(self.global_keys, self.max_key_error)
         if self.max_memory is not None:
             parse_bytes(self.max_memory)
         if self.tile is not None:
@@ -228,7 +233,8 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
             return_steps=visualize.strip_stages(pipe.config.steps) if asked.save_steps else (),
             batch_size=asked.batch_size,
             max_memory=asked.max_memory,
-            token_budget=asked.token_budget or None,
+            global_keys=asked.global_keys,
+            max_key_error=asked.max_key_error,
             tile=asked.tile,
             overlap=asked.overlap,
             progress=run.progress,
@@ -285,7 +291,11 @@ def difference(out: SegmentationOutput, expected: SegmentationOutput) -> str:
     """Say how far a result is from the reference's."""
     error = (out.walked - expected.walked).norm() / expected.walked.norm()
     equal = (out.label_map == expected.label_map).double().mean()
-    return f"probabilities within {error:.1e} of the reference's, {equal:.2%} of labels equal"
+    said = f"probabilities within {error:.1e} of the reference's, {equal:.2%} of labels equal"
+    if out.plan.cluster_error is not None:
+        clusters = out.plan.walk.problem.columns
+        said += f"; both with keys in {clusters} clusters: {out.plan.cluster_error}"
+    return said
 
 
 def wanted(asked: SegmentSettings) -> list[str]:

@@ -3,13 +3,16 @@
 import dataclasses
 import math
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from nerve_fast.backbones.source import AffinitySource, heads_of
-from nerve_fast.config import NerveConfig
+from nerve_fast.blocked.key_error import error_memory
+from nerve_fast.clusters import ClusterError
+from nerve_fast.config import EXACT_TOKENS, GLOBAL_KEYS, NerveConfig
 from nerve_fast.dispatch import Plan, plan, resolve
+from nerve_fast.dispatch.costs import cluster_memory
 from nerve_fast.dispatch.machine import free_memory
 from nerve_fast.errors import InputError
 from nerve_fast.imaging import visualize
@@ -96,19 +99,22 @@ class CallPlan(EncodePlan):
     """How the pipeline will carry out a call on images of one size.
 
     Attributes:
-        config: of the graph stage, with the stride that the token budget asks for.
+        config: of the graph stage, with the clusters that it takes keys in.
         entropy_rows: rows that head entropies are the mean of; ``None`` is all.
         walk: how the walk will be carried out.
+        cluster_error: how far the clusters were found to be off, once they are there.
     """
 
     config: NerveConfig
     entropy_rows: int | None
     walk: Plan
+    cluster_error: ClusterError | None = None
 
     def __str__(self) -> str:
         h, w = self.grid
-        stride = self.config.global_stride
-        notes = [f"global part pooled {stride} × {stride}"] * (stride > 1)
+        notes = [f"keys in {self.walk.problem.columns:,} clusters"] * self.walk.problem.clustered
+        if self.cluster_error is not None:
+            notes.append(str(self.cluster_error))
         if self.entropy_rows is not None and self.entropy_rows < h * w:
             notes.append(f"entropies of {self.entropy_rows} rows")
         said = f" ({', '.join(notes)})" if notes else ""
@@ -133,9 +139,11 @@ class Request:
         processing_resolution: short side at which the graph's network sees an image; ``None`` is
             its own, 0 the image's.
         tile, overlap: in pixels; ``None`` are 1.5 times the network's own size, and a sixth of it.
-        token_budget: cells of the global part at most; ``None`` is no limit.
+        global_keys: clusters of the global part's keys; ``"auto"`` takes some where there are many
+            tokens, and ``None`` computes everything exactly.
         further_steps: numbers of steps after which the walk is wanted too.
         encoded: the plan by which the networks have run, where they have.
+        held: bytes of what they gave, where it was made for this call.
     """
 
     prior: Prior | None
@@ -149,9 +157,10 @@ class Request:
     processing_resolution: int | None = None
     tile: int | None = None
     overlap: int | None = None
-    token_budget: int | None = None
+    global_keys: int | Literal["auto"] | None = None
     further_steps: int = 0
     encoded: EncodePlan | None = None
+    held: int = 0
 
     def planned(self, max_memory: int | str | None) -> EncodePlan | CallPlan:
         """The plan within ``max_memory`` bytes; ``None`` is what is free, less a margin.
@@ -205,8 +214,8 @@ class Request:
         """
         source = self.source
         if self.encoded is not None:
-            # The networks have run, and what they gave is the caller's.
-            yield self._with_walk(self.encoded, budget, networks=0, features=0, resized=0)
+            # The networks have run.
+            yield self._with_walk(self.encoded, budget, networks=0, features=self.held, resized=0)
             return
         seen = graph_view(
             source,
@@ -269,9 +278,9 @@ class Request:
             features: bytes of what they leave.
             resized: bytes of the images at the sizes at which they are seen.
         """
-        config = self._pooled(encode.grid)
+        config = self._clustered(encode.grid)
         # The reference is the measure of the others: nothing of it is estimated.
-        exact = self.token_budget is None or resolve(self.backend) == "reference"
+        exact = self.global_keys is None or resolve(self.backend) == "reference"
         heads, head_dim = heads_of(self.source)
         tokens = math.prod(encode.grid)
 
@@ -294,7 +303,12 @@ class Request:
         kept = resized + 4 * (4 + self.further_steps) * self.images * tokens * self.labels
         least = min(way.peak_memory for way in walk(UNLIMITED).options if way.refused is None)
         walked = walk(max(budget - features - kept - SLACK, least))
-        largest = max(networks, features + walked.peak_memory, self._pixel_memory(encode.size))
+        graph_stage = walked.peak_memory
+        if walked.problem.clustered:
+            sums = walked.problem.itemsize
+            compared = error_memory(heads, tokens, head_dim, self.labels, sums)
+            graph_stage = max(graph_stage, cluster_memory(walked.problem) + compared)
+        largest = max(networks, features + graph_stage, self._pixel_memory(encode.size))
         return CallPlan(
             **{
                 field.name: getattr(encode, field.name)
@@ -307,18 +321,18 @@ class Request:
             walk=walked,
         )
 
-    def _pooled(self, grid: tuple[int, int]) -> NerveConfig:
-        """The settings with the smallest stride that keeps the global part within its tokens."""
-        config = self.config
+    def _clustered(self, grid: tuple[int, int]) -> NerveConfig:
+        """The settings with as many clusters as the call asks for, on a grid of tokens."""
+        config, tokens = self.config, math.prod(grid)
+        if self.global_keys != "auto":
+            exact = self.global_keys is None or self.global_keys >= tokens
+            return config.replace(global_keys=None if exact else self.global_keys)
         rule = NORMALIZATIONS[config.normalization]
         # Linear and without a sign: the cost does not grow with the number of keys.
         constant = rule.linear and not rule.signed
-        if self.token_budget is None or constant or config.beta == 0:
+        if config.global_keys is not None or constant or tokens <= EXACT_TOKENS:
             return config
-        stride = config.global_stride
-        while math.prod(-(-side // stride) for side in grid) > self.token_budget:
-            stride += 1
-        return config.replace(global_stride=stride)
+        return config.replace(global_keys=GLOBAL_KEYS)
 
     def _pixel_memory(self, size: tuple[int, int]) -> int:
         """The label map in int64, and what one stripe takes."""

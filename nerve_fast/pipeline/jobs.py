@@ -2,9 +2,11 @@
 
 import dataclasses
 import itertools
+import math
 import numbers
 import os
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -30,7 +32,8 @@ class Call:
     match_input_resolution: bool
     return_steps: Sequence[int]
     max_memory: int | str | None
-    token_budget: int | None
+    global_keys: int | Literal["auto"] | None
+    max_key_error: float | None
     tile: int | None
     overlap: int | None
     progress: bool
@@ -110,7 +113,13 @@ def _generators(generator, images: int) -> list[torch.Generator]:
 
 
 def check_inputs(
-    config, processing_resolution, generator, return_steps, batch_size, token_budget
+    config,
+    processing_resolution,
+    generator,
+    return_steps,
+    batch_size,
+    global_keys=None,
+    max_key_error=None,
 ) -> None:
     if not isinstance(config, NerveConfig):
         raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
@@ -135,10 +144,22 @@ def check_inputs(
             )
     if not (_is_count(batch_size) and batch_size > 0):
         raise InputError(f"batch_size is {quoted(batch_size)}; expected a whole number above 0")
-    if token_budget is not None and not (_is_count(token_budget) and token_budget > 0):
+    check_keys(global_keys, max_key_error)
+
+
+def check_keys(global_keys, max_key_error) -> None:
+    """Raise :class:`InputError` unless these are clusters, and a bound on their error."""
+    if global_keys not in (None, "auto") and not (_is_count(global_keys) and global_keys > 0):
         raise InputError(
-            f"token_budget is {quoted(token_budget)}; expected a whole number above 0, or None for "
-            "no limit"
+            f"global_keys is {quoted(global_keys)}; expected a whole number above 0, 'auto', or "
+            "None for all keys"
+        )
+    if max_key_error is None:
+        return
+    is_number = isinstance(max_key_error, numbers.Real) and not isinstance(max_key_error, bool)
+    if not (is_number and 0 < max_key_error < math.inf):
+        raise InputError(
+            f"max_key_error is {quoted(max_key_error)}; expected a finite number above 0, or None"
         )
 
 

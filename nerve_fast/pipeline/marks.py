@@ -65,7 +65,7 @@ def settings_digest(asked, device: torch.device | str | None) -> str:
             "config": asked.config.to_dict(),
             "prior": dataclasses.asdict(asked.prior),
             "pixels": [asked.resolution, asked.tile, asked.overlap],
-            "memory": [asked.token_budget, asked.max_memory],
+            "memory": [asked.global_keys, asked.max_key_error, asked.max_memory],
             "models": [_state_of(source) for source in (*sources, asked.prior.proxy)],
             "layers": models.layers,
             "noise": [models.timestep, models.seed],

@@ -30,7 +30,7 @@ class SegmentationOutput:
         walked: ``(K, h, w)`` float32, what the walk made of it.
         steps: ``(K, h, w)`` float32 on the token grid, after each number of steps asked for.
         steps_taken: how many steps the walk took, which ``steps=None`` leaves open.
-        plan: how it was carried out; ``plan.config`` has the settings, with the stride taken.
+        plan: how it was carried out; ``plan.config`` has the settings, with the clusters taken.
     """
 
     label_map: Tensor

@@ -1,6 +1,8 @@
 """The whole method: an image and words in, a label for every pixel out."""
 
+import dataclasses
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, cast
@@ -12,7 +14,8 @@ from tqdm import tqdm
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.graph import load_graph
 from nerve_fast.backbones.source import AffinitySource, GraphFeatures
-from nerve_fast.config import TOKEN_BUDGET, NerveConfig
+from nerve_fast.clusters import ClusterError, Clusters
+from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import choose
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.resampling import as_maps, to_tokens
@@ -25,7 +28,7 @@ from nerve_fast.pipeline.output import SegmentationOutput
 from nerve_fast.priors import CLIPPrior, Prior, PriorConfig
 from nerve_fast.priors.patchwise import check_finite
 from nerve_fast.priors.seeds import Boxes, Points, Scribbles
-from nerve_fast.refiners.walk import entropies, moves
+from nerve_fast.refiners.walk import clusters_of, entropies, moves, weights_of
 from nerve_fast.utils.heap import give_back
 from nerve_fast.utils.labels import parse_labels
 
@@ -160,7 +163,8 @@ class NervePipeline:
         return_steps: Sequence[int] = (),
         batch_size: int = 1,
         max_memory: int | str | None = None,
-        token_budget: int | None = TOKEN_BUDGET,
+        global_keys: int | Literal["auto"] | None = "auto",
+        max_key_error: float | None = None,
         tile: int | None = None,
         overlap: int | None = None,
         progress: bool = False,
@@ -198,11 +202,14 @@ class NervePipeline:
                 of single calls up to rounding.
             max_memory: bytes that may be used beyond the models and the images, or text such as
                 ``"6GB"``; ``None`` is nine tenths of what is free.
-            token_budget: tokens that the walk's global part may take its keys and values from.
-                Where the image has more, they are pooled over cells of ``s × s`` tokens with the
-                smallest stride ``s`` that fits; the log and ``.plan.config.global_stride`` say
-                which. ``shift`` never needs it. Beyond 1024 tokens head entropies are the mean of
+            global_keys: clusters that the walk's global part takes its keys in, an approximation
+                whose error is measured: the log and ``.plan.cluster_error`` say how far the first
+                step of 256 rows is off. ``"auto"`` takes the settings' number where they have one;
+                else all keys up to 16,384 tokens and 2,048 clusters beyond, but with ``shift``,
+                which never needs them, all keys. Beyond 1024 tokens head entropies are the mean of
                 1024 rows. ``None`` computes everything exactly, which takes long.
+            max_key_error: doubles the number of clusters until the relative error of the first step
+                is at most this; ``None`` takes it as it is.
             tile: longest side of a tile, in pixels; ``None`` is 1.5 times the size that the graph's
                 network was trained at, 768 for 512.
             overlap: of neighbouring tiles, in pixels, at most half a tile; ``None`` is a sixth.
@@ -216,7 +223,13 @@ class NervePipeline:
         # 0. Inputs. The labels are encoded first: a mistake in them should not cost a forward pass.
         config = self.config if config is None else config
         check_inputs(
-            config, processing_resolution, generator, return_steps, batch_size, token_budget
+            config,
+            processing_resolution,
+            generator,
+            return_steps,
+            batch_size,
+            global_keys,
+            max_key_error,
         )
         alone = not isinstance(image, (list, tuple))
         images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
@@ -241,7 +254,8 @@ class NervePipeline:
             match_input_resolution=match_input_resolution,
             return_steps=return_steps,
             max_memory=max_memory,
-            token_budget=token_budget,
+            global_keys=global_keys,
+            max_key_error=max_key_error,
             tile=tile,
             overlap=overlap,
             progress=progress,
@@ -280,7 +294,7 @@ class NervePipeline:
         Raises:
             InputError, TypeError: as for a call.
         """
-        check_inputs(self.config, processing_resolution, generator, (), 1, None)
+        check_inputs(self.config, processing_resolution, generator, (), 1)
         alone = not isinstance(image, (list, tuple))
         images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
         results = []
@@ -340,6 +354,7 @@ class NervePipeline:
         jobs: Sequence[Job],
         call: Call,
         encoded: EncodePlan | None = None,
+        held: int = 0,
     ) -> CallPlan:
         request = Request(
             prior=self.prior if call.classes else None,
@@ -353,9 +368,10 @@ class NervePipeline:
             processing_resolution=call.processing_resolution,
             tile=call.tile,
             overlap=call.overlap,
-            token_budget=call.token_budget,
+            global_keys=call.global_keys,
             further_steps=len(call.return_steps),
             encoded=encoded,
+            held=held,
         )
         # With labels there is a walk to plan.
         return cast(CallPlan, request.planned(call.max_memory))
@@ -363,14 +379,6 @@ class NervePipeline:
     def _say(self, plan: CallPlan, call: Call) -> None:
         """The plan, and what of it the caller may not expect, to the log."""
         logger.info("%s", plan)
-        if plan.config.global_stride > call.config.global_stride:
-            logger.warning(
-                "%d tokens are more than the budget of %d: keys and values of the walk's "
-                "global part are pooled with global_stride=%d",
-                plan.grid[0] * plan.grid[1],
-                call.token_budget,
-                plan.config.global_stride,
-            )
         if plan.feature_dtype != self.graph.dtype:
             logger.warning(
                 "to fit %s, queries and keys are kept in %s", call.max_memory, plan.feature_dtype
@@ -436,6 +444,7 @@ class NervePipeline:
         prior = stages.prior_on_tokens(
             words, [job.seeds for job in jobs], labels, graph.grid, graph.q.device
         )
+        plan, clusters, errors = self._clustered(jobs, graph, prior, entropy, plan, call)
         # The steps of kernels are too short to watch.
         watched = plan.walk.backend == "blocked"
         total = len(jobs) * plan.walk.problem.steps * watched
@@ -445,13 +454,15 @@ class NervePipeline:
                 prior,
                 plan.config,
                 entropy=entropy,
+                clusters=clusters,
                 backend=self.backend,
                 plan=plan.walk,
                 return_steps=call.return_steps,
                 on_step=_advance(steps),
             )
         results = []
-        for job, names, tokens, one in zip(jobs, labels, prior, walked, strict=True):
+        found = zip(jobs, labels, prior, walked, errors, strict=True)
+        for job, names, tokens, one, error in found:
             width, height = job.image.size if call.match_input_resolution else plan.size
             label_map = stages.to_labels(one.maps, (height, width))
             if job.seeds is not None and (width, height) == job.image.size:
@@ -465,10 +476,41 @@ class NervePipeline:
                     walked=one.maps.cpu(),
                     steps={count: maps.cpu() for count, maps in one.at_steps.items()},
                     steps_taken=one.steps_taken,
-                    plan=plan,
+                    plan=dataclasses.replace(plan, cluster_error=error),
                 )
             )
         return results
+
+    def _clustered(
+        self,
+        jobs: Sequence[Job],
+        graph: GraphFeatures,
+        prior: Tensor,
+        entropy: Tensor | None,
+        plan: CallPlan,
+        call: Call,
+    ) -> tuple[CallPlan, Clusters | None, Sequence[ClusterError | None]]:
+        """The plan of the walk, clusters of keys that hold the error asked for, and each error."""
+        if not (plan.walk.problem.clustered and moves(plan.config, call.return_steps)):
+            return plan, None, [None] * len(jobs)
+        weights = weights_of(graph, plan.config, entropy)
+        tokens = math.prod(plan.grid)
+        while True:
+            clusters, errors = clusters_of(graph, prior, plan.config, weights)
+            worst = max(errors, key=lambda error: error.relative)
+            said = f"keys of {tokens} tokens are in {clusters.count} clusters: {worst}"
+            if call.max_key_error is None or worst.relative <= call.max_key_error:
+                logger.warning("%s", said)
+                return plan, clusters, errors
+            logger.info("%s; twice as many are tried", said)
+            # Features that the caller brought are in no plan.
+            held = 0 if jobs[0].features else graph.q.nbytes + graph.k.nbytes
+            more = dataclasses.replace(call, global_keys=min(2 * clusters.count, tokens))
+            wider = self._planned(jobs, more, plan, held)
+            plan = dataclasses.replace(wider, peak_memory=max(plan.peak_memory, wider.peak_memory))
+            if not plan.walk.problem.clustered:
+                logger.warning("no clusters of %d tokens are within max_key_error", tokens)
+                return plan, None, [None] * len(jobs)
 
 
 def _advance(bar: tqdm) -> Callable[..., None]:

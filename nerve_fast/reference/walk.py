@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
+from nerve_fast.clusters import Clusters
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import EMPTY_ROW, empty_row_floor, steps_to_limit, upcast
 from nerve_fast.reference.affinity import cosine_affinity, neighbours
@@ -36,34 +37,38 @@ def softmax_rows(logits: Tensor, identity: Tensor) -> Tensor:
     return torch.where(empty, identity, logits.masked_fill(empty, 0).softmax(-1))
 
 
-def coarsen(A: Tensor, grid: tuple[int, int], stride: int) -> Tensor:
-    """Every column of ``A`` becomes the mean of the columns in its ``stride × stride`` cell.
+def merged(A: Tensor, assignment: Tensor) -> Tensor:
+    """Every column of ``A`` becomes the mean of the columns of its cluster.
 
-    This is what keys and values pooled on a coarser grid do to the walk, written on the full one:
-    ``Σ_j f(A'_ij) Y_j = Σ_c n_c f(A'_ic) mean_c(Y)``. ``stride = 1`` changes nothing.
+    This is what clustered keys do to the walk, written for all tokens: as ``A`` is linear in the
+    keys, ``A'_ic`` is that of the cluster's mean, and the walk takes
+    ``Σ_j f(A'_ij) Y_j = Σ_c f(A'_ic) Σ_{j∈c} Y_j``.
+
+    Args:
+        A: ``(…, N, N)``.
+        assignment: the cluster of each token, ``(…, N)``.
     """
-    if stride == 1:
-        return A
-    h, w = grid
-    token = torch.arange(h * w, device=A.device)
-    cell = (token // w // stride) * w + (token % w) // stride
-    same_cell = (cell[:, None] == cell).to(A.dtype)
-    return A @ (same_cell / same_cell.sum(0))
+    together = (assignment[..., :, None] == assignment[..., None, :]).to(A.dtype)
+    return A @ (together / together.sum(-1, keepdim=True))
 
 
 def transition(
-    A: Tensor, grid: tuple[int, int], config, weight_sum: float | Tensor = 1.0
+    A: Tensor,
+    grid: tuple[int, int],
+    config,
+    weight_sum: float | Tensor = 1.0,
+    clusters: Clusters | None = None,
 ) -> Tensor:
     r"""The transition matrix: ``A (…, N, N)`` in, ``S (…, N, N)`` out.
 
     .. math:: S = \beta S_{global} + (1 - \beta) S_{local}
 
-    ``S_global`` takes all columns of ``A``; ``S_local`` those in the window, and ``ε_self`` as it
-    is on the diagonal. Each row sums to 1; with a signed rule such as ``l1`` the absolute values of
-    either part do.
+    ``S_global`` takes all columns of ``A``, in ``clusters`` if there are any; ``S_local`` those in
+    the window, and ``ε_self`` as it is on the diagonal. Each row sums to 1; with a signed rule such
+    as ``l1`` the absolute values of either part do.
     """
     rule, temperature = config.rule, config.temperature
-    A_global = coarsen(A, grid, config.global_stride)
+    A_global = A if clusters is None else merged(A, clusters.assignment)
     S_global = transition_global(A_global, rule, temperature, weight_sum)
     S_local = transition_local(
         A, config.self_affinity, grid, config.radius, rule, temperature, weight_sum
@@ -226,6 +231,7 @@ def random_walk(
     stored_rows: int = 0,
     return_steps: Collection[int] = (),
     on_step: Callable[[], None] | None = None,
+    clusters: Clusters | None = None,
 ) -> Walked:
     """The whole graph stage: entropy, weights, affinity, transition, walk.
 
@@ -238,6 +244,8 @@ def random_walk(
         route, stored_rows: not used: the reference stores the whole of ``S``.
         return_steps: further numbers of steps after which the walk is wanted.
         on_step: called after each step, of all members of a batch at once.
+        clusters: of the keys of the global part; ``None`` takes them one by one, whatever
+            ``config.global_keys`` says.
 
     Returns:
         ``P (…, N, K)`` in float32, in float64 where an input is float64; with ``return_steps``
@@ -250,7 +258,7 @@ def random_walk(
     elif w is None:
         w = entropy_weights(head_entropy(q, k), config.sharpness)
     A = cosine_affinity(q, k, w)
-    S = transition(A, grid, config, w.to(A.dtype).sum(-1)[..., None, None])
+    S = transition(A, grid, config, w.to(A.dtype).sum(-1)[..., None, None], clusters)
 
     def advance(Y, G):
         return G + config.alpha * (S @ Y)

@@ -9,6 +9,8 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from nerve_fast.backbones.source import GraphFeatures
+from nerve_fast.blocked.key_error import cluster_error
+from nerve_fast.clusters import ClusterError, Clusters, cluster_keys
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan
 from nerve_fast.imaging.resampling import as_distribution, as_maps, to_tokens
@@ -16,6 +18,7 @@ from nerve_fast.ops import entropy_weights, head_entropy
 from nerve_fast.ops.walk import walked
 from nerve_fast.refiners.checks import check_graph, check_maps
 from nerve_fast.refiners.registry import registered
+from nerve_fast.weights import remember
 
 
 @registered("walk", needs_graph=True)
@@ -77,6 +80,40 @@ def entropies(
         return head_entropy(graph.q, graph.k, max_rows=max_rows, backend=backend)
 
 
+def weights_of(graph: GraphFeatures, config: NerveConfig, entropy: Tensor | None) -> Tensor:
+    """Head weights ``(B, H)`` from ``entropy (B, H)``; their mean where that is not wanted."""
+    if entropy is None or config.sharpness == 0:
+        q = graph.q
+        return remember(q.new_full(q.shape[:2], 1 / q.shape[1], dtype=torch.float32), 1.0)
+    return entropy_weights(entropy, config.sharpness)
+
+
+@torch.no_grad()
+def clusters_of(
+    graph: GraphFeatures, prior: Tensor, config: NerveConfig, weights: Tensor
+) -> tuple[Clusters, list[ClusterError]]:
+    """``config.global_keys`` clusters of the keys of images, and how far each image's are off.
+
+    Args:
+        graph: ``q, k (B, H, N, D)``.
+        prior: ``G``, ``(B, N, K)``.
+        config: settings of the graph stage.
+        weights: of the heads, ``(B, H)``.
+    """
+    with (
+        record_function("nerve_fast: clusters"),
+        torch.autocast(graph.q.device.type, enabled=False),
+    ):
+        clusters = cluster_keys(graph.k, weights, config.global_keys, prior)
+        errors = [
+            cluster_error(q, k, G, w, config, own)
+            for q, k, G, w, own in zip(
+                graph.q, graph.k, prior, weights, clusters.members(), strict=True
+            )
+        ]
+    return clusters, errors
+
+
 @torch.no_grad()
 def walk(
     graph: GraphFeatures,
@@ -84,6 +121,7 @@ def walk(
     config: NerveConfig,
     *,
     entropy: Tensor | None = None,
+    clusters: Clusters | None = None,
     backend: str = "auto",
     plan: Plan | None = None,
     return_steps: Sequence[int] = (),
@@ -97,6 +135,7 @@ def walk(
         config: settings of the graph stage.
         entropy: ``(B, H)`` of :func:`entropies`; ``None`` computes those of all rows, where the
             settings need them.
+        clusters: of the keys; ``None`` finds them where the settings want them.
         backend: who computes the entropies, and carries the walk out where there is no plan.
         plan: of the walk, executed as it is; ``None`` plans with the memory that is free.
         return_steps: numbers of steps after which the maps are wanted too.
@@ -106,11 +145,9 @@ def walk(
         One an image.
     """
     q, k, grid = graph.q, graph.k, graph.grid
-    weights = q.new_full(q.shape[:2], 1 / q.shape[1], dtype=torch.float32)
-    if moves(config, return_steps) and config.sharpness > 0:
-        if entropy is None:
-            entropy = entropies(graph, backend=backend)
-        weights = entropy_weights(entropy, config.sharpness)
+    if entropy is None and moves(config, return_steps) and config.sharpness > 0:
+        entropy = entropies(graph, backend=backend)
+    weights = weights_of(graph, config, entropy)
 
     with record_function("nerve_fast: walk"):
         result = walked(
@@ -124,6 +161,7 @@ def walk(
             plan=plan,
             return_steps=return_steps,
             on_step=on_step,
+            clusters=clusters,
         )
     return [
         WalkedMaps(

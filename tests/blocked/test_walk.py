@@ -6,6 +6,7 @@ import torch
 import nerve_fast as nf
 from nerve_fast import blocked, reference
 from nerve_fast.blocked import tiles
+from nerve_fast.clusters import cluster_keys
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 
@@ -39,14 +40,24 @@ def exact_for(normalization):
 
 
 def check(q, k, G, grid, config, weights=None, names=None):
-    expected = reference_walk(q.double(), k.double(), G.double(), grid, config, weights)
+    clusters = clusters_of(k, G, config)
+    wide = (x.double() for x in (q, k, G))
+    expected = reference_walk(*wide, grid, config, weights, clusters=clusters)
     best = expected.topk(min(2, G.shape[-1]), dim=-1).values
     for name in names or exact_for(config.normalization):
-        out = blocked_walk(q, k, G, grid, config, weights, **ROUTES[name]).double()
+        way = {**ROUTES[name], "clusters": clusters}
+        out = blocked_walk(q, k, G, grid, config, weights, **way).double()
         error = relative_error(out, expected)
         assert error <= ERROR_BOUNDS[q.dtype], name
         clear = best[..., 0] - best[..., -1] > 10 * error
         assert torch.equal(out.argmax(-1)[clear], expected.argmax(-1)[clear]), name
+
+
+def clusters_of(k, G, config):
+    """Those of ``config.global_keys``, weighted by the mean of the heads."""
+    if config.global_keys is None:
+        return None
+    return cluster_keys(k, torch.full(k.shape[:-2], 1 / k.shape[-3]), config.global_keys, G)
 
 
 def related(q, k):
@@ -78,8 +89,9 @@ def test_routes_agree_with_the_reference(make_qk, make_prior, normalization, dty
         ((6, 11), 4, {"beta": 1.0}),
         ((6, 11), 4, {"steps": 0}),
         ((6, 11), 4, {"temperature": 0.01}),
-        ((6, 11), 4, {"global_stride": 2}),
-        ((13, 10), 4, {"global_stride": 4}),
+        ((6, 11), 4, {"global_keys": 17}),
+        ((13, 10), 4, {"global_keys": 3, "beta": 1.0}),
+        ((13, 10), 1, {"global_keys": 130}),
     ],
 )
 def test_routes_agree_at_the_edges(make_qk, make_prior, normalization, grid, labels, changes):

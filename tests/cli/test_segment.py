@@ -174,8 +174,31 @@ def test_memory_and_tiles_reach_the_pipeline(folder, tmp_path, capsys):
     assert "overlap is 40 and tile 64" in capsys.readouterr().err
     assert segment(scene, "-o", tmp_path, "--batch-size", 0) == 2
     assert "--batch-size is 0" in capsys.readouterr().err
-    assert segment(scene, "-o", tmp_path, "--token-budget", 100) == 0
-    assert "pooled with global_stride=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (("--global-keys", 50), "are in 50 clusters: the first step within"),
+        (("--global-keys", 1, "--max-key-error", 0.05), "clusters: the first step within"),
+        (("--global-keys", "none"), ""),
+        (("--global-keys", "AUTO"), ""),
+    ],
+)
+def test_keys_are_taken_in_as_many_clusters_as_are_asked_for(folder, tmp_path, capsys, flags, said):
+    assert segment(folder / "scene0.png", "-o", tmp_path, *flags, "--verify") == 0
+    out, err = capsys.readouterr()
+    assert said in err
+    assert ("both with keys in" in out) == bool(said)
+
+
+@pytest.mark.parametrize("value", ["some", "1.5", ""])
+def test_what_is_no_number_of_clusters_is_refused(folder, tmp_path, capsys, value):
+    with pytest.raises(SystemExit):
+        segment(folder / "scene0.png", "-o", tmp_path, "--global-keys", value)
+    assert "--global-keys: invalid number, auto or none value" in capsys.readouterr().err
+    assert segment(folder / "scene0.png", "-o", tmp_path, "--global-keys", 0) == 2
+    assert "global_keys is 0" in capsys.readouterr().err
 
 
 def test_resume_takes_whole_results_of_the_same_alone(folder, tmp_path, capsys):

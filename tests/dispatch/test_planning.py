@@ -174,14 +174,14 @@ def test_sizes_and_times_are_written_with_units():
     ]
 
 
-def test_cells_of_a_thin_grid_are_all_counted():
-    pooled = nf.NerveConfig(global_stride=8)
-    square, thin = (
-        plan((5, 4096, 64), 4, config=pooled, route="dense", backend="blocked", grid=grid)
-        for grid in ((64, 64), (1, 4096))
+def test_clusters_are_what_a_plan_counts():
+    exact, clustered, more = (
+        plan(SHAPE, 4, config=nf.NerveConfig(global_keys=n), route="dense", backend="blocked")
+        for n in (None, 512, 10**6)
     )
-    # Of 64 cells and of 512: S is eight times as wide.
-    assert thin.bytes == 8 * square.bytes
+    assert exact.bytes == SHAPE[-2] // 512 * clustered.bytes
+    assert (more.bytes, more.peak_memory) == (exact.bytes, exact.peak_memory)
+    assert clustered.flops < exact.flops
     with pytest.raises(nf.errors.InputError, match="expected h · w = 4096"):
         plan((5, 4096, 64), 4, grid=(64, 63))
 

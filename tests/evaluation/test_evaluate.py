@@ -66,7 +66,7 @@ def test_results_are_those_of_the_pipeline(root, whole, pipe):
     total = 0
     for i in range(IMAGES):
         with Image.open(root / "images" / f"scene{i}.png") as image:
-            out = pipe(image, list(NAMES), token_budget=None)
+            out = pipe(image, list(NAMES), global_keys=None)
         with Image.open(root / "masks" / f"scene{i}.png") as mask:
             truth = torch.from_numpy(np.array(mask))
         total = total + confusion_matrix(out.label_map, truth, len(NAMES))

@@ -165,7 +165,7 @@ def test_pipeline(pipe, chance, method, count):
         "image": image,
         "labels": ["grass", "ball"],
         "config": nf.NerveConfig(steps=1),
-        "token_budget": None,
+        "global_keys": None,
         "max_memory": "2GB",
     }
     valid = {name: value for name, value in valid.items() if name in names}

@@ -56,7 +56,7 @@ def random_walk_case(chance: random.Random) -> dict:
             "radius": chance.choice(radii),
             "beta": chance.choice([0.0, 0.5, 1.0]),
             "normalization": normalization,
-            "global_stride": chance.choice([1, 1, 2, 7, 500]),
+            "global_keys": chance.choice([None, None, 1, 50, 700, 10**6]),
             "sharpness": chance.choice([0.0, 1.0]),
         },
         "backend": backend,
@@ -119,7 +119,7 @@ def test_walks_stay_within_their_plans(chance, count):
         ((48, 48), {"radius": 8, "normalization": "softmax"}),
         ((40, 40), {"radius": 30, "normalization": "shift"}),
         ((8, 8), {"radius": 1000}),
-        ((8, 8), {"global_stride": 100_000}),
+        ((8, 8), {"global_keys": 1_000_000}),
     ],
 )
 def test_no_setting_takes_memory_for_its_own_size(grid, changes):
@@ -153,7 +153,7 @@ def random_call(chance: random.Random) -> dict:
             "steps": chance.choice([1, 2]),
             "radius": chance.choice([1, 4, 6]),
             "normalization": chance.choice(["softmax", "relu", "l1", "shift"]),
-            "global_stride": chance.choice([1, 1, 3, 500]),
+            "global_keys": chance.choice([None, None, 1, 100, 1000]),
         },
     }
 

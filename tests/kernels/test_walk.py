@@ -9,6 +9,7 @@ import triton.language as tl
 
 import nerve_fast as nf
 from nerve_fast import reference
+from nerve_fast.clusters import Clusters, cluster_keys
 from nerve_fast.kernels import (
     configs,
     dense,
@@ -41,11 +42,11 @@ def exact_for(normalization):
     return [name for name in ROUTES if linear or name != "factorized"]
 
 
-def truth(q, k, G, grid, config, weights=None):
+def truth(q, k, G, grid, config, weights=None, clusters=None):
     """The definition in float64."""
     wide = None if weights is None else weights.double()
     q, k, G = q.double(), k.double(), G.double()
-    return reference.random_walk(q, k, G, grid, config, wide).probabilities
+    return reference.random_walk(q, k, G, grid, config, wide, clusters=clusters).probabilities
 
 
 def check(device, q, k, G, grid, config, weights=None, factor=1.0, expected=None):
@@ -53,14 +54,21 @@ def check(device, q, k, G, grid, config, weights=None, factor=1.0, expected=None
 
     As a whole, in its worst row, and in its labels.
     """
+    clusters = None
+    if config.global_keys is not None:
+        mean = torch.full(k.shape[:-2], 1 / k.shape[-3])
+        clusters = cluster_keys(k, mean, config.global_keys, G)
     if expected is None:
-        expected = truth(q, k, G, grid, config, weights)
+        expected = truth(q, k, G, grid, config, weights, clusters)
+    if clusters is not None:
+        clusters = Clusters.of(clusters.assignment.to(device), clusters.count)
     bound = factor * ERROR_BOUNDS[q.dtype]
     best = expected.topk(min(2, G.shape[-1]), dim=-1).values
     given = [None if x is None else x.to(device) for x in (q, k, G, weights)]
     for name in exact_for(config.normalization):
         *tensors, on_device = given
-        walked = walk.random_walk(*tensors, grid, config, on_device, **ROUTES[name])
+        way = {**ROUTES[name], "clusters": clusters}
+        walked = walk.random_walk(*tensors, grid, config, on_device, **way)
         assert walked.steps_taken == config.steps
         out = walked.probabilities
         assert out.dtype == G.dtype
@@ -177,8 +185,8 @@ def test_faults_are_seen(make_qk, make_prior, device, monkeypatch, normalization
         ((6, 11), 4, {"steps": 1}),
         ((6, 11), 4, {"temperature": 0.01}),
         ((6, 11), 4, {"sharpness": 0.0}),
-        ((6, 11), 4, {"global_stride": 2}),
-        ((13, 10), 4, {"global_stride": 4}),
+        ((6, 11), 4, {"global_keys": 17}),
+        ((13, 10), 4, {"global_keys": 3, "beta": 1.0}),
     ],
 )
 def test_routes_agree_at_the_edges(
@@ -487,3 +495,10 @@ def test_nan_reaches_the_result_through_entropies(make_qk, make_prior, device, w
     G = make_prior(35, 3, dtype=torch.float32).to(device)
     walked = walk.random_walk(*qk, G, (5, 7), settings("softmax", steps=1), None, route="streaming")
     assert walked.probabilities.isnan().all()
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_clusters_of_each_member_of_a_batch(make_qk, make_prior, device, dtype, normalization):
+    q, k = related(*make_qk(2, 2, 77, 24, dtype=dtype))
+    G = make_prior(2, 77, 3, dtype=torch.float32)
+    check(device, q, k, G, (7, 11), settings(normalization, global_keys=9))

@@ -111,7 +111,7 @@ def every_operation(q, k, G, backend):
         local.normalized("softmax").matmul(G),
         nf.entropy_weights(nf.head_entropy(q, k, backend=backend), 1.0),
         nf.random_walk(q, k, G, GRID, backend=backend),
-        nf.random_walk(q, k, G, GRID, nf.NerveConfig(sharpness=0, global_stride=2, steps=None)),
+        nf.random_walk(q, k, G, GRID, nf.NerveConfig(sharpness=0, global_keys=9, steps=None)),
     )
 
 

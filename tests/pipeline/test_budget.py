@@ -57,7 +57,7 @@ def test_less_memory_means_fewer_tiles_together_and_narrower_features(pipe, monk
         config=nf.NerveConfig(normalization="shift"),
         tile=256,
         overlap=32,
-        token_budget=1000,
+        global_keys="auto",
         processing_resolution=0,
     )
     monkeypatch.setattr(budgets, "CPU_PIXELS", 1 << 22)

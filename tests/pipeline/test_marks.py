@@ -98,7 +98,7 @@ def test_results_are_whole_of_these_settings_and_this_image(png, tmp_path):
         {"config": NerveConfig(temperature=0.06)},
         {"resolution": 96},
         {"tile": 64},
-        {"token_budget": 100},
+        {"global_keys": 100},
         {"max_memory": "1GB"},
         {"prior": PriorConfig(logit_scale=30.0)},
         {"prior": PriorConfig(name="maskclip")},

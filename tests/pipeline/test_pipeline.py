@@ -60,7 +60,7 @@ def test_the_steps_are_those_of_the_parts(pipe, image):
     maps = P.mT.unflatten(2, features.grid)
     expected = interpolate(maps, (96, 144), mode="bilinear", align_corners=False)[0]
 
-    options = {"processing_resolution": 128, "generator": seeded(5), "token_budget": None}
+    options = {"processing_resolution": 128, "generator": seeded(5), "global_keys": None}
     out = pipe(image, LABELS, config=config, **options)
     torch.testing.assert_close(out.probabilities.double(), expected, rtol=1e-4, atol=1e-5)
 
@@ -152,19 +152,72 @@ def test_large_images_of_any_shape_go_through(pipe, size, windows):
     assert len(out.plan.view) == windows
 
 
-def test_pooling_is_never_silent(pipe, large, caplog):
+def test_clusters_are_never_silent(pipe, large, caplog):
     image, _, names = large
-    out = pipe(image, names, processing_resolution=0, token_budget=800)
-    assert out.plan.config.global_stride == 2
-    assert "pooled with global_stride=2" in caplog.text
-    expected = pipe(image, names, processing_resolution=0, config=nf.NerveConfig(global_stride=2))
-    assert_same(out, expected)
-    caplog.clear()
-    shift = nf.NerveConfig(normalization="shift")
-    for options in ({}, {"token_budget": None}, {"token_budget": 800, "config": shift}):
-        out = pipe(image, names, processing_resolution=0, **options)
-        assert out.plan.config.global_stride == 1
+    exact = pipe(image, names, processing_resolution=0)
+    assert exact.plan.config.global_keys is exact.plan.cluster_error is None
     assert not caplog.text
+    out = pipe(image, names, processing_resolution=0, global_keys=100)
+    error = out.plan.cluster_error
+    assert out.plan.config.global_keys == 100
+    assert 0 < error.relative < 0.5 < error.equal_labels <= 1
+    assert error.rows == 256
+    for said in (caplog.text, str(out.plan)):
+        assert f"in 100 clusters, {error}" in said.replace(": the first", ", the first")
+    config = nf.NerveConfig(global_keys=100)
+    assert_same(out, pipe(image, names, processing_resolution=0, config=config))
+    assert not torch.equal(out.walked, exact.walked)
+    caplog.clear()
+    for options in ({"global_keys": None}, {"global_keys": 10**6}):
+        exact = pipe(image, names, processing_resolution=0, config=config, **options)
+        assert exact.plan.config.global_keys is None
+    assert not caplog.text
+
+
+def test_many_tokens_are_walked_with_clusters(pipe, large, caplog, monkeypatch):
+    image, _, names = large
+    monkeypatch.setattr(budget, "EXACT_TOKENS", 1000)
+    monkeypatch.setattr(budget, "GLOBAL_KEYS", 50)
+    out = pipe(image, names, processing_resolution=0)
+    assert out.plan.config.global_keys == 50
+    # Its cost does not grow with the number of keys.
+    shift = nf.NerveConfig(normalization="shift")
+    out = pipe(image, names, processing_resolution=0, config=shift)
+    assert out.plan.config.global_keys is None
+
+
+def test_clusters_are_doubled_until_their_error_is_small_enough(pipe, large, caplog):
+    image, _, names = large
+    options = {"processing_resolution": 0, "global_keys": 20}
+    loose = pipe(image, names, **options)
+    bound = loose.plan.cluster_error.relative / 2
+    out = pipe(image, names, max_key_error=bound, **options)
+    assert out.plan.cluster_error.relative <= bound
+    clusters = out.plan.config.global_keys
+    assert clusters in {20 << n for n in range(1, 10)}
+    half = pipe(image, names, processing_resolution=0, global_keys=clusters // 2)
+    assert half.plan.cluster_error.relative > bound
+    assert_same(out, pipe(image, names, processing_resolution=0, global_keys=clusters))
+    # From features of the caller's too; and where nothing else holds, with all keys.
+    features = pipe.encode(image, processing_resolution=0)
+    again = pipe(features, names, max_key_error=bound, global_keys=20)
+    assert_same(again, out)
+    exact = pipe(image, names, max_key_error=1e-12, **options)
+    assert exact.plan.config.global_keys is exact.plan.cluster_error is None
+    assert "no clusters of" in caplog.text
+
+
+def test_images_of_a_batch_have_clusters_and_errors_of_their_own(pipe, large):
+    image, _, names = large
+    options = {"processing_resolution": 0, "global_keys": 100}
+    images = [image, image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)]
+    together = pipe(images, names, batch_size=2, **options)
+    for one, out in zip(images, together, strict=True):
+        alone = pipe(one, names, **options)
+        torch.testing.assert_close(out.walked, alone.walked, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            out.plan.cluster_error.relative, alone.plan.cluster_error.relative, rtol=0.05, atol=0
+        )
 
 
 def test_a_budget_that_is_too_small_is_refused_with_what_would_fit(pipe, large):
@@ -368,7 +421,11 @@ def test_results_are_saved_whole_and_come_back(pipe, image, tmp_path):
         ({"generator": 3}, TypeError, "generator is a int"),
         ({"return_steps": [-1]}, ValueError, "return_steps holds -1"),
         ({"batch_size": 0}, nf.InputError, "batch_size is 0; expected a whole number above 0"),
-        ({"token_budget": 0}, nf.InputError, "token_budget is 0; .* or None for no limit"),
+        ({"global_keys": 0}, nf.InputError, "global_keys is 0; .* or None for all keys"),
+        ({"global_keys": "some"}, nf.InputError, "global_keys is 'some'; expected a whole number"),
+        ({"global_keys": True}, nf.InputError, "global_keys is True; expected a whole number"),
+        ({"max_key_error": 0}, nf.InputError, "max_key_error is 0; expected a finite number"),
+        ({"max_key_error": "1"}, nf.InputError, "max_key_error is '1'; expected a finite number"),
         ({"max_memory": "some"}, nf.InputError, "max_memory is 'some'"),
         ({"tile": 3}, nf.InputError, "tile is 3; expected 8 pixels or more"),
         ({"overlap": 700}, nf.InputError, "overlap is 700 and tile 192"),

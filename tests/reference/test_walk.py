@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from nerve_fast import NerveConfig, reference
+from nerve_fast.clusters import Clusters
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.numerics import steps_to_limit
 from nerve_fast.reference import cosine_affinity
-from nerve_fast.reference.walk import coarsen, limit, power_series, transition
+from nerve_fast.reference.walk import limit, merged, power_series, transition
 
 
 def random_walk(*arguments, **options):
@@ -206,35 +207,34 @@ def test_random_walk_takes_head_weights_from_the_entropies(make_qk, make_prior):
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-@pytest.mark.parametrize(("grid", "stride"), [((4, 6), 2), ((3, 5), 2), ((5, 4), 3), ((2, 2), 7)])
-def test_coarsen_is_the_walk_with_pooled_keys_and_values(
-    make_qk, make_prior, grid, stride, normalization
+@pytest.mark.parametrize("count", [1, 5, 15])
+def test_merged_columns_are_the_walk_with_means_of_keys_and_sums_of_values(
+    make_qk, make_prior, generator, count, normalization
 ):
-    h, w = grid
-    q, k = make_qk(1, h * w, 4)
+    q, k = make_qk(1, 15, 4)
     A = cosine_affinity(q, k)[0]
-    Y = make_prior(h * w, 3)
-    config = NerveConfig(normalization=normalization, beta=1.0, global_stride=stride)
+    Y = make_prior(15, 3)
+    config = NerveConfig(normalization=normalization, beta=1.0)
+    assignment = torch.randint(count, (15,), generator=generator)
 
-    cells = {}
-    for j in range(h * w):
-        cells.setdefault((j // w // stride, j % w // stride), []).append(j)
+    groups = [torch.nonzero(assignment == c).flatten() for c in assignment.unique()]
     unit = torch.nn.functional.normalize(k[0], dim=-1)
     a = (
         torch.nn.functional.normalize(q[0], dim=-1)
-        @ torch.stack([unit[members].mean(0) for members in cells.values()]).T
+        @ torch.stack([unit[members].mean(0) for members in groups]).T
     )
-    size = torch.tensor([len(members) for members in cells.values()], dtype=a.dtype)
+    size = torch.tensor([len(members) for members in groups], dtype=a.dtype)
     f = {
         "softmax": ((a - 1) / config.temperature).exp(),
         "relu": a.clamp(min=0),
         "l1": a,
         "shift": (1 + a) / 2,
     }[normalization] * size
-    pooled = torch.stack([Y[members].mean(0) for members in cells.values()])
+    means = torch.stack([Y[members].mean(0) for members in groups])
     moves = f.abs().sum(-1) > 1e-12
-    expected = f @ pooled / f.abs().sum(-1, keepdim=True)
-    result = transition(A, grid, config) @ Y
+    expected = f @ means / f.abs().sum(-1, keepdim=True)
+    clusters = Clusters.of(assignment, count)
+    result = transition(A, (3, 5), config, clusters=clusters) @ Y
     torch.testing.assert_close(result[moves], expected[moves])
 
 
@@ -258,9 +258,9 @@ def test_random_walk_of_extreme_settings_is_finite(make_qk, make_prior, dtype, w
     torch.testing.assert_close(P.sum(-1), torch.ones(15, dtype=dtype))
 
 
-def test_coarsen_with_stride_one_changes_nothing(make_prior):
+def test_tokens_in_clusters_of_their_own_are_merged_with_none(make_prior):
     A = make_prior(6, 6)
-    assert torch.equal(coarsen(A, (2, 3), 1), A)
+    assert torch.equal(merged(A, torch.arange(6)), A)
 
 
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)

@@ -37,7 +37,7 @@ def walked(graph, probabilities, config, **options):
 )
 def test_it_is_what_the_pipeline_makes_of_the_same_prior(pipe, size, config):
     image = generate(960_000, size)[0]
-    out = pipe(image, LABELS, config=config, token_budget=None)
+    out = pipe(image, LABELS, config=config, global_keys=None)
     assert (len(out.plan.tiling) > 1) == (size != (128, 128))
     refined = Walk(config)(image, prior_of(pipe, image, out.plan), graph_of(pipe, image))
     assert refined.dtype == torch.float32

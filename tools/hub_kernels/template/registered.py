@@ -7,7 +7,9 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from . import reference
 from ._ops import add_op_namespace_prefix
+from .clusters import cluster_keys
 from .config import NerveConfig
 from .kernels import backend
 from .kernels.launch import MAX_RADIUS
@@ -187,9 +189,14 @@ def _(q, k, height, width, head_weights, radius, self_affinity):
 def _random_walk(q, k, prior, height, width, head_weights, route, *settings):
     config = NerveConfig(**dict(zip(_FIELDS, settings)))
     stored = q.shape[-2] if route == "dense" else 0
-    walked = backend.random_walk(
-        q, k, prior, (height, width), config, head_weights, route=route, stored_rows=stored
-    )
+    clusters = None
+    if config.global_keys is not None and config.global_keys < q.shape[-2]:
+        if head_weights is None:
+            entropy = backend.head_entropy(q, k, None)
+            head_weights = reference.entropy_weights(entropy, config.sharpness)
+        clusters = cluster_keys(k, head_weights, config.global_keys, prior)
+    way = {"route": route, "stored_rows": stored, "clusters": clusters}
+    walked = backend.random_walk(q, k, prior, (height, width), config, head_weights, **way)
     return walked.probabilities.contiguous()
 
 

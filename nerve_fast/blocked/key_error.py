@@ -1,0 +1,49 @@
+"""How far clustered keys are off: rows drawn at random, with all keys and with clusters."""
+
+import torch
+from torch import Tensor
+
+from nerve_fast.blocked.affinity import pack
+from nerve_fast.blocked.walk import Keys, Rows
+from nerve_fast.clusters import SEED, ClusterError, Clusters
+from nerve_fast.numerics import relative_error, upcast
+
+ROWS = 256
+"""Rows that are compared, at most."""
+
+
+@torch.no_grad()
+def cluster_error(
+    q: Tensor, k: Tensor, prior: Tensor, head_weights: Tensor, config, clusters: Clusters
+) -> ClusterError:
+    """``S_global G`` of :data:`ROWS` rows with ``clusters`` beside the same with all keys.
+
+    That is what the first step of the walk makes of the prior. Rows are drawn by a fixed seed.
+
+    Args:
+        q, k: ``(H, N, D)``.
+        prior: ``G``, ``(N, K)``.
+        head_weights: ``(H,)``.
+        config: a :class:`nerve_fast.NerveConfig`.
+        clusters: of the keys, ``(N,)``.
+    """
+    drawn = torch.randperm(q.shape[-2], generator=torch.Generator().manual_seed(SEED))
+    rows = drawn[:ROWS].to(q.device)
+    packed_q, packed_k = pack(q.index_select(-2, rows), k, head_weights)
+    dtype = packed_k.dtype
+    weight_sum = upcast(head_weights).sum().item()
+    G = prior.to(dtype)
+    exact, approximate = (
+        Rows(packed_q, Keys(packed_k, some), config, dtype, weight_sum).step(G, rows)
+        for some in (None, clusters)
+    )
+    # Where seeds are few and far all rows may be empty.
+    relative = relative_error(approximate, exact) if exact.any() else 0.0
+    equal = (approximate.argmax(-1) == exact.argmax(-1)).double().mean().item()
+    return ClusterError(relative, equal, len(rows))
+
+
+def error_memory(heads: int, tokens: int, head_dim: int, labels: int, itemsize: int) -> int:
+    """Bytes that :func:`cluster_error` takes beyond its inputs and the tiles of a walk, a bound."""
+    packed = tokens * heads * (head_dim + 8)
+    return itemsize * (packed + 4 * tokens * (labels + 1))

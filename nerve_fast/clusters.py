@@ -1,0 +1,249 @@
+r"""Keys of the global part in clusters: what is alike is added up before the product, not after.
+
+In :math:`\sum_j f(a_{ij}) Y_j` tokens with equal keys have equal numerators, so their rows of ``Y``
+can be summed first, wherever they lie. Keys that are nearly equal are grouped by k-means, and every
+key is replaced by the mean of its cluster: an approximation that gets exact as clusters shrink.
+
+The same clusters serve every backend and dtype: they are found here, in float32, from a fixed seed.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from nerve_fast.numerics import NORM_FLOOR, power_of_two, upcast
+from nerve_fast.utils.tiles import spans
+
+SAMPLE = 8192
+"""Tokens that k-means runs on, at least; all tokens are assigned to what it finds."""
+
+ROUNDS = 4
+"""Rounds of k-means on the sample."""
+
+SEED = 0
+"""Of the tokens that k-means starts from."""
+
+PIECE = 64
+"""Tokens that are summed in one go: a sum of such sums rounds less, and in parallel."""
+
+COLUMNS = 32
+"""Columns that are sorted at a time, which bounds the copy that sorting makes."""
+
+CPU_BLOCK_BYTES = 4 << 20
+GPU_BLOCK_BYTES = 256 << 20
+"""Distances to all centres of so many tokens are computed at a time, by device."""
+
+
+class ClusterError(NamedTuple):
+    """How far ``S_global G`` with clusters is from that with all keys, on rows drawn at random.
+
+    Attributes:
+        relative: ``‖difference‖ / ‖with all keys‖``.
+        equal_labels: share of the rows whose likeliest label is the same.
+        rows: how many were drawn.
+    """
+
+    relative: float
+    equal_labels: float
+    rows: int
+
+    def __str__(self) -> str:
+        return (
+            f"the first step within {self.relative:.1e} of all keys', {self.equal_labels:.1%} of "
+            f"labels equal, on {self.rows} rows"
+        )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clusters:
+    """Which tokens' keys are taken together; made by :meth:`of`.
+
+    Attributes:
+        assignment: ``(…, N)`` int64, the cluster of each token, from 0 to ``count − 1``.
+        count: ``M``, the number of clusters; some may be empty.
+        sizes: ``(…, M)`` int64, tokens of each.
+    """
+
+    assignment: Tensor
+    count: int
+    sizes: Tensor
+    _order: Tensor
+    _pieces: tuple[Tensor, Tensor]
+
+    @classmethod
+    def of(cls, assignment: Tensor, count: int) -> "Clusters":
+        """The clusters that ``assignment (…, N)`` int64 says, ``count`` of them."""
+        *batch, tokens = assignment.shape
+        flat = assignment.reshape(-1, tokens)
+        members = torch.arange(len(flat), device=flat.device)[:, None]
+        # Members of a batch one after the other, and in each of them cluster after cluster.
+        in_all = (flat + members * count).flatten()
+        order = in_all.argsort(stable=True)
+        sizes = torch.bincount(in_all, minlength=len(flat) * count)
+        per_cluster = -(-sizes // PIECE)
+        owner = torch.repeat_interleave(per_cluster)
+        first = per_cluster.cumsum(0) - per_cluster
+        place = torch.arange(len(owner), device=flat.device) - first[owner]
+        lengths = (sizes[owner] - PIECE * place).clamp(max=PIECE)
+        return cls(assignment, count, sizes.view(*batch, count), order, (lengths, per_cluster))
+
+    def sums(self, x: Tensor) -> Tensor:
+        """``(…, N, C)`` summed over each cluster, ``(…, M, C)`` in float32 or better.
+
+        In the same order in every run; leading dimensions hold as many members as those of
+        :attr:`assignment`.
+        """
+        flat = x.reshape(-1, x.shape[-1])
+        lengths, per_cluster = self._pieces
+        parts = []
+        for columns in spans(flat.shape[1], COLUMNS):
+            in_order = upcast(flat[:, columns].index_select(0, self._order))
+            parts.append(_summed(_summed(in_order, lengths), per_cluster))
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return whole.view(*x.shape[:-2], self.count, x.shape[-1])
+
+    def means(self, x: Tensor) -> Tensor:
+        """``(…, N, C)`` averaged over each cluster, ``(…, M, C)``; an empty one has another's."""
+        sums = self.sums(x)
+        sizes = self.sizes.view(*sums.shape[:-1], 1)
+        means = sums / sizes.clamp(min=1)
+        some = self.assignment[..., :1].reshape(*sums.shape[:-2], 1, 1)
+        other = means.gather(-2, some.expand(*sums.shape[:-2], 1, sums.shape[-1]))
+        return torch.where(sizes > 0, means, other)
+
+    def members(self) -> "list[Clusters]":
+        """Those of each member of a batch, ``(N,)`` each."""
+        flat = self.assignment.reshape(-1, self.assignment.shape[-1])
+        return [self] if self.assignment.ndim == 1 else [Clusters.of(x, self.count) for x in flat]
+
+
+def _summed(x: Tensor, lengths: Tensor) -> Tensor:
+    """Sums of consecutive rows, ``lengths`` of them each: no atomic adds, whose order varies."""
+    if x.device.type not in ("cpu", "cuda"):
+        # Torch has it for no other device.
+        return _summed(x.cpu(), lengths.cpu()).to(x.device)
+    return torch.segment_reduce(x, "sum", lengths=lengths, axis=0, unsafe=True, initial=0)
+
+
+@torch.no_grad()
+def cluster_keys(
+    k: Tensor, head_weights: Tensor, count: int, prior: Tensor | None = None
+) -> Clusters:
+    r"""Group keys by what they are: k-means on ``K̃``, weighted as the affinity weights it.
+
+    The distance of two keys is :math:`\sum_h w_h \|\hat k_h - \hat k'_h\|^2`. K-means starts from
+    tokens drawn by a fixed seed and runs on a sample; then all tokens are assigned. Tokens with a
+    row in a ``prior`` that is mostly zeros (the seeds of a user) stay clusters of their own, as far
+    as half of the clusters go; no cluster holds tokens with and without one.
+
+    Args:
+        k: ``(…, H, N, D)`` keys, any floating dtype.
+        head_weights: ``w``, ``(…, H)``.
+        count: ``M``, from 1 to ``N``.
+        prior: ``(…, N, K)``, looked through for seeds; ``None`` has none.
+
+    Returns:
+        Equal to the bit for equal inputs, and for inputs that are equal in float32.
+    """
+    heads, tokens, head_dim = k.shape[-3:]
+    batch = k.shape[:-3]
+    keys = k.reshape(-1, heads, tokens, head_dim)
+    # Weights that differ by what one backend rounds otherwise than another give the same clusters.
+    scales = head_weights.reshape(-1, heads).float().sqrt().bfloat16().float()
+    seeded = None if prior is None else _seeded(prior).reshape(-1, tokens)
+    found = []
+    for member, (one, scale) in enumerate(zip(keys, scales, strict=True)):
+        points = _points_of(one, scale)
+        drawn = torch.randperm(tokens, generator=torch.Generator().manual_seed(SEED)).to(k.device)
+        own = None if seeded is None else seeded[member]
+        found.append(_grouped(points, drawn, count, own))
+    return Clusters.of(torch.stack(found).view(*batch, tokens), count)
+
+
+def _seeded(prior: Tensor) -> Tensor:
+    """``(…, N)`` bool: the tokens that a prior marks, where it marks less than half of them."""
+    marked = (prior != 0).any(-1)
+    return marked & (2 * marked.sum(-1, keepdim=True) < marked.shape[-1])
+
+
+Points = Callable[[Tensor], Tensor]
+"""Tokens ``(n,)`` in, their ``K̃`` scaled by ``√w`` a head out, ``(n, H·D)`` float32."""
+
+
+def _points_of(k: Tensor, scales: Tensor) -> Points:
+    def points(tokens):
+        keys = k.index_select(1, tokens).transpose(0, 1)
+        # As `unit_vectors`, in fewer passes; to the range of float32 first, which float64 exceeds.
+        keys = (keys / power_of_two(keys)).float()
+        norms = torch.linalg.vector_norm(keys, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)
+        return keys.mul_(scales[:, None] / norms).flatten(1)
+
+    return points
+
+
+def _grouped(points: Points, drawn: Tensor, count: int, seeded: Tensor | None) -> Tensor:
+    """The cluster of each token, ``(N,)``; ``drawn`` holds all tokens in the order of the draw."""
+    assignment = torch.empty_like(drawn)
+    for_seeds = 0
+    if seeded is not None:
+        own = drawn[seeded[drawn]]
+        for_seeds = min(len(own), count // 2)
+        if for_seeds:
+            assignment[own] = _kmeans(points, own, for_seeds)
+            drawn = drawn[~seeded[drawn]]
+    assignment[drawn] = for_seeds + _kmeans(points, drawn, count - for_seeds)
+    return assignment
+
+
+def _kmeans(points: Points, drawn: Tensor, count: int) -> Tensor:
+    """The cluster of each of the tokens ``drawn``, which come in random order."""
+    if len(drawn) <= count:
+        return torch.arange(len(drawn), device=drawn.device)
+    sample = points(drawn[: max(SAMPLE, 2 * count)])
+    centres = sample[_distinct_first(sample)[:count]]
+    for _ in range(ROUNDS):
+        clusters = Clusters.of(_nearest(sample, centres), count)
+        sizes = clusters.sizes[:, None]
+        centres = torch.where(sizes > 0, clusters.sums(sample) / sizes.clamp(min=1), centres)
+    in_order = drawn.argsort()
+    found = torch.empty_like(drawn)
+    for some in spans(len(drawn), block_rows(*centres.shape, drawn.device)):
+        found[in_order[some]] = _nearest(points(drawn[in_order[some]]), centres)
+    return found
+
+
+def block_rows(count: int, channels: int, device: torch.device) -> int:
+    """Tokens whose distances to ``count`` centres are computed at a time."""
+    size = CPU_BLOCK_BYTES if device.type == "cpu" else GPU_BLOCK_BYTES
+    return max(size // (4 * max(count, channels)), 64)
+
+
+def _nearest(points: Tensor, centres: Tensor) -> Tensor:
+    """The nearest centre of each point, the first of those that are equally near."""
+    half_squares = centres.square().sum(-1) / 2
+    found = [
+        torch.addmm(-half_squares, points[some], centres.T).argmax(-1)
+        for some in spans(len(points), block_rows(*centres.shape, points.device))
+    ]
+    return torch.cat(found)
+
+
+def _distinct_first(points: Tensor) -> Tensor:
+    """Indices of all points, those equal to an earlier one last."""
+    mixed = torch.Generator().manual_seed(SEED)
+    factors = torch.randint(2**31, points.shape[1:], generator=mixed, dtype=torch.int32)
+    # Equal points have equal sums of products of their bits, which wrap around.
+    codes = torch.cat(
+        [
+            ((points[some] + 0.0).view(torch.int32) * factors.to(points.device)).sum(-1)
+            for some in spans(len(points), 1024)
+        ]
+    )
+    groups, group = codes.unique(return_inverse=True)
+    index = torch.arange(len(points), device=points.device)
+    first = torch.full_like(groups, len(points)).scatter_reduce_(0, group, index, "amin")
+    repeated = first[group] != index
+    return torch.cat([index[~repeated], index[repeated]])
