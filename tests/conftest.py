@@ -17,8 +17,10 @@ NEEDS_TRITON = (
     "bench/test_gpu.py",
     "dispatch/test_costs.py",
     "dispatch/test_select.py",
+    "dispatch/test_selfcheck.py",
     "dispatch/test_tuning.py",
     "kernels",
+    "tools/test_golden.py",
     "tools/test_hub_kernels.py",
 )
 """What is tested only where Triton is, which is on Linux; all the rest must pass everywhere."""

@@ -28,9 +28,8 @@ from nerve_fast.bench.harness.chips import CHIPS, Chip
 from nerve_fast.bench.harness.words import seconds_in_words
 from nerve_fast.kernels import affinity, entropy, launch, walk
 from nerve_fast.kernels.compiled import Compiled, compile_for
+from nerve_fast.kernels.launches import DTYPES
 from nerve_fast.normalization import NORMALIZATIONS
-
-NAMES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,7 +217,7 @@ def predictions(target: str, setting: Setting, kernels: list[str]) -> Iterator[P
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.harness.model", description=__doc__)
     parser.add_argument("--target", nargs="+", choices=CHIPS, default=list(CHIPS))
-    parser.add_argument("--dtype", nargs="+", choices=NAMES, default=["bfloat16"])
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["bfloat16"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[4096, 16_384])
     parser.add_argument("--kernel", nargs="+", default=[], help="names, such as streaming_step")
     options = parser.parse_args(arguments)
