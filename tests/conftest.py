@@ -15,6 +15,7 @@ from nerve_fast.tiny import MODELS
 
 NEEDS_TRITON = (
     "bench/test_gpu.py",
+    "cli/test_doctor.py",
     "dispatch/test_costs.py",
     "dispatch/test_select.py",
     "dispatch/test_selfcheck.py",

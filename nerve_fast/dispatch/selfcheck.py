@@ -106,8 +106,8 @@ def compare(dtype: torch.dtype, comparison: Comparison) -> Finding:
         out = _result(mine())
         repeated = torch.equal(out, _result(mine()))
         right = expected()
-        off = (out.double().cpu() - right.double().cpu()).norm(dim=-1)
-        worst = (off / right.double().cpu().norm(dim=-1)).max().item() / WORST_ROW
+        off = (out.double() - right).norm(dim=-1)
+        worst = (off / right.norm(dim=-1)).max().item() / WORST_ROW
         error = relative_error(out, right)
     except Exception as error:  # of whatever kind: it is what was found
         line = (str(error).splitlines() or [""])[0]
@@ -138,7 +138,7 @@ def _comparisons(device: torch.device, dtype: torch.dtype, seed: int) -> Iterato
 
     q, k, G, w = inputs(SHAPE, dtype, device, seed)
     grid = SHAPE[2]
-    Q, K, g, wide = (x.double().cpu() for x in (q, k, G, w))
+    Q, K, g, wide = (x.double() for x in (q, k, G, w))
     yield (
         "head_entropy",
         lambda: entropy.head_entropy(q, k),
