@@ -55,8 +55,8 @@ def test_parts_are_work_over_rates():
     )
 
 
-def test_two_stages_wait_for_copies_and_three_do_not():
-    two, three = predicted(stages=2), predicted(stages=3)
+def test_copies_that_are_waited_for_where_they_are_issued_hide_behind_nothing():
+    two, three = predicted(depth=0), predicted(depth=6)
     parts = two.parts
     computing = parts["products"] + parts["exponentials"]
     launch = parts["launch"]
