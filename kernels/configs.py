@@ -67,11 +67,20 @@ _HOPPER_STREAM_32 = (
 )
 _STREAM_32 = _reloading((8, 2, 64, 32), (4, 2, 32, 32))
 
+_HOPPER_PRODUCTS = _tiles((8, 3, 128, 256), (8, 3, 128, 128), (4, 3, 64, 64), BC=64)
+_PRODUCTS = {
+    "sm_90 16": _HOPPER_PRODUCTS,
+    "sm_100 16": _HOPPER_PRODUCTS,
+    "gfx942 16": _tiles((8, 2, 128, 128), (4, 2, 64, 64), BC=64),
+    "16": _tiles((8, 3, 128, 128), (4, 3, 64, 64), BC=64),
+    "32": _tiles((8, 2, 64, 64), (4, 2, 64, 32), BC=32),
+}
+
+_DENSE = _tiles((4, 4, 64, 128), (8, 4, 128, 64), (8, 4, 64, 64), (4, 4, 32, 128))
+_HOPPER_DENSE = (*_tiles((8, 4, 128, 128)), *_DENSE)
+
 CANDIDATES: dict[str, dict[str, tuple[Config, ...]]] = {
-    "cosine_affinity": {
-        "16": _tiles((8, 3, 128, 128), (8, 3, 128, 64), (4, 3, 64, 64), (4, 2, 32, 32)),
-        "32": _tiles((8, 2, 64, 32), (4, 1, 32, 32)),
-    },
+    "cosine_affinity": _PRODUCTS,
     "local_affinity": {
         "16": (Config.of(4, 3, BM=64), Config.of(4, 3, BM=32)),
         "32": (Config.of(4, 2, BM=16),),
@@ -103,14 +112,12 @@ CANDIDATES: dict[str, dict[str, tuple[Config, ...]]] = {
         "sm_100 32": _HOPPER_STREAM_32,
         "32": _STREAM_32,
     },
-    "numerators": {
-        "gfx942 16": _tiles((8, 2, 128, 128), (4, 2, 64, 64), BC=64),
-        "16": _tiles((8, 3, 128, 128), (8, 3, 128, 256), (4, 3, 64, 64), BC=64),
-        "32": _tiles((8, 2, 64, 64), (4, 2, 64, 32), BC=32),
-    },
+    "numerators": _PRODUCTS,
     "dense_step": {
         "gfx942 16": _tiles((4, 2, 64, 64), (8, 2, 64, 64)),
-        "16": _tiles((4, 4, 64, 128), (8, 4, 128, 64), (8, 4, 64, 64), (4, 4, 32, 128)),
+        "sm_90 16": _HOPPER_DENSE,
+        "sm_100 16": _HOPPER_DENSE,
+        "16": _DENSE,
         "32": _tiles((4, 2, 64, 32), (8, 2, 64, 32)),
     },
     "moments": {

@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerve_fast.kernels.affinity import chunk, load_vectors, padded, strides
 from nerve_fast.kernels.configs import config_for
 from nerve_fast.kernels.launch import launch, multiprocessors, precision
+from nerve_fast.kernels.vectors import chunk, load_vectors, padded, strides
 
 LOG2_E = math.log2(math.e)
 

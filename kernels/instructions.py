@@ -21,6 +21,7 @@ class Instructions:
         matrix: matrix instructions, with their shape.
         waits: how many groups of copies (AMD: loads) may still be in flight after each wait in the
             loop, each number once. 0 alone: every copy is waited for.
+        loop: instructions in the loop.
         drains: waits in the loop for all matrix instructions (AMD: for all loads).
         atomics: with their order and scope.
         barriers: AMD only: barriers by the wait that comes right before.
@@ -29,6 +30,7 @@ class Instructions:
 
     matrix: dict[str, int]
     waits: tuple[int, ...]
+    loop: int
     drains: int
     atomics: dict[str, int]
     barriers: dict[str, int]
@@ -46,6 +48,7 @@ def of_nvidia(sass: str, ptx: str) -> Instructions:
     return Instructions(
         matrix=_counted(matrix),
         waits=_depths(loop, r"\bDEPBAR\.LE SB\d+, (0x[0-9a-f]+)"),
+        loop=sum(not x.endswith(":") for x in loop),
         drains=sum(re.search(drained, x) is not None for x in loop),
         atomics=_counted(re.findall(r"\b(?:atom|red)\.[\w.:]*global[\w.:]*", ptx)),
         barriers={},
@@ -62,6 +65,7 @@ def of_amd(isa: str) -> Instructions:
     return Instructions(
         matrix=_counted(_name(x) for x in listing if is_matrix.match(x)),
         waits=_depths(loop, r"s_waitcnt .*?vmcnt\((\d+)\)"),
+        loop=sum(not x.endswith(":") for x in loop),
         drains=sum("vmcnt(0)" in x for x in loop),
         atomics=_counted(found[1] + found[2] for x in listing if (found := atomic.match(x))),
         barriers=_counted(

@@ -60,7 +60,7 @@ def _all_candidates(name: str, target: str, dtype: torch.dtype) -> tuple[Config,
     heads, head_dim, _ = SHAPES[0]
     shape = {
         "head_entropy": {"kept": head_dim},
-        "cosine_affinity": {"loaded": head_dim},
+        "cosine_affinity": {},
         "local_affinity": {"loaded": head_dim},
         "streaming_step": {"kept": heads * head_dim, "labels": 32},
         "row_statistic": {"kept": heads * head_dim},

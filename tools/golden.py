@@ -154,6 +154,7 @@ def _row(one, compiled) -> dict:
         "spilled": compiled.spilled,
         "matrix": found.matrix,
         "waits": found.waits,
+        "loop": found.loop,
         "drains": found.drains,
         "atomics": found.atomics,
         "barriers": found.barriers,

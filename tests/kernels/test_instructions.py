@@ -24,6 +24,7 @@ def test_of_nvidia_looks_at_the_loop_with_the_products():
     found = of_nvidia(SASS, "atom.global.gpu.acq_rel.add.u32 %r1, [%rd2], 1;\nld.global.b32 %r2;")
     assert found.matrix == {"HGMMA.64x64x16.F32.BF16": 2}
     assert found.waits == (4,)
+    assert found.loop == 6
     assert found.drains == 1
     assert found.atomics == {"atom.global.gpu.acq_rel.add.u32": 1}
     assert found.loads == {"16": 1, "narrower": 1}
@@ -59,6 +60,7 @@ def test_of_amd():
     found = of_amd(isa)
     assert found.matrix == {"v_mfma_f32_32x32x8_bf16": 1}
     assert found.waits == (0, 3)
+    assert found.loop == 6
     assert found.drains == 1
     assert found.atomics == {"global_atomic_add_u32 sc0 sc1": 1}
     assert found.barriers == {"none": 1, "s_waitcnt vmcnt(0) lgkmcnt(0)": 1}

@@ -34,7 +34,7 @@ def predicted(name="streaming_step", programs=132, **changes):
         "shared": 200 << 10,
         "spilled": 0,
         "matrix": "wgmma",
-        "instructions": Instructions({}, (changes.pop("depth", 0),), 0, {}, {}, {"16": 1}),
+        "instructions": Instructions({}, (changes.pop("depth", 0),), 0, 0, {}, {}, {"16": 1}),
     }
     compiled = Compiled(**{**fields, **changes})
     kernel = SimpleNamespace(__name__=f"{name}_kernel")
