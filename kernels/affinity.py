@@ -4,6 +4,8 @@ r"""Cosine affinities from un-normalised queries and keys.
           A = \sum_h w_h A^{(h)}
 """
 
+import math
+
 import torch
 import triton
 import triton.language as tl
@@ -11,96 +13,39 @@ from torch import Tensor
 
 from nerve_fast.kernels.configs import config_for
 from nerve_fast.kernels.launch import launch, precision
-from nerve_fast.numerics import NORM_FLOOR
-
-FLOOR = tl.constexpr(NORM_FLOOR)
-
-
-@triton.jit
-def inverse_norm(b_squares):
-    """The inverse of norms with a floor, as ``torch.nn.functional.normalize`` has them."""
-    return 1 / tl.maximum(tl.sqrt(b_squares), FLOOR)
-
-
-@triton.jit
-def load_vectors(base, o_n, stride_n, o_d, stride_d, m_n, D):
-    """Rows ``o_n`` and channels ``o_d`` of one head, 0 where there are none."""
-    return tl.load(
-        base + o_n[:, None].to(tl.int64) * stride_n + o_d[None, :].to(tl.int64) * stride_d,
-        mask=m_n[:, None] & (o_d[None, :] < D),
-        other=0.0,
-    )
+from nerve_fast.kernels.numerators import affinities
+from nerve_fast.kernels.pack import pack
+from nerve_fast.kernels.vectors import chunk, inverse_norm, load_vectors, padded, strides
 
 
 @triton.jit
 def cosine_affinity_kernel(
-    Q,
-    K,
-    W,
-    OUT,
-    N,
-    D,
-    heads,
-    maps_per_batch,
-    stride_qb,
-    stride_qh,
-    stride_qn,
-    stride_qd,
-    stride_kb,
-    stride_kh,
-    stride_kn,
-    stride_kd,
-    UNIT: tl.constexpr,
-    WEIGHTED: tl.constexpr,
-    CHUNKS: tl.constexpr,
-    PRECISION: tl.constexpr,
-    BD: tl.constexpr,
-    BM: tl.constexpr,
+    PQ, PK, SCALE, OUT, N,
+    CHANNELS: tl.constexpr, PRECISION: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr,
     BN: tl.constexpr,
-):
-    """A tile ``[BM, BN]`` of one map: the sum over its ``heads`` of weighted cosines.
+):  # fmt: skip
+    """A tile ``[BM, BN]`` of one map: ``SCALE (maps)`` times ``Q̃ K̃ᵀ`` of packed heads.
 
     Programs: ``maps · ⌈N/BM⌉ · ⌈N/BN⌉``, in groups of 8 tile rows that share columns in the cache.
-    Every tile of q and k is read once; its squares give the norms while it is there.
     """
     tiles_m, tiles_n = tl.cdiv(N, BM), tl.cdiv(N, BN)
-    i_map = tl.program_id(0) // (tiles_m * tiles_n)
+    i_map = (tl.program_id(0) // (tiles_m * tiles_n)).to(tl.int64)
     i_tile = tl.program_id(0) % (tiles_m * tiles_n)
     i_group = i_tile // (8 * tiles_n)
     rows_here = min(tiles_m - i_group * 8, 8)
     i_m = i_group * 8 + (i_tile % (8 * tiles_n)) % rows_here
     i_n = (i_tile % (8 * tiles_n)) // rows_here
-
-    i_b = (i_map // maps_per_batch).to(tl.int64)
-    i_first = (i_map % maps_per_batch) * heads
     o_m, o_n = i_m * BM + tl.arange(0, BM), i_n * BN + tl.arange(0, BN)
-    o_d = tl.arange(0, BD)
-    m_m, m_n = o_m < N, o_n < N
     # [BM, BN]
-    b_total = tl.zeros([BM, BN], tl.float32)
-    for i_head in range(heads):
-        i_h = (i_first + i_head).to(tl.int64)
-        p_q = Q + (i_b * stride_qb + i_h * stride_qh) * UNIT
-        p_k = K + (i_b * stride_kb + i_h * stride_kh) * UNIT
-        b_s = tl.zeros([BM, BN], tl.float32)
-        b_qq, b_kk = tl.zeros([BM], tl.float32), tl.zeros([BN], tl.float32)
-        for i_c in tl.static_range(CHUNKS):
-            # [BM, BD], [BN, BD]
-            b_q = load_vectors(p_q, o_m, stride_qn * UNIT, o_d + i_c * BD, stride_qd, m_m, D * UNIT)
-            b_k = load_vectors(p_k, o_n, stride_kn * UNIT, o_d + i_c * BD, stride_kd, m_n, D * UNIT)
-            b_s = tl.dot(b_q, tl.trans(b_k), b_s, input_precision=PRECISION)
-            b_qf, b_kf = b_q.to(tl.float32), b_k.to(tl.float32)
-            b_qq += tl.sum(b_qf * b_qf, 1)
-            b_kk += tl.sum(b_kf * b_kf, 1)
-        b_scale = inverse_norm(b_qq)
-        if WEIGHTED:
-            b_scale *= tl.load(W + i_b * heads + i_head)
-        b_total += b_s * b_scale[:, None] * inverse_norm(b_kk)[None, :]
-    o_row = i_map.to(tl.int64) * N + o_m
+    b_s = affinities(
+        (), PQ, PK, i_map * N + tl.minimum(o_m, N - 1), i_map * N + tl.minimum(o_n, N - 1),
+        CHANNELS, PRECISION, False, BC, BM, BN,
+    )  # fmt: skip
+    b_s *= tl.load(SCALE + i_map)
     tl.store(
-        OUT + o_row[:, None] * N + o_n[None, :],
-        b_total.to(OUT.dtype.element_ty),
-        mask=m_m[:, None] & m_n[None, :],
+        OUT + (i_map * N + o_m)[:, None] * N + o_n[None, :],
+        b_s.to(OUT.dtype.element_ty),
+        mask=(o_m < N)[:, None] & (o_n < N)[None, :],
     )
 
 
@@ -188,33 +133,41 @@ def local_affinity_kernel(
             tl.store(OUT + (i_plane + i_dy * SIDE + i_dx) * N + o_i, b_a, mask=m_i)
 
 
-def cosine_affinity(
-    q: Tensor, k: Tensor, head_weights: Tensor | None = None, out_dtype: torch.dtype | None = None
-) -> Tensor:
-    """As :func:`nerve_fast.reference.cosine_affinity`, in the dtype of ``q`` or ``out_dtype``.
+def cosine_affinity(q: Tensor, k: Tensor, head_weights: Tensor | None = None) -> Tensor:
+    """As :func:`nerve_fast.reference.cosine_affinity`, in the dtype of ``q``.
+
+    Heads are packed once, in that dtype; then each map is one product.
 
     Args:
         q, k: ``(…, H, N, D)``, float16, bfloat16 or float32, any strides.
         head_weights: ``(…, H)``.
-        out_dtype: of the result; sums are kept in float32 whatever it is.
 
     Returns:
         ``(…, N, N)``, or ``(…, H, N, N)`` without ``head_weights``.
     """
     *batch, heads, tokens, head_dim = q.shape
-    arguments, maps = _maps(q, k, head_weights)
-    out = q.new_empty(
-        *batch, *([] if head_weights is not None else [heads]), tokens, tokens, dtype=out_dtype
+    if head_weights is None:
+        # Each head is a member of the batch, with a map of its own.
+        batch, heads = [*batch, heads], 1
+        weights = q.new_ones(math.prod(batch), 1, dtype=torch.float32)
+    else:
+        weights = head_weights.reshape(-1, heads).float().contiguous()
+    packed_q, packed_k = pack(
+        *(x.reshape(len(weights), heads, tokens, head_dim) for x in (q, k)), weights
     )
-    config = config_for(
-        "cosine_affinity", q, tokens, loaded=padded(head_dim), aligned=arguments["UNIT"] > 1
-    )
+    out = q.new_empty(*batch, tokens, tokens)
+    config = config_for("cosine_affinity", q, tokens)
     launch(
         cosine_affinity_kernel,
-        maps * triton.cdiv(tokens, config["BM"]) * triton.cdiv(tokens, config["BN"]),
+        len(weights) * triton.cdiv(tokens, config["BM"]) * triton.cdiv(tokens, config["BN"]),
         config,
+        PQ=packed_q,
+        PK=packed_k,
+        SCALE=weights.amax(-1),
         OUT=out,
-        **arguments,
+        N=tokens,
+        CHANNELS=packed_q.shape[-1],
+        PRECISION=precision(q),
     )
     return out
 
@@ -258,18 +211,8 @@ def local_affinity(
     return out.mT
 
 
-def chunk(head_dim: int) -> int:
-    """Channels of a head in one block: 64, or 32 where that wastes less."""
-    return min((64, 32), key=lambda size: (triton.cdiv(head_dim, size) * size, -size))
-
-
-def padded(head_dim: int) -> int:
-    """``head_dim`` in whole blocks."""
-    return triton.cdiv(head_dim, chunk(head_dim)) * chunk(head_dim)
-
-
 def _maps(q: Tensor, k: Tensor, head_weights: Tensor | None) -> tuple[dict, int]:
-    """Arguments that cosine and local affinity share, and how many maps they make."""
+    """Arguments of :func:`local_affinity_kernel`, and how many maps it makes."""
     heads, tokens, head_dim = q.shape[-3:]
     q, k = (x.reshape(-1, heads, tokens, head_dim) for x in (q, k))
     weighted = head_weights is not None
@@ -288,22 +231,3 @@ def _maps(q: Tensor, k: Tensor, head_weights: Tensor | None) -> tuple[dict, int]
         "BD": size,
     }
     return arguments, len(q) * (1 if weighted else heads)
-
-
-def strides(q: Tensor, k: Tensor) -> dict[str, int]:
-    """``D`` and the strides of two tensors ``(B, H, N, D)`` as arguments of a kernel.
-
-    In units of 16 bytes where all are whole, so that the compiler knows how loads are aligned: it
-    sees for itself only multiples of 16 elements, and 40 channels are none. ``UNIT`` is 1 where
-    rows do not start at multiples of 16 bytes, and configurations are asked for accordingly.
-    """
-    unit = 16 // q.element_size()
-    sizes = [q.shape[3], *(x.stride(i) for x in (q, k) for i in range(3))]
-    whole = all(size % unit == 0 for size in sizes)
-    if not whole or any(x.stride(3) != 1 or x.data_ptr() % 16 for x in (q, k)):
-        unit = 1
-    arguments = {"UNIT": unit, "D": q.shape[3] // unit}
-    for name, x in (("q", q), ("k", k)):
-        arguments |= {f"stride_{name}{axis}": x.stride(i) // unit for i, axis in enumerate("bhn")}
-        arguments[f"stride_{name}d"] = x.stride(3)
-    return arguments

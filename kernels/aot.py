@@ -12,13 +12,9 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
-import torch
-
 from nerve_fast.kernels.compiled import TARGETS, Compiled, compile_for
 from nerve_fast.kernels.launch import interpreted
-from nerve_fast.kernels.launches import launches
-
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+from nerve_fast.kernels.launches import DTYPES, launches
 
 
 def _compile_share(share) -> list[Compiled | str]:

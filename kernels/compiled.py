@@ -12,6 +12,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from nerve_fast.kernels.instructions import Instructions, of_amd, of_nvidia
 from nerve_fast.kernels.launch import SHARED_MEMORY, Launch
 
 TARGETS = {
@@ -36,8 +37,8 @@ class Compiled:
 
     Attributes:
         registers: a thread; ``spilled``: bytes of stack a thread; ``shared``: bytes a program.
-        matrix: the matrix instructions it holds, such as ``wgmma``.
-        wide_loads: whether it loads 16 bytes at once.
+        matrix: the kinds of matrix instructions it holds, such as ``wgmma``.
+        instructions: what they say in detail.
     """
 
     target: str
@@ -50,7 +51,12 @@ class Compiled:
     shared: int
     spilled: int
     matrix: str
-    wide_loads: bool
+    instructions: Instructions
+
+    @property
+    def wide_loads(self) -> bool:
+        """Whether it loads 16 bytes at once."""
+        return self.instructions.loads["16"] > 0
 
     @property
     def unfit(self) -> bool:
@@ -104,15 +110,16 @@ def compile_for(target: str, dtype: str, one: Launch) -> Compiled:
     )
     if "ptx" in kernel.asm:
         text = kernel.asm["ptx"]
-        registers, spilled = _cubin_usage(kernel.asm["cubin"])
+        usage, sass = _read_cubin(kernel.asm["cubin"])
+        registers, spilled = (int(re.search(rf"{x}:(\d+)", usage)[1]) for x in ("REG", "STACK"))
+        instructions = of_nvidia(sass, text)
         matrix = {"wgmma": r"wgmma\.mma_async", "tcgen05": r"tcgen05\.mma", "mma": r"mma\.sync"}
-        wide = r"cp\.async\.\w+\.shared\.global[^;]*, 0x10|ld\.global[\w.:]*\.(v4\.b32|v2\.b64)"
     else:
         text = kernel.asm["amdgcn"]
         registers = int(re.search(r"\.vgpr_count:\s*(\d+)", text)[1])
         spilled = 4 * int(re.search(r"\.vgpr_spill_count:\s*(\d+)", text)[1])
+        instructions = of_amd(text)
         matrix = {"mfma": r"v_mfma_"}
-        wide = r"(global|buffer)_load_dwordx4"
     named = {
         name: value
         for name, value in one.arguments.items()
@@ -131,16 +138,20 @@ def compile_for(target: str, dtype: str, one: Launch) -> Compiled:
         shared=kernel.metadata.shared,
         spilled=spilled,
         matrix=" ".join(name for name, form in matrix.items() if re.search(form, text)),
-        wide_loads=re.search(wide, text) is not None,
+        instructions=instructions,
     )
 
 
-def _cubin_usage(cubin: bytes) -> tuple[int, int]:
-    """Registers and stack bytes a thread, from the tool that Triton brings."""
+def _read_cubin(cubin: bytes) -> tuple[str, str]:
+    """What the tools that Triton brings say of its resources, and its disassembly."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
-        tool = triton.knobs.nvidia.cuobjdump.path
-        command = [tool, "--dump-resource-usage", str(path)]
-        report = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return int(re.search(r"REG:(\d+)", report)[1]), int(re.search(r"STACK:(\d+)", report)[1])
+        usage, sass = (
+            subprocess.run([*command, str(path)], capture_output=True, text=True, check=True).stdout
+            for command in (
+                (triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage"),
+                (triton.knobs.nvidia.nvdisasm.path, "-c"),
+            )
+        )
+    return usage, sass

@@ -21,18 +21,22 @@ ACCUMULATORS = 1024
 """Sums of a tile ``[BM, BK]`` that a warp can hold beside everything else."""
 
 
-def _resident(*shapes: tuple[int, int, int, int]) -> tuple[Config, ...]:
-    """``(warps, stages, BM, BN)`` of kernels that keep a row tile's channels."""
+def _resident(*shapes: tuple[int, int, int, int], channels: int = 64) -> tuple[Config, ...]:
+    """``(warps, stages, BM, BN)`` of kernels that keep a row tile's channels.
+
+    Matrix units finish after each block of ``channels``, and copies are waited for before it: the
+    fewer the better, where that takes no more registers.
+    """
     return tuple(
-        Config.of(warps, stages, BM=bm, BN=bn, BC=64, RESIDENT=True)
+        Config.of(warps, stages, BM=bm, BN=bn, BC=channels, RESIDENT=True)
         for warps, stages, bm, bn in shapes
     )
 
 
-def _reloading(*shapes: tuple[int, int, int, int]) -> tuple[Config, ...]:
+def _reloading(*shapes: tuple[int, int, int, int], channels: int = 32) -> tuple[Config, ...]:
     """The same where channels are too many for that."""
     return tuple(
-        Config.of(warps, stages, BM=bm, BN=bn, BC=32, RESIDENT=False)
+        Config.of(warps, stages, BM=bm, BN=bn, BC=channels, RESIDENT=False)
         for warps, stages, bm, bn in shapes
     )
 
@@ -42,11 +46,14 @@ def _tiles(*shapes: tuple[int, int, int, int], **more: int) -> tuple[Config, ...
 
 
 _HOPPER_STREAM = (
-    *_resident((8, 2, 128, 64), (8, 3, 128, 64), (8, 3, 128, 32), (8, 2, 64, 64), (8, 2, 64, 32)),
+    # With three stages the copies of the next tile are under way; with two, each is waited for.
+    *_resident((8, 3, 128, 64), (8, 3, 128, 32), (8, 2, 128, 64), channels=256),
+    *_reloading((8, 3, 128, 128), channels=64),
+    *_resident((8, 3, 64, 64), (8, 3, 64, 32), channels=256),
     *_reloading((8, 3, 64, 64), (4, 2, 32, 32)),
 )
 _AMPERE_STREAM = (
-    *_resident((8, 2, 128, 32), (4, 2, 64, 64), (8, 2, 64, 32)),
+    *_resident((8, 3, 128, 32), (8, 2, 128, 32), (4, 2, 64, 64), (8, 2, 64, 32)),
     *_reloading((8, 3, 64, 64), (4, 2, 32, 32)),
 )
 _CDNA_STREAM = (
@@ -60,18 +67,29 @@ _HOPPER_STREAM_32 = (
 )
 _STREAM_32 = _reloading((8, 2, 64, 32), (4, 2, 32, 32))
 
+_HOPPER_PRODUCTS = _tiles((8, 3, 128, 256), (8, 3, 128, 128), (4, 3, 64, 64), BC=64)
+_PRODUCTS = {
+    "sm_90 16": _HOPPER_PRODUCTS,
+    "sm_100 16": _HOPPER_PRODUCTS,
+    "gfx942 16": _tiles((8, 2, 128, 128), (4, 2, 64, 64), BC=64),
+    "16": _tiles((8, 3, 128, 128), (4, 3, 64, 64), BC=64),
+    "32": _tiles((8, 2, 64, 64), (4, 2, 64, 32), BC=32),
+}
+
+_DENSE = _tiles((4, 4, 64, 128), (8, 4, 128, 64), (8, 4, 64, 64), (4, 4, 32, 128))
+_HOPPER_DENSE = (*_tiles((8, 4, 128, 128)), *_DENSE)
+
 CANDIDATES: dict[str, dict[str, tuple[Config, ...]]] = {
-    "cosine_affinity": {
-        "16": _tiles((8, 3, 128, 128), (8, 3, 128, 64), (4, 3, 64, 64), (4, 2, 32, 32)),
-        "32": _tiles((8, 2, 64, 32), (4, 1, 32, 32)),
-    },
+    "cosine_affinity": _PRODUCTS,
     "local_affinity": {
         "16": (Config.of(4, 3, BM=64), Config.of(4, 3, BM=32)),
         "32": (Config.of(4, 2, BM=16),),
     },
     "pack": {"": (Config.of(4, 1, BM=32), Config.of(4, 1, BM=16))},
     "head_entropy": {
-        "16": _tiles((8, 3, 128, 128), (8, 3, 128, 64), (4, 2, 64, 64), (4, 2, 32, 32)),
+        "16": _tiles(
+            (8, 3, 128, 128), (8, 3, 128, 64), (4, 3, 64, 128), (4, 2, 64, 64), (4, 2, 32, 32)
+        ),
         "32": _tiles((8, 2, 64, 16), (4, 1, 16, 16)),
     },
     "weigh": {"": (Config.of(4, 1, BT=128),)},
@@ -94,14 +112,12 @@ CANDIDATES: dict[str, dict[str, tuple[Config, ...]]] = {
         "sm_100 32": _HOPPER_STREAM_32,
         "32": _STREAM_32,
     },
-    "numerators": {
-        "gfx942 16": _tiles((8, 2, 128, 128), (4, 2, 64, 64), BC=64),
-        "16": _tiles((8, 3, 128, 128), (8, 3, 128, 256), (4, 3, 64, 64), BC=64),
-        "32": _tiles((8, 2, 64, 64), (4, 2, 64, 32), BC=32),
-    },
+    "numerators": _PRODUCTS,
     "dense_step": {
         "gfx942 16": _tiles((4, 2, 64, 64), (8, 2, 64, 64)),
-        "16": _tiles((4, 4, 64, 128), (8, 4, 128, 64), (8, 4, 64, 64), (4, 4, 32, 128)),
+        "sm_90 16": _HOPPER_DENSE,
+        "sm_100 16": _HOPPER_DENSE,
+        "16": _DENSE,
         "32": _tiles((4, 2, 64, 32), (8, 2, 64, 32)),
     },
     "moments": {
@@ -159,8 +175,8 @@ def config_for(name: str, x: Tensor, tokens: int = 0, **shape: int) -> Config:
         x: whose dtype and device count.
         tokens: rows it runs over; what was measured is kept for a power of two of them.
         shape: what decides whether a tile fits: channels ``kept`` of a row for all columns,
-            channels ``loaded`` of each row and column at a time, ``labels`` of a tile; and whether
-            rows are ``aligned`` to 16 bytes.
+            channels ``loaded`` of each row and column at a time, ``labels`` of a tile, the ``most``
+            rows of a tile; and whether rows are ``aligned`` to 16 bytes.
     """
     if name in _forced:
         return _forced[name]
@@ -207,10 +223,11 @@ def _fits(
     kept: int = 0,
     loaded: int = 0,
     labels: int = 0,
+    most: int = 1 << 30,
 ) -> bool:
     blocks = dict(config.blocks)
     rows, columns = blocks.get("BM", blocks.get("BC", 0)), blocks.get("BN", 0)
-    if rows * labels > ACCUMULATORS * config.num_warps:
+    if rows > most or rows * labels > ACCUMULATORS * config.num_warps:
         return False
     if blocks.get("RESIDENT") is False:
         kept = loaded = 0

@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerve_fast.kernels.affinity import chunk, load_vectors, padded, strides
 from nerve_fast.kernels.configs import config_for
-from nerve_fast.kernels.launch import launch, precision
+from nerve_fast.kernels.launch import launch, multiprocessors, precision
+from nerve_fast.kernels.vectors import chunk, load_vectors, padded, strides
 
 LOG2_E = math.log2(math.e)
 
@@ -166,8 +166,15 @@ def entropy_sums(q: Tensor, k: Tensor, scale: float | None = None) -> Tensor:
     scale = head_dim**-0.5 if scale is None else scale
     size = chunk(head_dim)
     layout = strides(q, k)
+    # A last round of large tiles that fills a part of the device takes as long as a whole one.
+    few = len(q) * heads * triton.cdiv(rows, 128) < 2 * multiprocessors(q.device)
     config = config_for(
-        "head_entropy", q, tokens, kept=padded(head_dim), aligned=layout["UNIT"] > 1
+        "head_entropy",
+        q,
+        tokens,
+        kept=padded(head_dim),
+        most=64 if few else 128,
+        aligned=layout["UNIT"] > 1,
     )
     tiles = triton.cdiv(rows, config["BM"])
     sums = q.new_empty(len(q), heads, tiles, dtype=torch.float32)

@@ -10,6 +10,8 @@ from nerve_fast.kernels.compiled import signature
 from nerve_fast.kernels.launch import Config, Launch, fp8_of, recorded
 from nerve_fast.normalization import NORMALIZATIONS
 
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
 SHAPES = ((5, 64, 21), (8, 40, 171), (20, 64, 1), (8, 160, 21))
 """Heads, head dimension, labels: Stable Diffusion 2 and 1 at their finest layers and further down,
 and data sets from one label to 171."""
@@ -21,7 +23,6 @@ def launches(target: str, dtype: torch.dtype, quick: bool = False) -> list[Launc
     Args:
         quick: only Stable Diffusion 2's finest layer with 21 labels, and first configurations.
     """
-    found = {}
     # Those that keep the most of a row, and those that need a pass for the sums of rows.
     extremes = [x.name for x in NORMALIZATIONS.values() if x.exponential or x.signed]
     with recorded(target) as started:
@@ -35,6 +36,20 @@ def launches(target: str, dtype: torch.dtype, quick: bool = False) -> list[Launc
                 for config in _all_candidates(name, target, dtype):
                     with configs.forcing(name, config):
                         _operations(*SHAPES[0], dtype, extremes)
+    return _different(started)
+
+
+def launches_of(
+    target: str, dtype: torch.dtype, shape: tuple[int, int, int], normalizations: Iterable[str]
+) -> list[Launch]:
+    """Those for one shape ``(H, D, K)`` of a grid of 64 × 64 tokens, with first configurations."""
+    with recorded(target) as started:
+        _operations(*shape, dtype, normalizations)
+    return _different(started)
+
+
+def _different(started: Iterable[Launch]) -> list[Launch]:
+    found: dict[tuple, Launch] = {}
     for one in started:
         found.setdefault((one.kernel.__name__, repr(signature(one)), one.config), one)
     return list(found.values())
@@ -45,7 +60,7 @@ def _all_candidates(name: str, target: str, dtype: torch.dtype) -> tuple[Config,
     heads, head_dim, _ = SHAPES[0]
     shape = {
         "head_entropy": {"kept": head_dim},
-        "cosine_affinity": {"loaded": head_dim},
+        "cosine_affinity": {},
         "local_affinity": {"loaded": head_dim},
         "streaming_step": {"kept": heads * head_dim, "labels": 32},
         "row_statistic": {"kept": heads * head_dim},

@@ -84,6 +84,11 @@ def load_chunks(
     if RESIDENT:
         for i_c in tl.static_range(CHANNELS // BC):
             b_q += (load_packed(PQ, o_row, i_c * BC + tl.arange(0, BC), CHANNELS),)
+        # What is left is a multiple of 64: one block of 128, one of 64, or both.
+        if CHANNELS % BC >= 128:
+            b_q += (load_packed(PQ, o_row, CHANNELS // BC * BC + tl.arange(0, 128), CHANNELS),)
+        if CHANNELS % BC % 128 > 0:
+            b_q += (load_packed(PQ, o_row, CHANNELS - 64 + tl.arange(0, 64), CHANNELS),)
     return b_q
 
 
@@ -98,6 +103,12 @@ def affinities(
         for i_c in tl.static_range(CHANNELS // BC):
             b_k = load_packed(PK, o_k, i_c * BC + tl.arange(0, BC), CHANNELS)
             b_s = tl.dot(b_q[i_c], tl.trans(b_k), b_s, input_precision=PRECISION)
+        if CHANNELS % BC >= 128:
+            b_k = load_packed(PK, o_k, CHANNELS // BC * BC + tl.arange(0, 128), CHANNELS)
+            b_s = tl.dot(b_q[CHANNELS // BC], tl.trans(b_k), b_s, input_precision=PRECISION)
+        if CHANNELS % BC % 128 > 0:
+            b_k = load_packed(PK, o_k, CHANNELS - 64 + tl.arange(0, 64), CHANNELS)
+            b_s = tl.dot(b_q[-1], tl.trans(b_k), b_s, input_precision=PRECISION)
     else:
         for i_c in range(0, CHANNELS, BC):
             b_row = load_packed(PQ, o_q, i_c + tl.arange(0, BC), CHANNELS)
@@ -107,22 +118,32 @@ def affinities(
 
 
 @triton.jit
+def count_arrival(ARRIVED, i_out):
+    """How many programs had left their shares of a tile before this one, which has left its own."""
+    # All threads' shares are written before the one thread that counts says so.
+    tl.debug_barrier()
+    return tl.atomic_add(ARRIVED + i_out, 1, sem="acq_rel", scope="gpu")
+
+
+@triton.jit
 def row_statistic_kernel(
-    PQ, PK, COUNTS, SCALE, OUT,
-    N, M, per_temperature, lift,
+    PQ, PK, COUNTS, SCALE, OUT, PARTIAL, ARRIVED,
+    N, M, splits, per_temperature, lift,
     EXPONENTIAL: tl.constexpr, CLAMPED: tl.constexpr, FACTOR: tl.constexpr, SHIFT: tl.constexpr,
     GAIN: tl.constexpr, CHANNELS: tl.constexpr, PRECISION: tl.constexpr, RESIDENT: tl.constexpr,
-    BC: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    SPLIT: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """One number a row, ``OUT (batch, N)``, from one streaming pass.
 
     ``EXPONENTIAL``: the offset that makes the row's largest numerator 2^``lift``, −∞ where the row
     is empty. Otherwise the absolute row sum of the numerators. ``COUNTS (batch, M)``: tokens behind
-    each key. Programs: ``batch · ⌈N/BM⌉``.
+    each key. Programs: ``batch · ⌈N/BM⌉ · splits``.
     """
+    i_split = tl.program_id(0) % splits
+    i_out = tl.program_id(0) // splits
     tiles = tl.cdiv(N, BM)
-    i_b = (tl.program_id(0) // tiles).to(tl.int64)
-    o_m = (tl.program_id(0) % tiles) * BM + tl.arange(0, BM)
+    i_b = (i_out // tiles).to(tl.int64)
+    o_m = (i_out % tiles) * BM + tl.arange(0, BM)
     slope, b_offset, _ = coefficients(
         SCALE, None, i_b, o_m, N, per_temperature, EXPONENTIAL, FACTOR, SHIFT, GAIN, BM
     )
@@ -130,7 +151,8 @@ def row_statistic_kernel(
     b_q = load_chunks(PQ, o_q, CHANNELS, BC, RESIDENT)
     # [BM] each
     b_max, b_sum = tl.full([BM], -1e30, tl.float32), tl.zeros([BM], tl.float32)
-    for i_n in range(0, M, BN):
+    span = tl.cdiv(tl.cdiv(M, BN), splits) * BN
+    for i_n in range(i_split * span, min(i_split * span + span, M), BN):
         o_n = i_n + tl.arange(0, BN)
         b_s = affinities(
             b_q, PQ, PK, o_q, i_b * M + tl.minimum(o_n, M - 1),
@@ -145,6 +167,20 @@ def row_statistic_kernel(
         else:
             b_n = numerators(b_s, slope, b_offset, EXPONENTIAL, CLAMPED, SHIFT)
             b_sum += tl.sum(tl.abs(b_n) * b_count[None, :], 1)
+    if SPLIT:
+        p_share = PARTIAL + i_out.to(tl.int64) * splits * 2 * BM + tl.arange(0, BM)
+        tl.store(p_share + i_split * 2 * BM, b_max)
+        tl.store(p_share + i_split * 2 * BM + BM, b_sum)
+        if count_arrival(ARRIVED, i_out) != splits - 1:
+            return
+        b_max, b_sum = tl.full([BM], -1e30, tl.float32), tl.zeros([BM], tl.float32)
+        for i_s in range(splits):
+            b_its_max = tl.load(p_share + i_s * 2 * BM, cache_modifier=".cg")
+            b_its_sum = tl.load(p_share + i_s * 2 * BM + BM, cache_modifier=".cg")
+            b_new = tl.maximum(b_max, b_its_max)
+            b_sum = b_sum * tl.exp2(b_max - b_new) + b_its_sum * tl.exp2(b_its_max - b_new)
+            b_max = b_new
+        tl.store(ARRIVED + i_out, 0)
     if EXPONENTIAL:
         m_empty = b_max - per_temperature + tl.log2(b_sum) <= LOG2_EMPTY_ROW
         b_sum = tl.where(m_empty, float("-inf"), lift - b_max)
@@ -202,14 +238,18 @@ def row_statistic(operands, lift: float = 0.0) -> Tensor:
     """What :func:`row_statistic_kernel` finds, ``(B, N)`` float32."""
     out = operands.q.new_empty(operands.batch, operands.tokens, dtype=torch.float32)
     config = operands.config_of(row_statistic_kernel, kept=operands.channels)
+    tiles = operands.batch * triton.cdiv(operands.tokens, config["BM"])
+    # Of each row a maximum and a sum.
+    shares = operands.shares(row_statistic_kernel, tiles, config["BN"], 2 * config["BM"])
     launch(
         row_statistic_kernel,
-        operands.batch * triton.cdiv(operands.tokens, config["BM"]),
+        tiles * shares["splits"],
         config,
         COUNTS=operands.counts,
         OUT=out,
         N=operands.tokens,
         lift=lift,
         **operands.making,
+        **shares,
     )
     return out

@@ -201,29 +201,30 @@ class Operands:
             arguments: all others.
         """
         tiles *= self.batch * self.label_tiles
-        splits = self._splits(tiles, config["BN"])
+        shares = self.shares(kernel, tiles, config["BN"], rows * self.label_block)
+        launch(kernel, tiles * shares["splits"], config, BK=self.label_block, **shares, **arguments)
+
+    def shares(self, kernel, tiles: int, block_columns: int, size: int) -> dict:
+        """Arguments of a kernel whose columns are split where its tiles do not fill the device.
+
+        Args:
+            kernel: that leaves a share of each tile in ``PARTIAL`` and counts in ``ARRIVED``.
+            tiles: in all.
+            block_columns: that a program takes at a time.
+            size: numbers of a tile's share.
+        """
+        splits = self._splits(tiles, block_columns)
         partial = arrived = None
         if splits > 1:
             # Counters start at 0, and whoever sums the shares up leaves them so: a walk needs one
             # set for each kernel.
             if _name(kernel) not in self._shares:
-                size = tiles * splits * rows * self.label_block
                 self._shares[_name(kernel)] = (
-                    self.q.new_empty(size, dtype=torch.float32),
+                    self.q.new_empty(tiles * splits * size, dtype=torch.float32),
                     self.q.new_zeros(tiles, dtype=torch.int32),
                 )
             partial, arrived = self._shares[_name(kernel)]
-        launch(
-            kernel,
-            tiles * splits,
-            config,
-            BK=self.label_block,
-            splits=splits,
-            SPLIT=splits > 1,
-            PARTIAL=partial,
-            ARRIVED=arrived,
-            **arguments,
-        )
+        return {"splits": splits, "SPLIT": splits > 1, "PARTIAL": partial, "ARRIVED": arrived}
 
     def _splits(self, tiles: int, block_columns: int) -> int:
         """Spans of columns, of at least 4 blocks each, that make ``tiles`` fill the device."""

@@ -4,9 +4,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from nerve_fast.kernels.affinity import inverse_norm, load_vectors, strides
 from nerve_fast.kernels.configs import config_for
 from nerve_fast.kernels.launch import launch
+from nerve_fast.kernels.vectors import inverse_norm, load_vectors, strides
 
 PACKED_ALIGNMENT = 64
 """Packed heads are padded with zeros to a multiple of this many channels."""

@@ -12,6 +12,7 @@ the tiles of rows do not fill the device, several programs share the columns of 
 import triton
 import triton.language as tl
 
+from nerve_fast.kernels.numerators import count_arrival
 from nerve_fast.kernels.stencil import add_stencil
 
 
@@ -21,9 +22,7 @@ def arrive(b_acc, PARTIAL, ARRIVED, i_out, i_split, splits, BM: tl.constexpr, BK
     o_m, o_k = tl.arange(0, BM), tl.arange(0, BK)
     p_mine = PARTIAL + (i_out.to(tl.int64) * splits + i_split) * BM * BK
     tl.store(p_mine + o_m[:, None] * BK + o_k[None, :], b_acc)
-    # All threads' shares are written before the one thread that counts says so.
-    tl.debug_barrier()
-    return tl.atomic_add(ARRIVED + i_out, 1, sem="acq_rel", scope="gpu")
+    return count_arrival(ARRIVED, i_out)
 
 
 @triton.jit

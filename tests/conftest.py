@@ -15,10 +15,13 @@ from nerve_fast.tiny import MODELS
 
 NEEDS_TRITON = (
     "bench/test_gpu.py",
+    "cli/test_doctor.py",
     "dispatch/test_costs.py",
     "dispatch/test_select.py",
+    "dispatch/test_selfcheck.py",
     "dispatch/test_tuning.py",
     "kernels",
+    "tools/test_golden.py",
     "tools/test_hub_kernels.py",
 )
 """What is tested only where Triton is, which is on Linux; all the rest must pass everywhere."""

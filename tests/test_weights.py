@@ -52,6 +52,33 @@ def test_the_callers_weights_are_looked_at_once(walk, waits):
     assert waits == ["tolist"]
 
 
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("normalization", ["softmax", "shift"])
+def test_a_call_waits_once_for_the_check_of_all_its_arguments(
+    make_qk, make_prior, waits, normalization, inference
+):
+    pytest.importorskip("triton")
+    q, k = make_qk(2, 6, 16, dtype=torch.float32)
+    G = make_prior(6, 2, dtype=torch.float32)
+    config = nf.NerveConfig(alpha=0.0, normalization=normalization)
+    with torch.inference_mode(inference):
+        made = nf.entropy_weights(torch.tensor([1.0, 2.0]), 1.0)
+    for given in (torch.tensor([0.25, 0.75]), made):
+        waits.clear()
+        nf.random_walk(q, k, G, (2, 3), config, head_weights=given, backend="triton")
+        assert waits == ["tolist"]
+
+
+def test_weights_that_were_right_and_are_changed_are_looked_at_again(make_qk, make_prior):
+    q, k = make_qk(2, 6, 16)
+    G = make_prior(6, 2)
+    given = torch.tensor([0.25, 0.75])
+    nf.random_walk(q, k, G, (2, 3), head_weights=given)
+    given[0] = torch.nan
+    with pytest.raises(ValueError, match="head_weights holds"):
+        nf.random_walk(q, k, G, (2, 3), head_weights=given)
+
+
 def test_changes_in_place_are_seen(waits):
     made = nf.entropy_weights(torch.tensor([1.0, 2.0]), 1.0)
     assert weights.known_sum(made) == 1.0

@@ -7,8 +7,9 @@ and through memory, and the launch:
 
 - programs fill the multiprocessors in rounds, and the last round counts as a whole one;
 - exponentials hide behind products where a multiprocessor holds two programs or more;
-- traffic through the cache hides behind both where it does, or where three stages or more are in
-  flight (with two, copies are waited for where they are issued).
+- traffic through the cache hides behind both where it does, or where a wait in the compiled loop
+  leaves copies in flight (else each is waited for where it is issued);
+- it takes as long as the cache needs for it, and no less than 64 bytes a cycle and multiprocessor.
 
 The floor is the larger of operations over the chip's rate and bytes over its bandwidth.
 """
@@ -28,9 +29,11 @@ from nerve_fast.bench.harness.chips import CHIPS, Chip
 from nerve_fast.bench.harness.words import seconds_in_words
 from nerve_fast.kernels import affinity, entropy, launch, walk
 from nerve_fast.kernels.compiled import Compiled, compile_for
+from nerve_fast.kernels.launches import DTYPES
 from nerve_fast.normalization import NORMALIZATIONS
 
-NAMES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+CACHE_PORT = 64
+"""Bytes a cycle that a multiprocessor takes from the cache that all share."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,13 +161,16 @@ def predict(chip: Chip, setting: Setting, started: launch.Launch, compiled: Comp
     parts = {
         "products": rounds * work.products / rate,
         "exponentials": rounds * work.exponentials / (chip.exponentials * units * chip.clock),
-        "cache": rounds * work.cached / chip.cache_bandwidth,
+        "cache": max(
+            work.cached / chip.cache_bandwidth,
+            rounds * work.cached / (CACHE_PORT * units * chip.clock),
+        ),
         "memory": work.moved / chip.bandwidth,
         "launch": chip.launch,
     }
     computing = (parts["products"], parts["exponentials"])
     busy = max(computing) if held > 1 else sum(computing)
-    overlaps = held > 1 or compiled.stages > 2
+    overlaps = held > 1 or max(compiled.instructions.waits, default=0) > 0
     busy = max(busy, parts["cache"]) if overlaps else busy + parts["cache"]
     seconds = max(busy, parts["memory"]) + parts["launch"]
     return Prediction(name, seconds, work.floor(chip, item), parts, held, compiled)
@@ -218,7 +224,7 @@ def predictions(target: str, setting: Setting, kernels: list[str]) -> Iterator[P
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.harness.model", description=__doc__)
     parser.add_argument("--target", nargs="+", choices=CHIPS, default=list(CHIPS))
-    parser.add_argument("--dtype", nargs="+", choices=NAMES, default=["bfloat16"])
+    parser.add_argument("--dtype", nargs="+", choices=DTYPES, default=["bfloat16"])
     parser.add_argument("--tokens", type=int, nargs="+", default=[4096, 16_384])
     parser.add_argument("--kernel", nargs="+", default=[], help="names, such as streaming_step")
     options = parser.parse_args(arguments)

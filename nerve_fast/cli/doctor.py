@@ -6,7 +6,8 @@ from importlib import metadata
 
 import torch
 
-from nerve_fast.dispatch import pick_device, resolve, triton_obstacle
+from nerve_fast.dispatch import pick_device, resolve, selfcheck, triton_obstacle
+from nerve_fast.dispatch.select import KERNEL_DTYPES
 from nerve_fast.errors import InputError
 from nerve_fast.utils.files import cache_folder
 
@@ -15,10 +16,16 @@ def add_doctor(commands) -> None:
     """Add ``doctor`` to the subparsers of the command line."""
     command = commands.add_parser("doctor", help="say what this machine has and what is missing")
     command.set_defaults(run=_run)
+    command.add_argument(
+        "--check", action="store_true", help="compare every kernel with the reference, anew"
+    )
 
 
 def _run(options) -> int:
     """Say in words what is here, and of what is not, how to get it."""
+    device = pick_device(None)
+    if options.check:
+        return _check(device)
     print(f"nerve-fast {metadata.version('nerve-fast')}, Python {platform.python_version()}")
     print(f"system: {platform.platform()}, {os.cpu_count()} CPU cores")
     print("\npackages")
@@ -46,9 +53,11 @@ def _run(options) -> int:
     if torch.backends.mps.is_available():
         print("  mps")
     print("\nbackends")
-    device = pick_device(None)
     print("  reference: ready\n  blocked: ready")
-    print(f"  triton: {triton_obstacle(device, torch.float16) or 'ready'}")
+    reasons = [triton_obstacle(device, dtype) for dtype in KERNEL_DTYPES]
+    # Mostly the same for all of them.
+    for reason in dict.fromkeys(reasons):
+        print(f"  triton: {reason or 'ready'}")
     try:
         resolve("auto")
     except InputError as error:
@@ -56,6 +65,18 @@ def _run(options) -> int:
     print("\nmodels")
     _report_models()
     return 0
+
+
+def _check(device: torch.device) -> int:
+    """Check all kernels on shapes of all kinds; returns 1 where one is wrong."""
+    reason = triton_obstacle(device, torch.float16, checked=False)
+    if reason:
+        raise InputError(f"--check needs kernels that start, and backend 'triton' {reason}")
+    from nerve_fast.bench.harness.checks import check_kernels
+
+    selfcheck.forget(device)
+    checks = check_kernels(device.type == "cuda")
+    return int(not all(check["passed"] for check in checks))
 
 
 def _report_models() -> None:

@@ -13,7 +13,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from nerve_fast.dispatch import tuning
+from nerve_fast.dispatch import selfcheck, tuning
 from nerve_fast.errors import InputError, quoted
 
 logger = logging.getLogger(__name__)
@@ -163,9 +163,16 @@ def can_run_triton(
 
 
 def triton_obstacle(
-    device: torch.device, dtype: torch.dtype, requires_grad: bool = False, radius: int = 1
+    device: torch.device,
+    dtype: torch.dtype,
+    requires_grad: bool = False,
+    radius: int = 1,
+    checked: bool = True,
 ) -> str | None:
-    """Why the kernels cannot take such inputs, or ``None`` where they can."""
+    """Why the kernels cannot take such inputs, or ``None`` where they can.
+
+    ``checked``: nor may they fail their check on this machine, which runs at their first use.
+    """
     elsewhere = f"runs on CUDA and ROCm GPUs, not on {device.type} (TRITON_INTERPRET=1: for tests)"
     if device.type != "cuda" and not os.environ.get("TRITON_INTERPRET"):
         # Importing Triton takes a second, so it is not imported where it cannot be used.
@@ -191,7 +198,8 @@ def triton_obstacle(
     if not torch.version.hip and torch.cuda.get_device_capability(device) < (8, 0):
         major, minor = torch.cuda.get_device_capability(device)
         return f"needs a GPU of capability 8.0 or newer, not {major}.{minor}"
-    return launch.obstacle(device)
+    reason = launch.obstacle(device)
+    return reason or (selfcheck.obstacle(device, dtype) if checked else None)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from torch import Tensor
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import upcast
-from nerve_fast.weights import known_sum
+from nerve_fast.weights import known_sum, remember
 
 
 def check_float_tensor(name: str, x: Tensor, shape: str, ndim: int) -> None:
@@ -98,7 +98,7 @@ def check_values(**tensors: Tensor | None) -> dict[str, float]:
     found = [torch.linalg.vector_norm(x, ord=math.inf) for x in present.values()]
     weights = present.get("head_weights")
     if weights is not None:
-        found.append(weights.min())
+        found += [weights.min(), upcast(weights).sum(-1).max()]
     found = torch.cat([upcast(x).reshape(1) for x in found]).tolist()
     magnitudes = dict(zip(present, found, strict=False))
     for name, magnitude in magnitudes.items():
@@ -108,10 +108,15 @@ def check_values(**tensors: Tensor | None) -> dict[str, float]:
                 f"{name} holds NaN or infinity in {wrong} of {present[name].numel()} elements; "
                 "expected finite numbers"
             )
-    if weights is not None and not (math.isfinite(magnitudes["head_weights"]) and found[-1] >= 0):
-        raise InputError(
-            f"head_weights holds {weights.tolist()}; expected finite numbers, 0 or more"
-        )
+    if weights is not None:
+        least, largest_sum = found[-2:]
+        if not (math.isfinite(magnitudes["head_weights"]) and least >= 0):
+            raise InputError(
+                f"head_weights holds {weights.tolist()}; expected finite numbers, 0 or more"
+            )
+        if not given.is_inference():
+            # So that nobody waits for the device again.
+            remember(given, largest_sum)
     return magnitudes
 
 

@@ -10,7 +10,7 @@ import triton
 
 import nerve_fast as nf
 from nerve_fast import blocked, dispatch, reference
-from nerve_fast.dispatch import backend_for, choose, select, use_backend
+from nerve_fast.dispatch import backend_for, choose, select, selfcheck, use_backend
 from nerve_fast.kernels import launch
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -61,6 +61,7 @@ def capability(compiled, monkeypatch):
 
     set_capability(9, 0)
     monkeypatch.setattr(launch, "obstacle", lambda device: None)
+    monkeypatch.setattr(selfcheck, "obstacle", lambda device, dtype: None)
     return set_capability
 
 

@@ -27,7 +27,7 @@ def device():
 def small_tiles(monkeypatch):
     """The same blocks every time, and so few processors that columns are split in two."""
     small = {
-        "cosine_affinity": Config.of(4, 1, BM=64, BN=32),
+        "cosine_affinity": Config.of(4, 1, BM=64, BN=32, BC=64),
         "local_affinity": Config.of(4, 1, BM=32),
         "pack": Config.of(4, 1, BM=64),
         "head_entropy": Config.of(4, 1, BM=64, BN=32),

@@ -20,17 +20,6 @@ def test_cosine_affinity(make_qk, make_prior, device, dtype, bound, shape, weigh
     assert relative_error(out, reference.cosine_affinity(q.double(), k.double(), w)) <= bound
 
 
-def test_cosine_affinity_of_16_bits_in_32(make_qk, make_prior, device):
-    q, k = make_qk(3, 50, 64, dtype=torch.float16)
-    w = make_prior(3)
-    out = cosine_affinity(q.to(device), k.to(device), w.to(device), out_dtype=torch.float32)
-    assert out.dtype == torch.float32
-    assert (
-        relative_error(out, reference.cosine_affinity(q.double(), k.double(), w))
-        <= ERROR_BOUNDS[torch.float32]
-    )
-
-
 def views(x):
     """The same values in memory of another order."""
     heads_last = x.transpose(-3, -2).contiguous().transpose(-3, -2)
@@ -68,12 +57,13 @@ def test_addresses_that_are_not_aligned_get_the_narrow_variant(monkeypatch, dtyp
         q, k = (torch.zeros(2 * 64 * 40 + 1, dtype=dtype)[first:][: 2 * 64 * 40] for _ in range(2))
         q, k = q.view(2, 64, 40), k.view(2, 64, 40)
         with launch.recorded("sm_90") as started:
-            cosine_affinity(q, k)
             local_affinity(q, k, (8, 8), None, 1, 1.0)
             head_entropy(q, k)
         for one in started:
             name = one.kernel.__name__.removesuffix("_kernel")
             options = configs.CANDIDATES[name]["16" if dtype.itemsize == 2 else "32"]
+            # Few rows of a head, in smaller tiles.
+            options = [c for c in options if name != "head_entropy" or c["BM"] <= 64]
             assert one.config == options[-1 if first else 0], name
             assert (one.arguments["UNIT"] == 1) == bool(first)
 

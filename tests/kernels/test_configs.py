@@ -48,6 +48,12 @@ def test_what_is_kept_of_a_row_fits_shared_memory(target, channels):
     assert not widest["RESIDENT"]
 
 
+def test_few_tiles_are_made_smaller(target):
+    x = torch.empty(0, dtype=torch.float16)
+    assert configs.config_for("head_entropy", x, 16_384, kept=64, most=128)["BM"] == 128
+    assert configs.config_for("head_entropy", x, 4096, kept=64, most=64)["BM"] == 64
+
+
 def test_wide_tiles_of_labels_get_fewer_rows(target):
     x = torch.empty(0, dtype=torch.float16)
     for name in ("streaming_step", "dense_step", "factorized_step"):

@@ -142,7 +142,7 @@ def watched(run):
 
 WALK = {"local_affinity", "transition", "pack", "spread"}
 CASES = {
-    "cosine affinity": {"cosine_affinity"},
+    "cosine affinity": {"pack", "cosine_affinity"},
     "local affinity": {"local_affinity"},
     "head entropy": {"head_entropy"},
     "local products": {"transition", "local_matmul"},

@@ -246,16 +246,32 @@ def test_channels_that_are_not_kept(make_qk, make_prior, device, dtype, normaliz
         check(device, q, k, G, (7, 11), config)
 
 
-@pytest.mark.parametrize("splits", [1, 3])
+@pytest.mark.parametrize("shape", [(7, 64), (3, 64), (2, 64), (1, 40)])
+@pytest.mark.parametrize("normalization", ["softmax", "l1"])
+def test_channels_in_blocks_of_unequal_width(
+    make_qk, make_prior, device, monkeypatch, normalization, shape
+):
+    """Of 256, then of 128 and 64 where they are needed."""
+    wide = Config.of(4, 1, BM=64, BN=16, BC=256, RESIDENT=True)
+    monkeypatch.setitem(globals(), "ROUTES", {"streaming": ROUTES["streaming"]})
+    q, k = related(*make_qk(shape[0], 35, shape[1], dtype=torch.float16))
+    G = make_prior(35, 4, dtype=torch.float16)
+    with configs.forcing("streaming_step", wide), configs.forcing("row_statistic", wide):
+        check(device, q, k, G, (5, 7), settings(normalization, beta=1.0))
+
+
+@pytest.mark.parametrize(
+    ("splits", "kind"), [(1, torch.float32), (3, torch.float32), (3, torch.float16)], ids=str
+)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_columns_in_any_number_of_splits(
-    make_qk, make_prior, device, monkeypatch, normalization, splits
+    make_qk, make_prior, device, monkeypatch, normalization, splits, kind
 ):
     monkeypatch.setattr(
         operands.Operands, "_splits", lambda self, tiles, block_columns: splits, raising=True
     )
-    q, k = related(*make_qk(2, 143, 40, dtype=torch.float32))
-    G = make_prior(143, 4, dtype=torch.float32)
+    q, k = related(*make_qk(2, 143, 40, dtype=kind))
+    G = make_prior(143, 4, dtype=kind)
     check(device, q, k, G, (11, 13), settings(normalization))
 
 

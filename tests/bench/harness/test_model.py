@@ -15,6 +15,7 @@ from nerve_fast.bench.harness import floors, model
 from nerve_fast.bench.harness.case import Setting
 from nerve_fast.bench.harness.chips import CHIPS
 from nerve_fast.kernels.compiled import Compiled
+from nerve_fast.kernels.instructions import Instructions
 from nerve_fast.kernels.launch import Config, Launch
 
 H100 = CHIPS["sm_90"]
@@ -33,7 +34,7 @@ def predicted(name="streaming_step", programs=132, **changes):
         "shared": 200 << 10,
         "spilled": 0,
         "matrix": "wgmma",
-        "wide_loads": True,
+        "instructions": Instructions({}, (changes.pop("depth", 0),), 0, 0, {}, {}, {"16": 1}),
     }
     compiled = Compiled(**{**fields, **changes})
     kernel = SimpleNamespace(__name__=f"{name}_kernel")
@@ -54,8 +55,8 @@ def test_parts_are_work_over_rates():
     )
 
 
-def test_two_stages_wait_for_copies_and_three_do_not():
-    two, three = predicted(stages=2), predicted(stages=3)
+def test_copies_that_are_waited_for_where_they_are_issued_hide_behind_nothing():
+    two, three = predicted(depth=0), predicted(depth=6)
     parts = two.parts
     computing = parts["products"] + parts["exponentials"]
     launch = parts["launch"]
