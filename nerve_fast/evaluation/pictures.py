@@ -9,8 +9,10 @@ from tqdm import tqdm
 
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.datasets.dataset import IGNORED
+from nerve_fast.errors import InputError
 from nerve_fast.evaluation import record
 from nerve_fast.evaluation.folder import claim, remove_made, seal
+from nerve_fast.evaluation.method import failure
 from nerve_fast.evaluation.metrics import mean_iou
 from nerve_fast.imaging import visualize
 
@@ -48,8 +50,12 @@ def draw(
     for kind, names in zip(KINDS, (order[:count], order[::-1][:count]), strict=True):
         for place, name in enumerate(tqdm(names, kind, unit="image", disable=hidden), start=1):
             sample = samples[name]
-            image, truth = dataset.read(sample)
-            picture = side_by_side(image, truth, segmenter(image), dataset.classes)
+            try:
+                image, truth = dataset.read(sample)
+                picture = side_by_side(image, truth, segmenter(image), dataset.classes)
+            except InputError as error:  # The file was changed since it was evaluated.
+                failure(sample, error)
+                continue
             name_of_file = f"{kind}-{place:02}-{sample.name}.png"
             claim(folder, [name_of_file])
             visualize.save_picture(picture, folder / name_of_file)

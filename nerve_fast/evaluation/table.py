@@ -228,9 +228,11 @@ def remarks(number: int, row: dict[str, dict]) -> list[str]:
     for dataset, one in row.items():
         name = markdown(COLUMNS.get(dataset, dataset))
         if not one["complete"]:
+            failed = one.get("failed", 0)
             lines.append(
-                f"- **{name}: only {one['images']:,} of {one['run']['dataset']['images']:,} "
-                "images.**"
+                f"- **{name}: only {one['images']:,} of {one['run']['dataset']['images']:,} images"
+                + f"; {failed:,} could not be evaluated" * (failed > 0)
+                + ".**"
             )
         lines += [f"- {name}: {markdown(what)}" for what in setting_differences(one["run"])]
     if len(lines) == 1:

@@ -1,16 +1,20 @@
 """The random walk: the whole graph stage in one call."""
 
-import itertools
-import numbers
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from nerve_fast.config import MOST, NerveConfig
+from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan, checked_config, wants_grad
-from nerve_fast.errors import InputError, quoted
+from nerve_fast.errors import InputError
 from nerve_fast.ops import eager, library
-from nerve_fast.ops.checks import check_grid, check_head_weights, check_prior, check_qk
+from nerve_fast.ops.checks import (
+    check_grid,
+    check_head_weights,
+    check_prior,
+    check_qk,
+    check_return_steps,
+)
 from nerve_fast.walked import Walked
 
 
@@ -135,24 +139,4 @@ def _checked(
     config = checked_config(config)
     if head_weights is not None:
         check_head_weights(head_weights, q)
-    return grid, config, _check_return_steps(return_steps)
-
-
-def _check_return_steps(return_steps: Sequence[int]) -> tuple[int, ...]:
-    """The numbers of steps as ints, each once, in the order given."""
-    try:
-        # Larger ones are refused before there are many.
-        return_steps = tuple(itertools.islice(return_steps, MOST + 2))
-    except TypeError:
-        raise TypeError(
-            f"return_steps is {quoted(return_steps)}; expected a sequence of whole numbers such as "
-            "(1, 5)"
-        ) from None
-    for t in return_steps:
-        if not isinstance(t, numbers.Integral) or isinstance(t, bool):
-            raise TypeError(f"return_steps holds {quoted(t)}; expected whole numbers, 0 or more")
-        if t < 0:
-            raise InputError(f"return_steps holds {quoted(t)}; expected whole numbers, 0 or more")
-        if t > MOST:
-            raise InputError(f"return_steps holds a number above {MOST}; expected at most that")
-    return tuple(dict.fromkeys(int(t) for t in return_steps))
+    return grid, config, check_return_steps(return_steps)

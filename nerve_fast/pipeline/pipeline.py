@@ -216,7 +216,14 @@ class NervePipeline:
         # 0. Inputs. The labels are encoded first: a mistake in them should not cost a forward pass.
         config = self.config if config is None else config
         check_inputs(
-            config, processing_resolution, generator, return_steps, batch_size, token_budget
+            config,
+            processing_resolution,
+            generator,
+            return_steps,
+            batch_size,
+            token_budget,
+            match_input_resolution=match_input_resolution,
+            progress=progress,
         )
         alone = not isinstance(image, (list, tuple))
         images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
@@ -280,7 +287,7 @@ class NervePipeline:
         Raises:
             InputError, TypeError: as for a call.
         """
-        check_inputs(self.config, processing_resolution, generator, (), 1, None)
+        check_inputs(self.config, processing_resolution, generator, (), 1, None, progress=progress)
         alone = not isinstance(image, (list, tuple))
         images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
         results = []

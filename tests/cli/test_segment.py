@@ -222,3 +222,23 @@ def test_a_target_that_is_a_folder_is_its_images_failure(folder, tmp_path, capsy
     assert "scene0.png: " in said.err
     assert "scene1.png: " in said.err
     assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("count", [26, pytest.param(200, marks=pytest.mark.slow)])
+def test_bad_images_of_twenty_kinds_end_nothing(tmp_path, bad_images, capsys, count):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    bad = bad_images(folder)
+    assert len(bad) == 20
+    good = [f"scene{i:03}" for i in range(count - len(bad))]
+    for i, name in enumerate(good):
+        generate(980_100 + i, 64)[0].resize((32, 24)).save(folder / f"{name}.png")
+    assert segment(folder, "-o", out, "--steps", 1, "--resolution", 32) == 2
+    said = capsys.readouterr()
+    assert f"{len(good)} images written to {out}, 20 could not be done" in said.out
+    errors = [line for line in said.err.splitlines() if line.startswith("nerve-fast: ")]
+    assert len(errors) == 20
+    for path in bad:
+        assert sum(line.startswith(f"nerve-fast: {path}: ") for line in errors) == 1
+    assert "Traceback" not in said.err
+    assert list(maps_in(out)) == [f"{name}.labels.png" for name in good]

@@ -68,11 +68,13 @@ def introduction(document: dict) -> str:
     networks = f"CLIP {markdown(models['clip'])} and {markdown(graph)}"
     if is_tiny(run):
         networks = "the tiny models"
+    failed = document["failed"]
+    left_out = f" ({failed} could not be evaluated)" if failed else ""
     parts = [
         f"Written by {code(document['command'])}; no figure is typed by hand.",
         f"On {document['images']} of the {dataset['images']} images of the data set "
-        f"{markdown(dataset['name'])}, with the preset {run['preset']['name']} and {networks}; "
-        f"commit {run['commit']}.",
+        f"{markdown(dataset['name'])}{left_out}, with the preset {run['preset']['name']} and "
+        f"{networks}; commit {run['commit']}.",
     ]
     if is_tiny(run):
         parts.append(
