@@ -27,10 +27,11 @@ from nerve_fast.pipeline.inputs import (
     readable,
 )
 from nerve_fast.pipeline.marks import is_whole, settings_digest, stamped
+from nerve_fast.pipeline.output import NPZ_MARK
 from nerve_fast.pipeline.seeding import SeedSettings
 from nerve_fast.pipeline.settings import ModelSettings, check_count
 from nerve_fast.priors import PriorConfig
-from nerve_fast.utils.files import prepare_folder, written_whole
+from nerve_fast.utils.files import prepare_folder, refuse_foreign, written_whole
 from nerve_fast.utils.labels import parse_labels
 from nerve_fast.utils.processes import process_group
 from nerve_fast.utils.provenance import file_digest
@@ -209,10 +210,18 @@ def segment_group(
 
 
 def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> None:
-    """Segment some images and write the results."""
+    """Segment some images and write the results.
+
+    Raises:
+        InputError: an image cannot be segmented, a result cannot be written, or a file of its name
+            is there that was not made by ``segment``.
+    """
     asked = run.asked
     seeds = [asked.seeds.of(one.path) for one in group]
-
+    for one in group:
+        for ending in wanted(asked):
+            mark = NPZ_MARK if ending == "npz" else visualize.PNG_MARK
+            refuse_foreign(Path(asked.output, f"{one.path.stem}.{ending}"), mark)
     check_drawing(asked, [one.image.size for one in group])
 
     def call(pipe):

@@ -62,7 +62,8 @@ def test_resume_does_what_is_missing_and_no_more(folder, tmp_path, capsys):
     assert segment(folder, "-o", out) == 0
     (out / "scene1.labels.png").unlink()
     (out / "scene2.overlay.png").unlink()
-    (out / "scene3.labels.png").write_bytes(b"half")
+    whole = (out / "scene3.labels.png").read_bytes()
+    (out / "scene3.labels.png").write_bytes(whole[: len(whole) // 2])
     kept = (out / "scene0.labels.png").stat().st_mtime_ns
     capsys.readouterr()
     assert segment(folder, "-o", out, "--resume") == 0
@@ -242,3 +243,50 @@ def test_bad_images_of_twenty_kinds_end_nothing(tmp_path, bad_images, capsys, co
         assert sum(line.startswith(f"nerve-fast: {path}: ") for line in errors) == 1
     assert "Traceback" not in said.err
     assert list(maps_in(out)) == [f"{name}.labels.png" for name in good]
+
+
+SAVES = ("--save-heatmaps", "--save-probabilities", "--save-steps", "--steps", 1)
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--batch-size", 2)])
+def test_files_of_others_are_left_alone(folder, tmp_path, capsys, flags):
+    """Of each kind one whose name a result would have."""
+    out = tmp_path / "out"
+    out.mkdir()
+    Image.new("RGB", (9, 9)).save(out / "scene0.overlay.png")
+    np.savez_compressed(out / "scene1.npz", label_map=np.zeros(3), probabilities=np.ones(3))
+    (out / "scene2.labels.png").write_text("notes")
+    (out / "scene3.steps.png").symlink_to(tmp_path / "elsewhere.png")
+    Image.new("L", (9, 9)).save(tmp_path / "mine.png")
+    (folder / "broken.jpg").unlink()
+    generate(980_004, 64)[0].save(folder / "scene4.png")
+    (out / "scene4.heatmaps.png").write_bytes((tmp_path / "mine.png").read_bytes())
+    generate(980_005, 64)[0].save(folder / "scene5.png")
+    before = {path.name: path.read_bytes() for path in out.iterdir() if not path.is_symlink()}
+    assert segment(folder, "-o", out, *SAVES, *flags) == 2
+    said = capsys.readouterr()
+    assert "1 image written to" in said.out
+    assert "5 could not be done" in said.out
+    for name in (*before, "scene3.steps.png"):
+        assert sum(f"{out / name}: " in line for line in said.err.splitlines()) == 1
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert (out / "scene3.steps.png").is_symlink()
+    assert not (tmp_path / "elsewhere.png").exists()
+    # What is not asked for is not looked at, and nothing else of these images was begun.
+    assert {path.name.split(".")[0] for path in out.iterdir() if path.name not in before} == {
+        "scene3",
+        "scene5",
+    }
+
+
+def test_all_own_results_are_overwritten(folder, tmp_path):
+    out, scene = tmp_path / "out", folder / "scene0.png"
+    assert segment(scene, "-o", out, *SAVES) == 0
+    whole = {path: path.read_bytes() for path in out.iterdir()}
+    assert len(whole) == 5
+    for left in (slice(0, 0), slice(0, 200), None):
+        for path, content in whole.items():
+            path.write_bytes(bytes(len(content)) if left is None else content[left])
+        assert segment(scene, "-o", out, *SAVES) == 0
+        for path, content in whole.items():
+            assert path.read_bytes() == content

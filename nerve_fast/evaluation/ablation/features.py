@@ -1,6 +1,5 @@
 """What the walk needs of an image, kept on disk so that another setting only walks again."""
 
-import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -20,7 +19,7 @@ from nerve_fast.imaging.resampling import to_tokens
 from nerve_fast.pipeline import stages
 from nerve_fast.priors import Prior
 from nerve_fast.refiners.walk import entropies
-from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.files import clear_stale, written_whole
 from nerve_fast.utils.provenance import digest
 
 logger = logging.getLogger(__name__)
@@ -120,9 +119,8 @@ class FeatureCache:
     def __init__(self, folder: Path, bound: int):
         self.folder = folder
         self.bound = bound
-        for left in folder.rglob(".*.safetensors"):
-            with contextlib.suppress(OSError):
-                left.unlink()
+        for inner in folder.glob("*/"):
+            clear_stale(inner)
         self.used = sum(map(_size, folder.rglob("*.safetensors")))
         self.full = False
 

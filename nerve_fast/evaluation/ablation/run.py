@@ -93,7 +93,11 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
     classes = datasets.words(dataset, settings.vocabulary)
     folder = Path(asked.output or Path("ablations", f"{dataset.name}-{asked.preset}"))
     document = Path(asked.document) if asked.document else None
+    # It imports matplotlib, which is looked for above.
+    from nerve_fast.evaluation.ablation.page import refuse_foreign_page, write_page
+
     if document:
+        refuse_foreign_page(asked.names, document, document.parent / "plots", "ablation-")
         prepare_folder(document.parent)
     samples = dataset.samples[: asked.limit]
     device, _ = device_and_dtype(asked.models.device, None)
@@ -124,9 +128,6 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
             "run": {**run, "weights": weights, "commit": commit()},
         }
         write_json(folder / "results.json", without_nan(figures))
-        # It imports matplotlib, which is looked for above.
-        from nerve_fast.evaluation.ablation.page import write_page
-
         write_page(figures, folder / "table.md", folder)
         if document:
             write_page(figures, document, document.parent / "plots", "ablation-")

@@ -449,3 +449,17 @@ def test_bad_images_end_nothing(root, tmp_path, bad_images, capsys):
     assert results["ablations"] == expected["ablations"]
     page = (out / "table.md").read_text(encoding="utf-8")
     assert f"({len(bad)} could not be evaluated)" in page
+
+
+@pytest.mark.parametrize("name", ["page.md", "plots/ablation-table2.png"])
+def test_a_document_overwrites_its_own_files_alone(root, tmp_path, capsys, name):
+    page = tmp_path / "page.md"
+    for _ in range(2):
+        assert run("ablate table2", root, tmp_path / "out", "--document", page)[0] == 0
+    (tmp_path / name).write_text("mine")
+    capsys.readouterr()
+    assert run("ablate table2", root, tmp_path / "out", "--document", page)[0] == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / name}: was not made by this command" in said
+    assert said.count("\n") == 1
+    assert (tmp_path / name).read_text() == "mine"
