@@ -46,7 +46,8 @@ def random_walk(
         config: settings; ``None`` is ``NerveConfig()``. With ``steps=None`` the result is ``P∞``
             within ``config.tolerance``.
         head_weights: ``(…, H)``, finite, 0 or more, used as given; ``None`` takes them from the
-            heads' entropies, with ``config.sharpness``.
+            heads' entropies, with ``config.sharpness``. With ``shift`` they may sum to at most 1,
+            beyond which some of its numerators ``1 + a`` would be negative.
         backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
         route: ``auto``, ``dense``, ``streaming`` or ``factorized``; :func:`nerve_fast.plan` says
             what ``auto`` takes, and why.
@@ -56,7 +57,7 @@ def random_walk(
         return_steps: numbers of steps after which the walk is wanted too, from the same walk;
             they may exceed ``config.steps``.
         on_step: called after each step; by the backend ``blocked`` for each member of a batch, by
-            the others for all members at once.
+            the others for all members at once. What it raises ends the walk.
 
     Returns:
         ``P (…, N, K)`` in the dtype of ``prior``; with ``return_steps`` the pair of it and

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from nerve_fast import InputError
 from nerve_fast.cli import main as cli
 from nerve_fast.imaging.images import load_image
 from nerve_fast.pipeline import batch as command
-from nerve_fast.pipeline import inputs
+from nerve_fast.pipeline import inputs, pipeline
 from nerve_fast.tiny.scenes import generate
 
 LABELS = "grass; water, sea; ball"
@@ -290,3 +291,28 @@ def test_all_own_results_are_overwritten(folder, tmp_path):
         assert segment(scene, "-o", out, *SAVES) == 0
         for path, content in whole.items():
             assert path.read_bytes() == content
+
+
+def test_ctrl_c_ends_a_walk_of_a_million_steps(folder, tmp_path, monkeypatch, capsys):
+    """Another image is done by then, and stays."""
+    out, taken = tmp_path / "out", []
+    assert segment(folder / "scene0.png", "-o", out) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    advance = pipeline._advance
+
+    def watched(bar):
+        def step(number=1):
+            advance(bar)(number)
+            if bar.desc == "walk":
+                taken.append(number)
+                if len(taken) == 5:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+        return step
+
+    monkeypatch.setattr(pipeline, "_advance", watched)
+    assert segment(folder / "scene1.png", "-o", out, "--steps", 1_000_000) == 130
+    assert len(taken) < 10
+    assert capsys.readouterr().err == "nerve-fast: interrupted\n"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -1,7 +1,6 @@
 """Odd values for every argument end in an error that names the argument, or in a result."""
 
 import inspect
-import os
 import random
 from decimal import Decimal
 from fractions import Fraction
@@ -62,14 +61,6 @@ def odd_values(chance: random.Random) -> list:
         *(np.zeros((8, 8, 3), np.uint8), np.zeros((8, 8)), np.zeros((0, 8, 3), np.uint8)),
         *(chance.randrange(-9, 9), chance.uniform(-2, 2), [chance.randrange(9)]),
     ]
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """A source of randomness whose seed is printed with a failure and can be set again."""
-    seed = int(os.environ.get("NERVE_FAST_TEST_SEED", random.randrange(2**31)))
-    print(f"NERVE_FAST_TEST_SEED={seed}")
-    return random.Random(seed)
 
 
 ALIASES = {

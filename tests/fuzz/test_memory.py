@@ -24,14 +24,6 @@ MOST_WEIGHTS = 25_000_000
 LABELS = ["grass", "water", "ball", "sky, air"]
 
 
-@pytest.fixture
-def chance() -> random.Random:
-    """A source of randomness whose seed is printed with a failure and can be set again."""
-    seed = int(os.environ.get("NERVE_FAST_TEST_SEED", random.randrange(2**31)))
-    print(f"NERVE_FAST_TEST_SEED={seed}")
-    return random.Random(seed)
-
-
 def random_walk_case(chance: random.Random) -> dict:
     backend = chance.choice(["blocked", "blocked", "blocked", "reference"])
     grid = chance.choice(GRIDS)
