@@ -1,8 +1,8 @@
 """The settings of the graph stage."""
 
 import dataclasses
-import math
 import numbers
+import sys
 from typing import Any
 
 from nerve_fast.errors import InputError, quoted
@@ -14,6 +14,9 @@ TOKEN_BUDGET = 16_384
 
 MOST = 1_000_000
 """The largest radius, stride and number of steps: no walk that ends comes near it."""
+
+FLOAT_MAX = sys.float_info.max
+"""Whole numbers may be larger than a float holds."""
 
 # Formatted here because torch.compile cannot format numbers that it traces as symbols.
 UP_TO_LARGEST = f"from 0 to {LARGEST:g}"
@@ -90,7 +93,7 @@ class NerveConfig:
         if not is_number:
             raise TypeError(f"{name} is {quoted(value)}; expected a number {expected}")
         # Comparisons alone: torch.compile may trace the number as a symbol.
-        if not (-math.inf < value < math.inf and in_range(value)):
+        if not (-FLOAT_MAX <= value <= FLOAT_MAX and in_range(value)):
             raise InputError(f"{name} is {quoted(value)}; expected a finite number {expected}")
         object.__setattr__(self, name, float(value))
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from nerve_fast.backbones.loading import hide_loading_bars
 from nerve_fast.config import TOKEN_BUDGET, NerveConfig
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging import visualize
 from nerve_fast.imaging.tiling import Tiling
 from nerve_fast.pipeline import NervePipeline, SegmentationOutput
@@ -36,6 +36,14 @@ from nerve_fast.utils.labels import parse_labels
 from nerve_fast.utils.processes import process_group
 from nerve_fast.utils.provenance import file_digest
 from nerve_fast.utils.units import format_bytes, parse_bytes
+
+CLASSES = {
+    "seeds": SeedSettings,
+    "prior": PriorConfig,
+    "config": NerveConfig,
+    "models": ModelSettings,
+}
+"""Of those settings that are groups of settings."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,8 +96,16 @@ class SegmentSettings:
     models: ModelSettings = dataclasses.field(default_factory=ModelSettings)
 
     def __post_init__(self):
+        for name, kind in CLASSES.items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(
+                    f"{name} is {quoted(getattr(self, name))}; expected {kind.__name__}(…)"
+                )
+        for name in ("images", "labels"):
+            if not isinstance(getattr(self, name), (list, tuple)):
+                raise TypeError(f"{name} is {quoted(getattr(self, name))}; expected a list")
         if self.labels or not self.seeds:
-            parse_labels(list(self.labels))
+            parse_labels(self.labels)
         check_count("batch_size", self.batch_size, 1)
         check_count("token_budget", self.token_budget, 0)
         if self.max_memory is not None:

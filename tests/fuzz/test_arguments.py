@@ -13,14 +13,16 @@ from PIL import Image
 
 import nerve_fast as nf
 from nerve_fast.errors import quoted
+from nerve_fast.evaluation import AblationSettings, EvaluationSettings, ModelSettings
+from nerve_fast.pipeline.batch import SegmentSettings
 from nerve_fast.tiny.scenes import generate
 
 GRID, HEADS, HEAD_DIM, COUNT = (4, 5), 2, 8, 3
 TOKENS = GRID[0] * GRID[1]
 
 HUGE = 10**30
-LONG = 10**500
-"""More digits than a float holds."""
+LONG, LONGEST = 10**500, 10**5000
+"""More digits than a float holds, and than Python prints."""
 
 
 class Odd:
@@ -33,7 +35,7 @@ class Odd:
 def odd_values(chance: random.Random) -> list:
     nan, infinity = float("nan"), float("inf")
     return [
-        *(None, True, False, 0, 1, -1, 2**31, 2**63, -HUGE, HUGE, LONG, -LONG),
+        *(None, True, False, 0, 1, -1, 2**31, 2**63, -HUGE, HUGE, LONG, -LONG, LONGEST),
         *(0.5, -0.0, nan, infinity, 1e308),
         *(1j, Decimal("NaN"), Fraction(1, 3), np.int64(3), np.float32(0.5), np.array([1, 2])),
         *("", "auto", "reference", "dense", "softmax", "cpu", "cuda:99", "6GB", "-1", "a\0b", "é"),
@@ -42,6 +44,12 @@ def odd_values(chance: random.Random) -> list:
         *(
             {"a": None},
             {"a": [(nan, 1)]},
+            {"a": [(LONG, 1)]},
+            {"a": [(Fraction(1, 3), 2)]},
+            {"a": [(Fraction(99, 2), 2)]},
+            {"a": [(1, 1, LONGEST, 9)]},
+            (2, LONG, 8),
+            (LONGEST, 0, -LONG),
             ["a"],
             ["a", "a"],
             [""],
@@ -74,6 +82,9 @@ ALIASES = {
     "backend": ("backend", "plan"),
     "route": ("route", "plan"),
     "max_memory": ("max_memory", "plan", "memory"),
+    "name": ("prior",),
+    "names": ("names", "ablation"),
+    "logit_scale": ("logit scale",),
     "processing_resolution": ("processing_resolution", "resolution", "memory"),
 }
 """Words, one of which a message about the argument holds, besides its name."""
@@ -142,9 +153,24 @@ def test_other_operations(chance, function, count):
     tried(function, {n: x for n, x in valid.items() if n in names}, names, chance, count)
 
 
+SETTINGS = {
+    nf.NerveConfig: {},
+    nf.PriorConfig: {"name": "naclip"},
+    ModelSettings: {},
+    SegmentSettings: {"images": ["a.png"], "labels": ["a"], "output": "out"},
+    EvaluationSettings: {"dataset": "tiny"},
+    AblationSettings: {"dataset": "tiny", "names": ["steps"]},
+}
+
+
 @SHORT_AND_LONG
-def test_config(chance, count):
-    tried(nf.NerveConfig, {}, names_of(nf.NerveConfig), chance, count)
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_settings(chance, kind, count):
+    # What names files and models is looked at where it is used.
+    places = ("images", "output", "root", "document", "models", "clip", "diffusion", "graph")
+    unchecked = (*places, "layers", "device", "command", "dataset", "compile")
+    names = [name for name in names_of(kind) if name not in unchecked]
+    tried(kind, SETTINGS[kind], names, chance, count)
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -391,7 +391,7 @@ def test_the_page_has_every_table_and_plot(root, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("ablate nothing", "ablation is 'nothing'; expected some of table2, table3"),
+        ("ablate nothing", "ablation is 'nothing'; expected one of table2, table3"),
         ("ablate steps --limit 0", "--limit is 0"),
         ("ablate steps --cache-size plenty", "plenty"),
         ("ablate steps --preset nothing", "preset is 'nothing'"),
