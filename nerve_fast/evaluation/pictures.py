@@ -15,8 +15,12 @@ from nerve_fast.evaluation.folder import claim, remove_made, seal
 from nerve_fast.evaluation.method import failure
 from nerve_fast.evaluation.metrics import mean_iou
 from nerve_fast.imaging import visualize
+from nerve_fast.utils.text import shortened
 
 KINDS = ("worst", "best")
+
+LONGEST_NAME = 200
+"""Bytes of an image's name in that of its picture; file systems allow 255 in all."""
 
 
 def draw(
@@ -56,7 +60,7 @@ def draw(
             except InputError as error:  # The file was changed since it was evaluated.
                 failure(sample, error)
                 continue
-            name_of_file = f"{kind}-{place:02}-{sample.name}.png"
+            name_of_file = f"{kind}-{place:02}-{shortened(sample.name, LONGEST_NAME)}.png"
             claim(folder, [name_of_file])
             visualize.save_picture(picture, folder / name_of_file)
             seal(folder, name_of_file)

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import secrets
+import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -161,10 +162,14 @@ def refuse_foreign(path: Path, mark: bytes) -> None:
             file that is empty or holds zeros alone, as after a crash, may be overwritten.
     """
     advice = "and is left alone; move it away, or write to another place"
-    if path.is_symlink():
+    try:
+        mode = path.lstat().st_mode
+    except (OSError, ValueError):  # Nothing is there; or writing says what is wrong.
+        return
+    if stat.S_ISLNK(mode):
         raise InputError(f"{shown(path)}: is a symbolic link, {advice}")
     try:
-        if not path.is_file():  # Of a folder, writing says that it is one.
+        if not stat.S_ISREG(mode):  # Of a folder, writing says that it is one.
             return
         with path.open("rb") as file:
             start = file.read(LOOKED_AT)

@@ -11,7 +11,7 @@ from nerve_fast import InputError
 from nerve_fast.cli import main as cli
 from nerve_fast.imaging.images import load_image
 from nerve_fast.pipeline import batch as command
-from nerve_fast.pipeline import inputs, pipeline
+from nerve_fast.pipeline import inputs, stages
 from nerve_fast.tiny.scenes import generate
 
 LABELS = "grass; water, sea; ball"
@@ -299,20 +299,30 @@ def test_ctrl_c_ends_a_walk_of_a_million_steps(folder, tmp_path, monkeypatch, ca
     assert segment(folder / "scene0.png", "-o", out) == 0
     before = {path.name: path.read_bytes() for path in out.iterdir()}
     capsys.readouterr()
-    advance = pipeline._advance
+    walk = stages.walk
 
-    def watched(bar):
-        def step(number=1):
-            advance(bar)(number)
-            if bar.desc == "walk":
-                taken.append(number)
-                if len(taken) == 5:
-                    os.kill(os.getpid(), signal.SIGINT)
+    def watched(*given, on_step, **named):
+        def step():
+            on_step()
+            taken.append(1)
+            if len(taken) == 5:
+                os.kill(os.getpid(), signal.SIGINT)
 
-        return step
+        return walk(*given, on_step=step, **named)
 
-    monkeypatch.setattr(pipeline, "_advance", watched)
+    monkeypatch.setattr(stages, "walk", watched)
     assert segment(folder / "scene1.png", "-o", out, "--steps", 1_000_000) == 130
     assert len(taken) < 10
     assert capsys.readouterr().err == "nerve-fast: interrupted\n"
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_name_too_long_for_results_is_its_images_failure(folder, tmp_path, capsys):
+    (folder / "broken.jpg").unlink()
+    for i, name in enumerate(("x" * 251, "ü" * 125)):
+        (folder / f"scene{i}.png").rename(folder / f"{name}.png")
+    assert segment(folder, "-o", tmp_path / "out") == 2
+    said = capsys.readouterr()
+    assert "2 images written to" in said.out
+    assert said.err.count(": File name too long") == 2
+    assert "Traceback" not in said.err

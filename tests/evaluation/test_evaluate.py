@@ -470,3 +470,21 @@ def test_a_flipped_bit_is_named(root, whole, tmp_path, capsys):
     lines.write_bytes(content)
     assert evaluate(root, out) == 2
     assert "images-0.jsonl: line 1 is damaged" in capsys.readouterr().err
+
+
+def test_images_of_the_longest_names_are_evaluated_varied_and_drawn(root, tmp_path, caplog):
+    """255 bytes are a file system's limit; results have longer names than images."""
+    long, out = shutil.copytree(root, tmp_path / "long"), tmp_path / "out"
+    names = ["x" * 251, "ü" * 125]
+    for i, name in enumerate(names):
+        for part in ("images", "masks"):
+            (long / part / f"scene{i}.png").rename(long / part / f"{name}.png")
+    assert evaluate(long, out, "--refiner", "none", "--draw", IMAGES) == 0
+    drawn = sorted(path.name for path in out.glob("best-*.png"))
+    assert len(drawn) == IMAGES
+    assert sum("xxxx" in name for name in drawn) == sum("üüüü" in name for name in drawn) == 1
+    options = ("--dataset", "folder", "--root", long, "--models", "tiny", "--device", "cpu")
+    command = ("ablate", "table2", *options, "-o", tmp_path / "ablation")
+    assert cli.main([str(part) for part in command]) == 0
+    assert len(list((tmp_path / "ablation" / "features").rglob("*.safetensors"))) == IMAGES
+    assert "are kept in" not in caplog.text

@@ -130,7 +130,7 @@ def unbroken(root, tmp_path_factory, own_cache):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("count", [1, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, pytest.param(30, marks=pytest.mark.slow)])
 def test_a_killed_run_is_gone_on_with(root, unbroken, tmp_path, chance, capsys, command, count):
     expected, seconds = unbroken[command]
     for number in range(count):
@@ -162,7 +162,7 @@ def test_a_killed_run_is_gone_on_with(root, unbroken, tmp_path, chance, capsys, 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("count", [1, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_an_interrupted_run_leaves_nothing_half_written(
     root, unbroken, tmp_path, chance, command, count
 ):

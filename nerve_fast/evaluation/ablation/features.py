@@ -133,7 +133,7 @@ class FeatureCache:
             image: RGB.
         """
         key = source.key()
-        path = self.folder / key[:16] / f"{quote(name, safe='')}.safetensors"
+        path = self.folder / key[:16] / f"{_file_name(name)}.safetensors"
         made_of = hashlib.sha256(f"{key} {image.size} ".encode() + image.tobytes()).hexdigest()
         features = self._read(path, made_of)
         if features is None:
@@ -177,6 +177,12 @@ class FeatureCache:
                 reason,
             )
         self.full = True
+
+
+def _file_name(name: str) -> str:
+    """A name for files, at most 200 characters, which tells images apart."""
+    quoted = quote(name, safe="")
+    return quoted if len(quoted) <= 200 else f"{quoted[:130]}-{digest(name)}"
 
 
 def _size(path: Path) -> int:
