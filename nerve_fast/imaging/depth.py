@@ -180,7 +180,7 @@ def _plain_levels(text: bytes, image: Image.Image) -> np.ndarray:
     """``(H, W, 3)`` uint16 of what follows the header of a plain (ASCII) PPM file."""
     numbers = re.sub(rb"#[^\r\n]*[\r\n]?", b"", text)
     count = 3 * image.width * image.height
-    levels = np.fromstring(numbers, np.uint16, count, sep=" ")  # type: ignore[call-overload]
+    levels = np.fromstring(numbers, np.uint16, count, sep=" ")
     return levels.reshape(image.height, image.width, 3)
 
 

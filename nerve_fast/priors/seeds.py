@@ -185,7 +185,7 @@ def _each(kind: str, label: str, places, numbers_of_one: int):
         places = None
     if places is None or not all(
         len(place) == numbers_of_one
-        and all(isinstance(x, numbers.Real) and -FLOAT_MAX <= x <= FLOAT_MAX for x in place)
+        and all(isinstance(x, numbers.Real) and abs(x) <= FLOAT_MAX for x in place)
         for place in places
     ):
         form = "(x, y)" if numbers_of_one == 2 else "(left, top, right, bottom)"
