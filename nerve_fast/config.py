@@ -2,21 +2,17 @@
 
 import dataclasses
 import numbers
-import sys
 from typing import Any
 
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.normalization import NORMALIZATIONS, Normalization
-from nerve_fast.numerics import LARGEST
+from nerve_fast.numerics import LARGEST, is_finite
 
 TOKEN_BUDGET = 16_384
 """Tokens that the pipeline takes keys and values of the global part from, if not told otherwise."""
 
 MOST = 1_000_000
 """The largest radius, stride and number of steps: no walk that ends comes near it."""
-
-FLOAT_MAX = sys.float_info.max
-"""Whole numbers may be larger than a float holds."""
 
 # Formatted here because torch.compile cannot format numbers that it traces as symbols.
 UP_TO_LARGEST = f"from 0 to {LARGEST:g}"
@@ -92,8 +88,7 @@ class NerveConfig:
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not is_number:
             raise TypeError(f"{name} is {quoted(value)}; expected a number {expected}")
-        # Comparisons alone: torch.compile may trace the number as a symbol.
-        if not (-FLOAT_MAX <= value <= FLOAT_MAX and in_range(value)):
+        if not (is_finite(value) and in_range(value)):
             raise InputError(f"{name} is {quoted(value)}; expected a finite number {expected}")
         object.__setattr__(self, name, float(value))
 

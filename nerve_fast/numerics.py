@@ -1,6 +1,8 @@
 """Bounds of errors and of values, shared by the package, its tests and its benchmarks."""
 
 import math
+import numbers
+import sys
 
 import torch
 from torch import Tensor
@@ -105,3 +107,11 @@ def relative_error(out: Tensor, expected: Tensor) -> float:
     """
     out, expected = out.double().cpu(), expected.double().cpu()
     return float((out - expected).norm() / expected.norm())
+
+
+def is_finite(value: numbers.Real) -> bool:
+    """Whether a real number is finite as a float, of which whole numbers may exceed the range."""
+    # Comparisons alone: torch.compile may trace the number as a symbol.
+    if isinstance(value, numbers.Rational):
+        return -sys.float_info.max <= value <= sys.float_info.max
+    return -math.inf < value < math.inf

@@ -27,6 +27,7 @@ FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "sock
 FORBIDDEN_CALLS = {"eval", "exec", "__import__", "compile"}
 STARTERS = {
     "nerve_fast/utils/provenance.py",  # git, which tells the commit of a checkout.
+    "kernels/launch.py",  # Nothing: it names the errors of Triton's compiler.
     "kernels/compiled.py",  # Triton's own disassembler, in reports of compiled kernels.
 }
 

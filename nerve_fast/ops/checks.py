@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from nerve_fast.config import FLOAT_MAX, MOST
+from nerve_fast.config import MOST
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.normalization import Normalization
-from nerve_fast.numerics import upcast
+from nerve_fast.numerics import is_finite, upcast
 from nerve_fast.weights import known_sum
 
 
@@ -189,8 +189,7 @@ def check_real(name: str, value: float, least: float | None = None) -> float:
     """``value`` as a finite float, at least ``least`` where that is given."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} is {quoted(value)}; expected {_finite_number(least)}")
-    # Comparisons alone: torch.compile may trace the number as a symbol.
-    if not -FLOAT_MAX <= value <= FLOAT_MAX or (least is not None and value < least):
+    if not is_finite(value) or (least is not None and value < least):
         raise ValueError(f"{name} is {quoted(value)}; expected {_finite_number(least)}")
     return float(value)
 

@@ -3,8 +3,8 @@
 import dataclasses
 import numbers
 
-from nerve_fast.config import FLOAT_MAX
 from nerve_fast.errors import InputError, check_choice, quoted
+from nerve_fast.numerics import is_finite
 
 PROTOCOLS = ("fit", "mmseg")
 """How images are brought to CLIP, see :class:`PriorConfig`."""
@@ -61,7 +61,7 @@ class PriorConfig:
                 "stride no longer than the window"
             )
         scale = self.logit_scale
-        if not isinstance(scale, numbers.Real) or not 0 < scale <= FLOAT_MAX:
+        if not isinstance(scale, numbers.Real) or not (is_finite(scale) and scale > 0):
             raise InputError(f"logit scale is {quoted(scale)}; expected a number above 0")
         check_choice("prior protocol", self.protocol, PROTOCOLS)
         if self.proxy is not None and not METHODS[self.name].proxied:

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nerve_fast.config import FLOAT_MAX
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.images import opened
+from nerve_fast.numerics import is_finite
 
 Points = Mapping[str, Sequence[tuple[float, float]]]
 """``(x, y)`` in pixels of the image, from its top left corner, by label."""
@@ -185,7 +185,7 @@ def _each(kind: str, label: str, places, numbers_of_one: int):
         places = None
     if places is None or not all(
         len(place) == numbers_of_one
-        and all(isinstance(x, numbers.Real) and abs(x) <= FLOAT_MAX for x in place)
+        and all(isinstance(x, numbers.Real) and is_finite(x) for x in place)
         for place in places
     ):
         form = "(x, y)" if numbers_of_one == 2 else "(left, top, right, bottom)"
