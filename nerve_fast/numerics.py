@@ -3,6 +3,7 @@
 import math
 import numbers
 import sys
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -109,8 +110,8 @@ def relative_error(out: Tensor, expected: Tensor) -> float:
     return float((out - expected).norm() / expected.norm())
 
 
-def is_finite(value: numbers.Real) -> bool:
-    """Whether a real number is finite as a float, of which whole numbers may exceed the range."""
+def is_finite(value: Any) -> bool:
+    """Whether a real number is finite as a float; whole numbers may exceed a float's range."""
     # Comparisons alone: torch.compile may trace the number as a symbol.
     if isinstance(value, numbers.Rational):
         return -sys.float_info.max <= value <= sys.float_info.max
