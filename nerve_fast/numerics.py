@@ -113,6 +113,7 @@ def relative_error(out: Tensor, expected: Tensor) -> float:
 def is_finite(value: Any) -> bool:
     """Whether a real number is finite as a float; whole numbers may exceed a float's range."""
     # Comparisons alone: torch.compile may trace the number as a symbol.
-    if isinstance(value, numbers.Rational):
+    bounded = isinstance(value, numbers.Rational)
+    if bounded:
         return -sys.float_info.max <= value <= sys.float_info.max
     return -math.inf < value < math.inf
