@@ -40,11 +40,15 @@ def refuse_foreign_page(names: Iterable[str], page: Path, pictures: Path, prefix
         page, pictures, prefix: as for :func:`write_page`.
 
     Raises:
-        InputError: the page or a plot is there, and was not written by it.
+        InputError: the page or a plot is there, and was not written by it: the page has another
+            title, the plot is not named by the page and does not say that it was made here.
     """
     refuse_foreign(page, TITLE.encode())
+    text = page.read_text(encoding="utf-8") if page.is_file() else ""
     for name in names:
-        refuse_foreign(plot_of(name, pictures, prefix), PNG_MARK)
+        plot = plot_of(name, pictures, prefix)
+        if f"]({plot.relative_to(page.parent).as_posix()})" not in text:
+            refuse_foreign(plot, PNG_MARK)
 
 
 def plot_of(name: str, pictures: Path, prefix: str) -> Path:

@@ -454,8 +454,10 @@ def test_bad_images_end_nothing(root, tmp_path, bad_images, capsys):
 @pytest.mark.parametrize("name", ["page.md", "plots/ablation-table2.png"])
 def test_a_document_overwrites_its_own_files_alone(root, tmp_path, capsys, name):
     page = tmp_path / "page.md"
-    for _ in range(2):
-        assert run("ablate table2", root, tmp_path / "out", "--document", page)[0] == 0
+    for words in ("ablate table2", "ablate table2", "ablate table3", "ablate table2"):
+        assert run(words, root, tmp_path / "out", "--document", page)[0] == 0
+    # The page names the plots that it was written with.
+    assert run("ablate table3", root, tmp_path / "out", "--document", page)[0] == 0
     (tmp_path / name).write_text("mine")
     capsys.readouterr()
     assert run("ablate table2", root, tmp_path / "out", "--document", page)[0] == 2
