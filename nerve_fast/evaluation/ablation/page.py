@@ -44,11 +44,11 @@ def refuse_foreign_page(names: Iterable[str], page: Path, pictures: Path, prefix
             title, the plot is not named by the page and does not say that it was made here.
     """
     refuse_foreign(page, TITLE.encode())
-    text = page.read_text(encoding="utf-8") if page.is_file() else ""
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
     for name in names:
-        plot = plot_of(name, pictures, prefix)
-        if f"]({plot.relative_to(page.parent).as_posix()})" not in text:
-            refuse_foreign(plot, PNG_MARK)
+        path = plot_of(name, pictures, prefix)
+        if f"]({path.relative_to(page.parent).as_posix()})" not in text:
+            refuse_foreign(path, PNG_MARK)
 
 
 def plot_of(name: str, pictures: Path, prefix: str) -> Path:
