@@ -1,13 +1,12 @@
 """The settings of the graph stage."""
 
 import dataclasses
-import math
 import numbers
 from typing import Any
 
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.normalization import NORMALIZATIONS, Normalization
-from nerve_fast.numerics import LARGEST
+from nerve_fast.numerics import LARGEST, is_finite
 
 EXACT_TOKENS = 16_384
 """Up to so many tokens the pipeline's walk is exact, if not told otherwise."""
@@ -94,8 +93,7 @@ class NerveConfig:
         is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
         if not is_number:
             raise TypeError(f"{name} is {quoted(value)}; expected a number {expected}")
-        # Comparisons alone: torch.compile may trace the number as a symbol.
-        if not (-math.inf < value < math.inf and in_range(value)):
+        if not (is_finite(value) and in_range(value)):
             raise InputError(f"{name} is {quoted(value)}; expected a finite number {expected}")
         object.__setattr__(self, name, float(value))
 

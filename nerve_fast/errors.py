@@ -1,7 +1,7 @@
 """The errors for what a person can put right."""
 
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class InputError(ValueError):
@@ -51,3 +51,11 @@ def quoted(value: object) -> str:
         text = f"a {type(value).__name__} that cannot be shown"
     text = " ".join(text.split())
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…"
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """Raise an :class:`InputError` where a setting is none of the names that it may be."""
+    names = list(choices)
+    # Names alone: what is no string may not be comparable.
+    if not isinstance(value, str) or value not in names:
+        raise InputError(f"{name} is {quoted(value)}; expected one of {', '.join(names)}")

@@ -1,6 +1,9 @@
 """Bounds of errors and of values, shared by the package, its tests and its benchmarks."""
 
 import math
+import numbers
+import sys
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -105,3 +108,12 @@ def relative_error(out: Tensor, expected: Tensor) -> float:
     """
     out, expected = out.double().cpu(), expected.double().cpu()
     return float((out - expected).norm() / expected.norm())
+
+
+def is_finite(value: Any) -> bool:
+    """Whether a real number is finite as a float; whole numbers may exceed a float's range."""
+    # Comparisons alone: torch.compile may trace the number as a symbol.
+    bounded = isinstance(value, numbers.Rational)
+    if bounded:
+        return -sys.float_info.max <= value <= sys.float_info.max
+    return -math.inf < value < math.inf

@@ -90,3 +90,59 @@ def copied_models(tmp_path):
     import shutil
 
     return shutil.copytree(MODELS, tmp_path / "models")
+
+
+@pytest.fixture
+def bad_images():
+    """``bad_images(folder)``: files of twenty kinds that are no images, or cannot be read, in it.
+
+    Returns their paths; each has the ending of an image, and a stem of its own.
+    """
+    import io
+    import struct
+
+    import numpy as np
+    from PIL import Image
+
+    colors = np.random.default_rng(0).integers(0, 256, (24, 30, 3), dtype=np.uint8)
+
+    def encoded(format, pixels=colors, **options):
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, format=format, **options)
+        return file.getvalue()
+
+    def half(format):
+        content = encoded(format)
+        return content[: len(content) // 2]
+
+    png = encoded("PNG")
+    place = png.index(b"IDAT") + 40
+    contents = {
+        "empty.png": b"",
+        "zeros.png": bytes(2000),
+        "text.jpg": b"no image",
+        "page.png": b"<!DOCTYPE html><title>404 Not Found</title>",
+        "short.png": png[:20],
+        "half-png.png": half("PNG"),
+        "flipped.png": png[:place] + bytes(byte ^ 255 for byte in png[place:-12]) + png[-12:],
+        "half-jpg.jpg": half("JPEG"),
+        "half-gif.gif": encoded("GIF")[:60],
+        "half-webp.webp": half("WEBP"),
+        "half-bmp.bmp": half("BMP"),
+        "half-jp2.jp2": half("JPEG2000"),
+        "header-ppm.ppm": b"P6 30 many 255\n" + colors.tobytes(),
+        "header-sgi.sgi": struct.pack(">HBBHHHH", 474, 1, 9, 3, 30, 24, 3) + bytes(600),
+        "huge.bmp": b"BM" + struct.pack("<IIIIii", 54, 0, 54, 40, 2**31 - 1, 2**30) + bytes(40),
+        "floats.tif": encoded("TIFF", colors[..., 0].astype(np.float32)),
+        "integers.tif": encoded("TIFF", colors[..., 0].astype(np.int32) * 70_000),
+        "drawing.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 30 24\nshowpage\n",
+    }
+
+    def make(folder):
+        for name, content in contents.items():
+            (folder / name).write_bytes(content)
+        (folder / "folder.png").mkdir()
+        (folder / "link.png").symlink_to(folder / "link.png")
+        return [folder / name for name in (*contents, "folder.png", "link.png")]
+
+    return make

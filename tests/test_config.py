@@ -1,6 +1,8 @@
 import dataclasses
 import json
 import re
+import warnings
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -106,3 +108,10 @@ def test_the_rule_is_looked_up_when_it_is_asked_for(monkeypatch):
 def test_a_rule_keeps_the_order_of_affinities(scale):
     with pytest.raises(ValueError, match="scale of the normalization 'x' is .*; expected a number"):
         Normalization("x", scale=scale)
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    for number in (np.float32(0.5), np.float64(0.5), Fraction(1, 2)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert NerveConfig(alpha=number, temperature=number).alpha == 0.5

@@ -9,10 +9,14 @@ from pathlib import Path
 from nerve_fast.bench.harness.machine import Machine
 from nerve_fast.bench.harness.row import Row
 from nerve_fast.errors import InputError
-from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.files import refuse_foreign, written_whole
 
 SCHEMA = 2
 FOLDER = Path(__file__).parents[1] / "results"
+
+
+MARK = b'{\n "schema": '
+"""How the documents begin."""
 
 
 class Results:
@@ -37,6 +41,8 @@ class Results:
         if output is not None:
             if output.is_dir():
                 raise InputError(f"{output}: is a folder; expected the name of a file")
+            for path in (output, self.unfinished):
+                refuse_foreign(path, MARK)
             try:
                 output.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:

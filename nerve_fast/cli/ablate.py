@@ -62,5 +62,9 @@ def _run(options) -> int:
 
     for name, rows in results.figures["ablations"].items():
         print(f"{ABLATIONS[name].title}\n\n{table(ABLATIONS[name], rows)}")
-    print(f"written to {results.folder}")
-    return 0
+    failed = results.figures["failed"]
+    print(
+        f"{results.figures['images']} images, written to {results.folder}"
+        + f", {failed} could not be evaluated" * (failed > 0)
+    )
+    return 2 if failed else 0

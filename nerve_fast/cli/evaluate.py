@@ -66,7 +66,7 @@ def _run(options) -> int:
     print(f"written to {results.folder / 'results.json'}")
     if results.pictures:
         print(f"pictures: {results.folder}/worst-*.png, best-*.png", file=sys.stderr)
-    return 0
+    return 2 if results.failed else 0
 
 
 def table(results: dict) -> list[str]:
@@ -78,8 +78,10 @@ def table(results: dict) -> list[str]:
 
     run, count = results["run"], results["images"]
     of = "" if results["complete"] else f" of {run['dataset']['images']}"
+    failed = results["failed"]
     return [
-        f"{run['dataset']['name']}, preset {run['preset']['name']}, {count}{of} images",
+        f"{run['dataset']['name']}, preset {run['preset']['name']}, {count}{of} images"
+        + f", {failed} could not be evaluated" * (failed > 0),
         f"note: {run['preset']['note']}",
         f"{'':24}{'IoU':>14}{'accuracy':>14}{'boundary IoU':>14}",
         *(

@@ -15,8 +15,12 @@ from nerve_fast.datasets.instances import drawings
 from nerve_fast.datasets.layouts import LAYOUTS
 from nerve_fast.datasets.vocabulary import classes_of
 from nerve_fast.errors import InputError
-from nerve_fast.utils.files import prepare_folder, written_whole
+from nerve_fast.imaging.images import opened
+from nerve_fast.utils.files import prepare_folder, refuse_foreign, written_whole
 from nerve_fast.utils.text import plain
+
+MARK = b"tEXtsource\0"
+"""What label maps that were written here hold at their start."""
 
 
 def convert(root: Path, source: str = "instances") -> int:
@@ -39,7 +43,7 @@ def convert(root: Path, source: str = "instances") -> int:
 
     Raises:
         InputError: the source as a whole is missing or not what it should be, pycocotools is not
-            installed, or the maps cannot be written.
+            installed, or the folder cannot be written.
     """
     layout = LAYOUTS["coco-object"]
     folder = root / layout.masks
@@ -48,19 +52,15 @@ def convert(root: Path, source: str = "instances") -> int:
     written = failed = 0
     for name, draw in tqdm(maps.items(), "label maps", unit="map", disable=None):
         path = folder / (name + layout.endings[1])
-        if _is_done(path, source):
-            continue
         try:
-            drawn = draw()
+            if _is_done(path, source):
+                continue
+            refuse_foreign(path, MARK)
+            _write(path, draw(), source)
+            written += 1
         except InputError as error:
             failed += 1
             tqdm.write(plain(str(error)), file=sys.stderr)
-            continue
-        info = PngInfo()
-        info.add_text("source", source)
-        with written_whole(path) as file:
-            Image.fromarray(drawn).save(file, format="PNG", pnginfo=info)
-        written += 1
     there = len(maps) - written - failed
     print(
         f"{written} label map{'s' * (written != 1)} written to {folder}, {there} there already"
@@ -69,16 +69,21 @@ def convert(root: Path, source: str = "instances") -> int:
     return 2 if failed else 0
 
 
+def _write(path: Path, drawn: np.ndarray, source: str) -> None:
+    info = PngInfo()
+    info.add_text("source", source)
+    with written_whole(path) as file:
+        Image.fromarray(drawn).save(file, format="PNG", pnginfo=info)
+
+
 def _is_done(path: Path, source: str) -> bool:
     """Say whether a map is there, readable, and not made from the other source."""
-    if not path.exists():
-        return False
     try:
         read_mask(path)
+        with opened(path) as image:
+            return image.info.get("source", source) == source
     except InputError:
         return False
-    with Image.open(path) as image:
-        return image.info.get("source", source) == source
 
 
 def _of_instances(root: Path) -> dict[str, Callable[[], np.ndarray]]:

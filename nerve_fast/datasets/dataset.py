@@ -83,6 +83,12 @@ class Dataset:
             labels = np.where(labels == IGNORED, labels, labels - np.uint8(1))
         return image, torch.from_numpy(labels)
 
+    def check_files(self, sample: Sample) -> None:
+        """Raise an :class:`InputError` where the image or its mask is not there."""
+        if not is_there(sample.image):
+            raise InputError(f"{sample.image}: no such image")
+        self.check_mask(sample)
+
     def check_mask(self, sample: Sample) -> None:
         """Raise an :class:`InputError`, with advice, where the mask is not there."""
         if not is_there(sample.mask):

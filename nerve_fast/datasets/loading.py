@@ -5,7 +5,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from nerve_fast.datasets.dataset import Dataset, Sample, is_there
+from nerve_fast.datasets.dataset import Dataset, Sample
 from nerve_fast.datasets.layouts import LAYOUTS, check_unique, lines_of, samples_of
 from nerve_fast.datasets.vocabulary import NAMES, classes_of
 from nerve_fast.errors import InputError, SettingError
@@ -29,14 +29,16 @@ def load(name: str, root: str | os.PathLike | None) -> Dataset:
     dataset = find(name, None if root is None else Path(root))
     if name != "tiny":
         for sample in dataset.samples:
-            if not is_there(sample.image):
-                raise InputError(f"{sample.image}: no such image")
-            dataset.check_mask(sample)
+            dataset.check_files(sample)
     return dataset
 
 
 def find(name: str, root: Path | None) -> Dataset:
-    """Load a data set as :func:`load` does, but files of samples may be missing."""
+    """Load a data set as :func:`load` does, but files of samples may be missing.
+
+    Raises:
+        InputError: as for :func:`load`, but for images and masks.
+    """
     if name == "tiny":
         from nerve_fast.datasets.tiny import held_out_scenes
 

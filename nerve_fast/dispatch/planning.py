@@ -247,6 +247,8 @@ def _reason(best: Option, possible: list[Option], problem: Problem) -> str:
     if not others:
         return "it is the only way within what was asked for"
     second = min(option.seconds for option in others)
+    if best.seconds == 0:
+        return "there is nothing to compute"
     reason = f"the fastest of {len(possible)} that fit, {second / best.seconds:.1f} times the next"
     if best.route == "dense" and best.backend != "reference" and best.stored_rows < problem.tokens:
         reason += f", keeping {best.stored_rows / problem.tokens:.0%} of S"

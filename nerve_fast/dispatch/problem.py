@@ -127,6 +127,10 @@ class Problem:
         return None
 
 
+LARGEST_SIDE = 2**31 - 1
+"""Of a tensor that is planned for; no machine holds a larger one."""
+
+
 def problem_of(
     shape: Sequence[int],
     num_labels: int,
@@ -142,12 +146,16 @@ def problem_of(
         InputError, TypeError: an argument is not as described there; the message says how.
     """
     shape = _whole_numbers("shape", shape, "(…, H, N, D)")
-    if len(shape) < 3 or min(shape) < 1:
-        raise InputError(f"shape is {shape}; expected (…, H, N, D), none of them 0")
+    if len(shape) < 3 or min(shape) < 1 or max(shape) > LARGEST_SIDE:
+        raise InputError(
+            f"shape is {quoted(shape)}; expected (…, H, N, D), from 1 to {LARGEST_SIDE} each"
+        )
     if not _is_whole(num_labels):
         raise TypeError(f"num_labels is {quoted(num_labels)}; expected a whole number, 1 or more")
-    if num_labels < 1:
-        raise InputError(f"num_labels is {num_labels}; expected 1 or more")
+    if not 1 <= num_labels <= LARGEST_SIDE:
+        raise InputError(
+            f"num_labels is {quoted(num_labels)}; expected 1 or more, up to {LARGEST_SIDE}"
+        )
     config = checked_config(config)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype is {quoted(dtype)}; expected a floating torch.dtype, that of q")
@@ -157,7 +165,9 @@ def problem_of(
     if grid is not None:
         sides = _whole_numbers("grid", grid, "(height, width) in tokens")
         if len(sides) != 2 or min(sides) < 1 or math.prod(sides) != tokens:
-            raise InputError(f"grid is {sides}; expected h · w = {tokens}, the tokens of shape")
+            raise InputError(
+                f"grid is {quoted(sides)}; expected h · w = {tokens}, the tokens of shape"
+            )
         grid = (sides[0], sides[1])
     return Problem(
         batch=math.prod(batch),

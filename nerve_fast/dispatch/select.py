@@ -2,11 +2,14 @@
 
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import importlib
 import importlib.util
 import logging
 import os
+import threading
+import weakref
 from collections.abc import Iterator
 from types import ModuleType
 
@@ -31,17 +34,29 @@ _MODULES = {
 }
 _chosen: contextvars.ContextVar[str | None] = contextvars.ContextVar("backend", default=None)
 
-_active: list[tuple[object, str]] = []
-"""What :func:`use_backend` was entered with, by whichever thread: a thread that has chosen nothing
-itself takes the last one, so that threads started inside the block find it."""
+_active: list["_Entry"] = []
+"""What :func:`use_backend` was entered with, by whichever thread."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Entry:
+    """A block of :func:`use_backend`.
+
+    Attributes:
+        backend: that was chosen.
+        others: the threads that were there when the block was entered, which it does not concern.
+    """
+
+    backend: str
+    others: weakref.WeakSet
 
 
 @contextlib.contextmanager
 def use_backend(backend: str) -> Iterator[None]:
     """Within the block, operations with ``backend="auto"`` run on ``backend``.
 
-    It holds for the thread that enters the block, and for threads that have entered none of their
-    own.
+    It holds for the thread that enters the block, and for threads that are started while it lasts
+    and enter none of their own; threads that were there before keep what they had.
 
     Args:
         backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
@@ -52,7 +67,7 @@ def use_backend(backend: str) -> Iterator[None]:
     check_name(backend)
     token = _chosen.set(backend)
     # Appending and removing are atomic.
-    entry = (object(), backend)
+    entry = _Entry(backend, weakref.WeakSet(threading.enumerate()))
     _active.append(entry)
     try:
         yield
@@ -73,8 +88,11 @@ def resolve(backend: str) -> str:
 
 
 def _last_active() -> str:
-    entries = _active[-1:]
-    return entries[0][1] if entries else "auto"
+    """What was chosen last by a thread that may have started this one."""
+    for entry in reversed(_active.copy()):
+        if threading.current_thread() not in entry.others:
+            return entry.backend
+    return "auto"
 
 
 def check_name(backend: str, where: str = "backend") -> None:

@@ -15,6 +15,7 @@ from nerve_fast.imaging import visualize
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.pipeline import NervePipeline, SegmentationOutput, stages
 from nerve_fast.tiny.scenes import HELD_OUT_SEED, NAMES, generate
+from nerve_fast.utils.files import refuse_foreign
 
 
 def run(
@@ -37,8 +38,14 @@ def run(
     Returns:
         mIoU in [0, 1] of the prior alone, of the walk, and of the same walk on raw colours and on
         the queries and keys of the graph's network before training.
+
+    Raises:
+        InputError: a picture's name is taken by a file that no demo made.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    places = [folder / f"scene-{first_seed + i}.png" for i in range(min(pictures, scenes))]
+    for place in places:
+        refuse_foreign(place, visualize.PNG_MARK)
     # The diffusion models have it; sources in general do not.
     untrained = cast(Any, pipe.graph).untrained()
     shown = visualize.strip_stages(pipe.config.steps)
@@ -67,7 +74,7 @@ def run(
         if number < pictures:
             steps = {count: maps.numpy() for count, maps in out.steps.items()}
             picture = visualize.steps_strip(image, out.prior.numpy(), steps, names, truth=mask)
-            visualize.save_picture(picture, folder / f"scene-{seed}.png")
+            visualize.save_picture(picture, places[number])
     return {method: mean_iou(counts) for method, counts in totals.items()}
 
 

@@ -12,12 +12,16 @@ from tqdm import tqdm
 
 from nerve_fast import datasets
 from nerve_fast.datasets import Dataset
+from nerve_fast.errors import InputError
 from nerve_fast.evaluation import pictures, record
 from nerve_fast.evaluation.folder import remove_made
 from nerve_fast.evaluation.method import (
+    dataset_asked_for,
     description,
+    failure,
     load_segmenter,
     name_of,
+    refuse_none,
     settings_asked_for,
 )
 from nerve_fast.evaluation.metrics import (
@@ -45,11 +49,13 @@ class EvaluationResults:
         folder: that holds it.
         figures: as in ``results.json``.
         pictures: the files that were drawn.
+        failed: names of the images that could not be evaluated, of which the figures say nothing.
     """
 
     folder: Path
     figures: dict
     pictures: tuple[Path, ...] = ()
+    failed: tuple[str, ...] = ()
 
 
 def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResults | None:
@@ -57,19 +63,21 @@ def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResul
 
     Under ``accelerate launch`` each process takes its share of the images. What earlier processes
     of the same run have done is not done again as long as the image's files are what they were.
+    An image that cannot be evaluated is logged as an error, and the others are evaluated all the
+    same.
 
     Args:
         asked: what is done.
         progress: whether bars on stderr show how far it is.
 
     Returns:
-        The figures over all images, also written to ``results.json``; of several processes the
-        first one returns them and the others ``None``.
+        The figures over the images that could be evaluated, also written to ``results.json``; of
+        several processes the first one returns them and the others ``None``.
 
     Raises:
-        InputError: a setting is not usable, or an image or mask cannot be read.
+        InputError: a setting is not usable, or no image can be evaluated.
     """
-    dataset = datasets.load(asked.dataset, asked.root)
+    dataset = dataset_asked_for(asked)
     settings = settings_asked_for(asked, dataset)
     classes = datasets.words(dataset, settings.vocabulary)
     usual = Path("evaluation", f"{dataset.name}-{asked.preset}-{settings.refiner}")
@@ -110,8 +118,13 @@ def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResul
                 disable=None if progress and index == 0 else True,
             ) as bar:
                 for name in mine:
-                    image, truth = dataset.read(samples[name])
-                    counts = compared(segmenter(image), truth, count)
+                    try:
+                        image, truth = dataset.read(samples[name])
+                        counts = compared(segmenter(image), truth, count)
+                    except InputError as error:
+                        failure(samples[name], error)
+                        bar.update()
+                        continue
                     record.add(folder, index, name, counts)
                     confusion += counts[0]
                     bar.set_postfix_str(f"mIoU {100 * mean_iou(confusion):.2f}", refresh=False)
@@ -122,13 +135,16 @@ def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResul
         if not (missing or asked.draw):
             logger.warning("%s", nothing_done(folder))
         known = record.done(folder, count)
-        figures = summary(folder, dataset, known, list(samples))
+        evaluated = {name: sample for name, sample in samples.items() if name in known}
+        failed = tuple(sample.name for name, sample in samples.items() if name not in known)
+        refuse_none(len(evaluated), len(samples))
+        figures = summary(folder, dataset, known, list(evaluated), len(failed))
         drawn = []
         if asked.draw:
             drawn = pictures.draw(
-                folder, dataset, segmenter, known, samples, asked.draw, progress=progress
+                folder, dataset, segmenter, known, evaluated, asked.draw, progress=progress
             )
-        return EvaluationResults(folder, figures, tuple(drawn))
+        return EvaluationResults(folder, figures, tuple(drawn), failed)
 
 
 def nothing_done(folder: Path) -> str:
@@ -151,9 +167,21 @@ def compared(prediction: torch.Tensor, truth: torch.Tensor, classes: int) -> rec
 
 
 def summary(
-    folder: Path, dataset: Dataset, known: Mapping[str, record.Counts], names: Sequence[str]
+    folder: Path,
+    dataset: Dataset,
+    known: Mapping[str, record.Counts],
+    names: Sequence[str],
+    failed: int = 0,
 ) -> dict:
-    """The figures over the images named, beside all that they depend on; also written to a file."""
+    """The figures over the images named, beside all that they depend on; also written to a file.
+
+    Args:
+        folder: of the run.
+        dataset: that the images are of.
+        known: of each image.
+        names: of the images that the figures are over.
+        failed: number of images that should be among them, and could not be evaluated.
+    """
     run = record.read_run(folder)
     confusion, boundary = record.total(known, names, len(dataset.classes))
     figures = scores(confusion)
@@ -161,6 +189,7 @@ def summary(
     rows = zip(dataset.classes, figures.iou, figures.accuracies, boundaries, strict=True)
     results = {
         "images": len(names),
+        "failed": failed,
         "complete": len(names) == len(dataset),
         "miou": figures.miou,
         "accuracy": figures.accuracy,

@@ -1,6 +1,8 @@
 """A method as it was asked for: its settings, what its figures depend on, and its networks."""
 
+import contextlib
 import dataclasses
+import logging
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -15,8 +17,9 @@ from nerve_fast.backbones.loading import hide_loading_bars
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.config import NerveConfig
 from nerve_fast.datasets import Dataset, Sample
+from nerve_fast.datasets.loading import find
 from nerve_fast.dispatch import choose
-from nerve_fast.errors import SettingError
+from nerve_fast.errors import InputError, SettingError
 from nerve_fast.evaluation.presets import Settings, clip_of, iseg_of, note_of, settings_of
 from nerve_fast.evaluation.segmenter import Segmenter, prior_of
 from nerve_fast.evaluation.settings import AblationSettings, EvaluationSettings, MethodSettings
@@ -25,6 +28,26 @@ from nerve_fast.pipeline.settings import ModelSettings
 from nerve_fast.priors import CLIPPrior
 from nerve_fast.refiners import REFINERS
 from nerve_fast.utils.provenance import digest
+
+logger = logging.getLogger(__name__)
+
+
+def dataset_asked_for(asked: MethodSettings) -> Dataset:
+    """The data set, of which at least one image has its files; others may lack them.
+
+    Raises:
+        InputError: the data set cannot be listed, or no image that was asked for is complete.
+    """
+    dataset = find(asked.dataset, cast(Path | None, asked.root))
+    missing = None
+    for sample in dataset.samples[: asked.limit]:
+        try:
+            if sample.image:  # The tiny scenes have no files.
+                dataset.check_files(sample)
+            return dataset
+        except InputError as error:
+            missing = missing or error
+    raise missing or InputError(f"the data set {dataset.name} holds no image")
 
 
 def settings_asked_for(asked: EvaluationSettings | AblationSettings, dataset: Dataset) -> Settings:
@@ -209,8 +232,25 @@ def name_of(dataset: Dataset, sample: Sample) -> str:
     """A name for an image and its truth, which changes when one of their files does."""
     files = []
     for path in filter(None, (sample.image, sample.mask)):
-        # Where a file is missing, reading it says so.
-        if path.exists():
+        # Where a file cannot be looked at, reading it says why.
+        with contextlib.suppress(OSError, ValueError):
             state = path.stat()
             files.append([str(path.absolute()), state.st_size, state.st_mtime_ns])
     return f"{dataset.name}: {sample.name} {digest(files)}"
+
+
+def failure(sample: Sample, error: InputError) -> None:
+    """Log that an image could not be evaluated, and why."""
+    told = str(error)
+    # What a network says does not name the image.
+    of_file = any(told.startswith(str(path)) for path in (sample.image, sample.mask) if path)
+    logger.error("%s", told if of_file else f"{sample.image or sample.name}: {told}")
+
+
+def refuse_none(evaluated: int, images: int) -> None:
+    """Raise an :class:`InputError` where of some images none could be evaluated."""
+    if images and not evaluated:
+        raise InputError(
+            f"none of {images} images could be evaluated, so there are no figures; what was wrong "
+            "with each is said above"
+        )

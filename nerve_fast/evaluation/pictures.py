@@ -9,12 +9,18 @@ from tqdm import tqdm
 
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.datasets.dataset import IGNORED
+from nerve_fast.errors import InputError
 from nerve_fast.evaluation import record
 from nerve_fast.evaluation.folder import claim, remove_made, seal
+from nerve_fast.evaluation.method import failure
 from nerve_fast.evaluation.metrics import mean_iou
 from nerve_fast.imaging import visualize
+from nerve_fast.utils.text import shortened
 
 KINDS = ("worst", "best")
+
+LONGEST_NAME = 200
+"""Bytes of an image's name in that of its picture; file systems allow 255 in all."""
 
 
 def draw(
@@ -48,9 +54,13 @@ def draw(
     for kind, names in zip(KINDS, (order[:count], order[::-1][:count]), strict=True):
         for place, name in enumerate(tqdm(names, kind, unit="image", disable=hidden), start=1):
             sample = samples[name]
-            image, truth = dataset.read(sample)
-            picture = side_by_side(image, truth, segmenter(image), dataset.classes)
-            name_of_file = f"{kind}-{place:02}-{sample.name}.png"
+            try:
+                image, truth = dataset.read(sample)
+                picture = side_by_side(image, truth, segmenter(image), dataset.classes)
+            except InputError as error:  # The file was changed since it was evaluated.
+                failure(sample, error)
+                continue
+            name_of_file = f"{kind}-{place:02}-{shortened(sample.name, LONGEST_NAME)}.png"
             claim(folder, [name_of_file])
             visualize.save_picture(picture, folder / name_of_file)
             seal(folder, name_of_file)

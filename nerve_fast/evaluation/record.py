@@ -1,6 +1,6 @@
 """The record of a run over a data set on disk, which may be killed at any moment.
 
-``run.json`` says what the run is of; it is there, whole, before anything else.
+``run.json`` says what the run is of, with a checksum; it is there, whole, before anything else.
 ``images-<process>.jsonl`` grows by a line an image, each with a checksum.
 """
 
@@ -17,6 +17,7 @@ from nerve_fast.errors import InputError
 from nerve_fast.evaluation.folder import claim, made
 from nerve_fast.utils.files import prepare_folder
 from nerve_fast.utils.lines import add_line, drop_cut_off, read_json, read_lines, write_json
+from nerve_fast.utils.provenance import digest
 
 Counts = tuple[Tensor, Tensor]
 """The confusion matrix ``(K, K+1)`` and the boundaries ``(K, 2)`` of an image, both int64."""
@@ -47,7 +48,7 @@ def read_run(folder: Path) -> dict:
     """Read what the run in ``folder`` was begun with; without a run the result is empty.
 
     Raises:
-        InputError: ``run.json`` cannot be read, or is not of a run.
+        InputError: ``run.json`` cannot be read, is not of a run, or does not match its checksum.
     """
     path = folder / "run.json"
     if not path.exists():
@@ -60,6 +61,8 @@ def read_run(folder: Path) -> dict:
         _flat(run)
     except RecursionError:
         raise InputError(f"{path}: is nested too deeply; start over with --fresh") from None
+    if run.pop("sha256", None) != digest(run):
+        raise InputError(f"{path}: does not match its checksum; start over with --fresh")
     return run
 
 
@@ -93,7 +96,8 @@ def begin(folder: Path, run: Mapping, processes: int = 1) -> None:
         if left := next(iter(_files(folder)), None):
             raise InputError(f"{left}: of a run without a run.json; start over with --fresh")
         claim(folder, ["run.json"])
-        write_json(folder / "run.json", run)
+        begun = json.loads(json.dumps(run))
+        write_json(folder / "run.json", {**begun, "sha256": digest(begun)})
     claim(folder, ["run.json", *(_name(index) for index in range(processes)), "results.json"])
     for path in _files(folder):
         drop_cut_off(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from nerve_fast.config import NerveConfig
-from nerve_fast.errors import InputError, SettingError
+from nerve_fast.errors import SettingError, check_choice, quoted
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting, refuse_doubles
 from nerve_fast.evaluation.presets import PRESETS, REFINERS
 from nerve_fast.pipeline.settings import ModelSettings, check_count
@@ -56,11 +56,12 @@ class MethodSettings:
 
     def __post_init__(self):
         check_count("limit", self.limit, 1)
-        if self.preset not in PRESETS:
-            raise InputError(f"preset is {self.preset!r}; expected one of {', '.join(PRESETS)}")
+        check_choice("preset", self.preset, PRESETS)
         for name, kind in (("models", ModelSettings), ("config", NerveConfig)):
             if not isinstance(getattr(self, name), kind):
-                raise TypeError(f"{name} is {getattr(self, name)!r}; expected {kind.__name__}(…)")
+                raise TypeError(
+                    f"{name} is {quoted(getattr(self, name))}; expected {kind.__name__}(…)"
+                )
         for field in ("root", "output"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, Path(getattr(self, field)))
@@ -83,8 +84,8 @@ class EvaluationSettings(MethodSettings):
     def __post_init__(self):
         super().__post_init__()
         check_count("draw", self.draw, 0)
-        if self.refiner is not None and self.refiner not in REFINERS:
-            raise InputError(f"refiner is {self.refiner!r}; expected one of {', '.join(REFINERS)}")
+        if self.refiner is not None:
+            check_choice("refiner", self.refiner, REFINERS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,14 +109,14 @@ class AblationSettings(MethodSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        if isinstance(self.names, str):
-            raise TypeError(f"names is {self.names!r}; expected a list of names of ablations")
+        if not isinstance(self.names, (list, tuple)):
+            raise TypeError(f"names is {quoted(self.names)}; expected a list of names of ablations")
+        for name in self.names:
+            check_choice("ablation", name, ABLATIONS)
         object.__setattr__(self, "names", tuple(self.names))
         if "steps" in self.names and self.config.steps is None:
             raise SettingError("the ablation steps varies {steps}, which is none; give it a number")
         for name in self.names:
-            if name not in ABLATIONS:
-                raise InputError(f"ablation is {name!r}; expected some of {', '.join(ABLATIONS)}")
             refuse_doubles(name, Setting(self.config, self.models.timestep))
         if "timestep" in self.names and self.models.graph is not None:
             raise SettingError(

@@ -16,7 +16,7 @@ from nerve_fast.evaluation.differences import (
     postprocessed,
     setting_differences,
 )
-from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.files import refuse_foreign, written_whole
 from nerve_fast.utils.lines import read_json
 from nerve_fast.utils.text import markdown
 
@@ -33,6 +33,9 @@ PARTS = {
 }
 """The keys that each part of a run must have."""
 
+TITLE = "# Table 1, published and measured\n"
+"""Of the page."""
+
 MARK = "\\*"
 """Marks a figure that was measured on a part of a data set; a bare star would end bold text."""
 
@@ -48,8 +51,11 @@ def report(paths: Sequence[Path], output: Path | None) -> str:
         paths: of the ``results.json`` that ``evaluate`` leaves.
 
     Raises:
-        InputError: a file is no such result, two are of the same, or the output cannot be written.
+        InputError: a file is no such result, two are of the same, or the output cannot be written
+            or is a file that is no such page.
     """
+    if output:
+        refuse_foreign(output, TITLE.encode())
     results = [load(path) for path in paths]
     text = page(grouped(results, paths))
     if output:
@@ -133,7 +139,7 @@ def together(
 def page(rows: Sequence[dict[str, dict]]) -> str:
     """Return Markdown: the table, other data sets, and all differences from the presets."""
     parts = [
-        "# Table 1, published and measured\n",
+        TITLE,
         "mIoU in %, published figures from Table 1 of the slides. What was measured has a number "
         "in place of a venue and stands below the row of its method, with the difference to it in "
         "brackets; `*` marks a part of the data set's images. *Avg* is there where all seven are, "
@@ -228,9 +234,11 @@ def remarks(number: int, row: dict[str, dict]) -> list[str]:
     for dataset, one in row.items():
         name = markdown(COLUMNS.get(dataset, dataset))
         if not one["complete"]:
+            failed = one.get("failed", 0)
             lines.append(
-                f"- **{name}: only {one['images']:,} of {one['run']['dataset']['images']:,} "
-                "images.**"
+                f"- **{name}: only {one['images']:,} of {one['run']['dataset']['images']:,} images"
+                + f"; {failed:,} could not be evaluated" * (failed > 0)
+                + ".**"
             )
         lines += [f"- {name}: {markdown(what)}" for what in setting_differences(one["run"])]
     if len(lines) == 1:

@@ -1,6 +1,7 @@
 """Images of more than 8 bits a sample as 8 bits: tags tell the range, else the values do."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from typing import IO, cast
 
@@ -24,7 +25,7 @@ BITS_PER_SAMPLE, PHOTOMETRIC, MAX_SAMPLE_VALUE, PLANAR, SAMPLE_FORMAT = 258, 262
 STRIPE_VALUES = 1 << 22
 """Samples that are scaled at a time."""
 
-LOW_BYTES = {"LA;16B": "RGBA"}
+LOW_BYTES = {"LA;16B": "RGBA", "L;16B": "L;16"}
 """By Pillow's name of how 16-bit colors lie in a file, the name that yields their low bytes."""
 for _mode in ("RGB", "RGBA", "RGBX", "CMYK"):
     LOW_BYTES[f"{_mode};16B"] = f"{_mode};16L"
@@ -64,7 +65,7 @@ def grey_to_8_bits(image: Image.Image, file: IO[bytes] | None, name: str) -> Ima
 
 
 def colors_to_8_bits(image: Image.Image, file: IO[bytes], name: str) -> Image.Image:
-    """An image of several channels, scaled anew where its file holds them in 16 bits unscaled.
+    """An image of 8-bit channels, scaled anew where its file holds them in 16 bits unscaled.
 
     Pillow keeps the high byte of each sample. Of 16-bit samples that hold 8-bit values that is
     nothing, and of those that hold 12-bit values it is 4 bits.
@@ -81,7 +82,8 @@ def colors_to_8_bits(image: Image.Image, file: IO[bytes], name: str) -> Image.Im
     Raises:
         InputError: a TIFF file holds 16-bit channels in separate planes, which Pillow misreads.
     """
-    if image.format not in ("PNG", "TIFF", "PPM") or len(image.getbands()) < 3:
+    colored = len(image.getbands()) >= 3
+    if not (image.format == "SGI" or (colored and image.format in ("PNG", "TIFF", "PPM"))):
         return image
     header = undecoded(file)
     if not _holds_16_bits(header):
@@ -120,7 +122,9 @@ def colors_to_8_bits(image: Image.Image, file: IO[bytes], name: str) -> Image.Im
 def _holds_16_bits(header: ImageFile) -> bool:
     if header.format == "PPM":
         codec, _, _, arguments = header.tile[0]
-        return codec == "ppm" and isinstance(arguments, tuple) and arguments[1] == 65535
+        return codec != "raw" and isinstance(arguments, tuple) and arguments[1] == 65535
+    if header.format == "SGI" and header.tile[0][0] == "SGI16":
+        return True
     if isinstance(header, TiffImageFile) and header.tag_v2.get(PLANAR) == 2:
         return max(header.tag_v2[BITS_PER_SAMPLE]) == 16
     return raw_mode(header) in LOW_BYTES
@@ -128,6 +132,8 @@ def _holds_16_bits(header: ImageFile) -> bool:
 
 def _color_extrema(image: Image.Image) -> list[tuple[int, int]]:
     extrema = list(cast(tuple[tuple[int, int], ...], image.getextrema()))
+    if len(image.getbands()) == 1:
+        return [cast(tuple[int, int], tuple(extrema))]
     return extrema[:3] if image.mode == "RGBA" else extrema
 
 
@@ -138,14 +144,19 @@ def _level_stripes(
     width, height = image.size
     rows = max(STRIPE_VALUES // (width * len(image.getbands())), 1)
     boxes = [(0, top, width, min(top + rows, height)) for top in range(0, height, rows)]
-    if header.format == "PPM":
+    codec, _, offset, _ = header.tile[0]
+    if codec == "ppm":
 
         def read(box):
-            file.seek(header.tile[0][2] + box[1] * width * 6)
+            file.seek(offset + box[1] * width * 6)
             content = file.read((box[3] - box[1]) * width * 6)
             return np.frombuffer(content, ">u2").reshape(-1, width, 3)
 
         return lambda: ((box, read(box)) for box in boxes)
+    if codec in ("ppm_plain", "SGI16"):
+        file.seek(offset)
+        whole = (_plain_levels if codec == "ppm_plain" else _sgi_levels)(file.read(), image)
+        return lambda: ((box, whole[box[1] : box[3]]) for box in boxes)
     raw = raw_mode(header)
     tiles = []
     for tile in header.tile:
@@ -165,6 +176,22 @@ def _level_stripes(
     return lambda: ((box, join(box)) for box in boxes)
 
 
+def _plain_levels(text: bytes, image: Image.Image) -> np.ndarray:
+    """``(H, W, 3)`` uint16 of what follows the header of a plain (ASCII) PPM file."""
+    numbers = re.sub(rb"#[^\r\n]*[\r\n]?", b"", text)
+    count = 3 * image.width * image.height
+    levels = np.fromstring(numbers, np.uint16, count, sep=" ")
+    return levels.reshape(image.height, image.width, 3)
+
+
+def _sgi_levels(content: bytes, image: Image.Image) -> np.ndarray:
+    """``(H, W, C)`` uint16 of uncompressed planes, which begin with their lowest row."""
+    channels = len(image.getbands())
+    count = channels * image.width * image.height
+    planes = np.frombuffer(content, ">u2", count).reshape(channels, image.height, image.width)
+    return planes[:, ::-1].transpose(1, 2, 0).astype(np.uint16)
+
+
 def _declared_bits(image: Image.Image, file: IO[bytes] | None) -> tuple[int | None, int]:
     """Bits a sample by the file's tags, ``None`` where they are silent; and bits it lies in."""
     if isinstance(image, TiffImageFile):
@@ -178,6 +205,10 @@ def _declared_bits(image: Image.Image, file: IO[bytes] | None) -> tuple[int | No
         # Pillow scales by the largest value declared; writers say 65535 whatever the values are.
         largest = arguments[1] if isinstance(arguments, tuple) else None
         return (16 if codec != "raw" and largest != 65535 else None), 16
+    if image.format == "SGI" and file is not None:
+        file.seek(16)
+        largest = int.from_bytes(file.read(4), "big")
+        return (largest.bit_length() if 255 <= largest < 65535 else None), 16
     if image.format == "JPEG2000" and file is not None:
         file.seek(0)
         size = file.read(1 << 16).partition(b"\xff\x4f\xff\x51")[2]

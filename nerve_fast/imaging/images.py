@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.decoding import decode, decoded, opened, opened_file, reading
 from nerve_fast.imaging.depth import colors_to_8_bits, grey_to_8_bits
 from nerve_fast.imaging.metadata import turning
@@ -18,6 +18,9 @@ __all__ = ["PHOTOGRAPHS", "UNREADABLE", "load_image", "model_size", "opened", "t
 
 MAX_LONG_SIDE = 2048
 """The field's limit: images are scaled to ``(2048, S)``, a very long one to less than ``S``."""
+
+MOST_SEEN = 1 << 30
+"""Pixels at which a model may see an image: 32,768², more than machines have memory for."""
 
 STRIPE_PIXELS = 1 << 22
 """Pixels that are laid over white at a time."""
@@ -151,12 +154,25 @@ def model_size(size: tuple[int, int], short_side: int | None, multiple: int) -> 
 
     Returns:
         ``(width, height)``.
+
+    Raises:
+        InputError: that would be more than :data:`MOST_SEEN` pixels.
     """
     factor = 1.0
     if short_side is not None:
+        if short_side > MOST_SEEN:  # It may have more digits than a float holds.
+            raise InputError(
+                f"the resolution is {quoted(short_side)} pixels; expected a smaller one, with at "
+                f"most {MOST_SEEN} pixels in all"
+            )
         longest = max(MAX_LONG_SIDE, 4 * short_side)
         factor = min(short_side / min(size), longest / max(size))
     width, height = (max(round(side * factor / multiple), 1) * multiple for side in size)
+    if width * height > MOST_SEEN:
+        raise InputError(
+            f"at this resolution a model would see {width} × {height} pixels; expected at most "
+            f"{MOST_SEEN} in all: take a smaller resolution"
+        )
     return width, height
 
 

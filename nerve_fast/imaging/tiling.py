@@ -45,7 +45,8 @@ class Tiling:
                 raise InputError(f"{name} is {quoted(value)}; expected {least} pixels or more")
         if 2 * overlap > tile // multiple * multiple:
             raise InputError(
-                f"overlap is {overlap} and tile {tile}; expected an overlap of at most half a tile"
+                f"overlap is {quoted(overlap)} and tile {tile}; expected an overlap of at most "
+                "half a tile"
             )
         (height, tops), (width, lefts) = (
             _starts(length, tile // multiple * multiple, overlap, multiple) for length in size

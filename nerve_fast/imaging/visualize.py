@@ -49,8 +49,15 @@ def palette(count: int) -> np.ndarray:
     return np.round(np.array(colours).reshape(-1, 3) * 255).astype(np.uint8)
 
 
+SOFTWARE = "nerve-fast"
+PNG_MARK = f"tEXtSoftware\0{SOFTWARE}".encode()
+"""What PNG files that this package writes hold at their start."""
+
+
 def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
     """Write a picture in one atomic write; its format follows from the ending of the name.
+
+    A PNG says in its text chunk ``Software`` that it was made by this package.
 
     Raises:
         InputError: the ending is of no format that can be written, or the file cannot be.
@@ -62,7 +69,14 @@ def save_picture(picture: Image.Image, path: str | os.PathLike) -> None:
             "written; expected .png or .jpg"
         )
     with written_whole(path) as file:
-        picture.save(file, format=Image.registered_extensions()[ending])
+        picture.save(file, format=Image.registered_extensions()[ending], pnginfo=_signed())
+
+
+def _signed() -> PngInfo:
+    """The first text chunk of what is written."""
+    info = PngInfo()
+    info.add_text("Software", SOFTWARE)
+    return info
 
 
 def save_label_map(path: str | os.PathLike, label_map: np.ndarray, labels: Sequence[str]) -> None:
@@ -70,14 +84,14 @@ def save_label_map(path: str | os.PathLike, label_map: np.ndarray, labels: Seque
 
     Up to 255 labels make an 8-bit palette image, more a 16-bit greyscale one. Its largest value,
     255 or 65535, stands for no label, as the field's data sets have it. The text chunk ``labels``
-    holds the labels, one a line.
+    holds the labels, one a line; ``Software`` says that the file was made by this package.
 
     Args:
         path: the file to write.
         label_map: ``(H, W)`` integers, −1 where there is no label.
         labels: ``K`` names.
     """
-    info = PngInfo()
+    info = _signed()
     info.add_itxt("labels", "\n".join(labels))
     if len(labels) > 255:
         Image.fromarray(label_map.astype(np.uint16)).save(path, format="PNG", pnginfo=info)

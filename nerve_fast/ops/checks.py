@@ -1,14 +1,17 @@
 """Checks of what callers pass in, with messages that say what came and what was expected."""
 
+import itertools
 import math
 import numbers
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from nerve_fast.config import MOST
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.normalization import Normalization
-from nerve_fast.numerics import upcast
+from nerve_fast.numerics import is_finite, upcast
 from nerve_fast.weights import known_sum, remember
 
 
@@ -191,11 +194,30 @@ def check_real(name: str, value: float, least: float | None = None) -> float:
     """``value`` as a finite float, at least ``least`` where that is given."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"{name} is {quoted(value)}; expected {_finite_number(least)}")
-    # Comparisons alone: torch.compile may trace the number as a symbol.
-    if not -math.inf < value < math.inf or (least is not None and value < least):
+    if not is_finite(value) or (least is not None and value < least):
         raise ValueError(f"{name} is {quoted(value)}; expected {_finite_number(least)}")
     return float(value)
 
 
 def _finite_number(least: float | None) -> str:
     return "a finite number" + ("" if least is None else f", {least:g} or more")
+
+
+def check_return_steps(return_steps: Sequence[int]) -> tuple[int, ...]:
+    """The numbers of steps as ints, each once, in the order given."""
+    try:
+        # Larger ones are refused before there are many.
+        return_steps = tuple(itertools.islice(return_steps, MOST + 2))
+    except TypeError:
+        raise TypeError(
+            f"return_steps is {quoted(return_steps)}; expected a sequence of whole numbers such as "
+            "(1, 5)"
+        ) from None
+    for t in return_steps:
+        if not isinstance(t, numbers.Integral) or isinstance(t, bool):
+            raise TypeError(f"return_steps holds {quoted(t)}; expected whole numbers, 0 or more")
+        if t < 0:
+            raise InputError(f"return_steps holds {quoted(t)}; expected whole numbers, 0 or more")
+        if t > MOST:
+            raise InputError(f"return_steps holds a number above {MOST}; expected at most that")
+    return tuple(dict.fromkeys(int(t) for t in return_steps))

@@ -1,17 +1,21 @@
 """The random walk: the whole graph stage in one call."""
 
-import itertools
-import numbers
 from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from nerve_fast.clusters import Clusters
-from nerve_fast.config import MOST, NerveConfig
+from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan, checked_config, wants_grad
-from nerve_fast.errors import InputError, quoted
+from nerve_fast.errors import InputError
 from nerve_fast.ops import eager, library
-from nerve_fast.ops.checks import check_grid, check_head_weights, check_prior, check_qk
+from nerve_fast.ops.checks import (
+    check_grid,
+    check_head_weights,
+    check_prior,
+    check_qk,
+    check_return_steps,
+)
 from nerve_fast.walked import Walked
 
 
@@ -43,7 +47,8 @@ def random_walk(
         config: settings; ``None`` is ``NerveConfig()``. With ``steps=None`` the result is ``P∞``
             within ``config.tolerance``.
         head_weights: ``(…, H)``, finite, 0 or more, used as given; ``None`` takes them from the
-            heads' entropies, with ``config.sharpness``.
+            heads' entropies, with ``config.sharpness``. With ``shift`` they may sum to at most 1,
+            beyond which some of its numerators ``1 + a`` would be negative.
         backend: ``auto``, ``reference``, ``blocked`` or ``triton``.
         route: ``auto``, ``dense``, ``streaming`` or ``factorized``; :func:`nerve_fast.plan` says
             what ``auto`` takes, and why.
@@ -53,7 +58,7 @@ def random_walk(
         return_steps: numbers of steps after which the walk is wanted too, from the same walk;
             they may exceed ``config.steps``.
         on_step: called after each step; by the backend ``blocked`` for each member of a batch, by
-            the others for all members at once.
+            the others for all members at once. What it raises ends the walk.
 
     Returns:
         ``P (…, N, K)`` in the dtype of ``prior``; with ``return_steps`` the pair of it and
@@ -143,24 +148,4 @@ def _checked(
     config = checked_config(config)
     if head_weights is not None:
         check_head_weights(head_weights, q)
-    return grid, config, _check_return_steps(return_steps)
-
-
-def _check_return_steps(return_steps: Sequence[int]) -> tuple[int, ...]:
-    """The numbers of steps as ints, each once, in the order given."""
-    try:
-        # Larger ones are refused before there are many.
-        return_steps = tuple(itertools.islice(return_steps, MOST + 2))
-    except TypeError:
-        raise TypeError(
-            f"return_steps is {quoted(return_steps)}; expected a sequence of whole numbers such as "
-            "(1, 5)"
-        ) from None
-    for t in return_steps:
-        if not isinstance(t, numbers.Integral) or isinstance(t, bool):
-            raise TypeError(f"return_steps holds {quoted(t)}; expected whole numbers, 0 or more")
-        if t < 0:
-            raise InputError(f"return_steps holds {quoted(t)}; expected whole numbers, 0 or more")
-        if t > MOST:
-            raise InputError(f"return_steps holds a number above {MOST}; expected at most that")
-    return tuple(dict.fromkeys(int(t) for t in return_steps))
+    return grid, config, check_return_steps(return_steps)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from nerve_fast.backbones.loading import hide_loading_bars
 from nerve_fast.config import NerveConfig
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging import visualize
 from nerve_fast.imaging.tiling import Tiling
 from nerve_fast.pipeline import NervePipeline, SegmentationOutput
@@ -29,14 +29,23 @@ from nerve_fast.pipeline.inputs import (
 )
 from nerve_fast.pipeline.jobs import check_keys
 from nerve_fast.pipeline.marks import is_whole, settings_digest, stamped
+from nerve_fast.pipeline.output import NPZ_MARK
 from nerve_fast.pipeline.seeding import SeedSettings
 from nerve_fast.pipeline.settings import ModelSettings, check_count
 from nerve_fast.priors import PriorConfig
-from nerve_fast.utils.files import prepare_folder, written_whole
+from nerve_fast.utils.files import prepare_folder, refuse_foreign, written_whole
 from nerve_fast.utils.labels import parse_labels
 from nerve_fast.utils.processes import process_group
 from nerve_fast.utils.provenance import file_digest
 from nerve_fast.utils.units import format_bytes, parse_bytes
+
+CLASSES = {
+    "seeds": SeedSettings,
+    "prior": PriorConfig,
+    "config": NerveConfig,
+    "models": ModelSettings,
+}
+"""Of those settings that are groups of settings."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,8 +101,16 @@ class SegmentSettings:
     models: ModelSettings = dataclasses.field(default_factory=ModelSettings)
 
     def __post_init__(self):
+        for name, kind in CLASSES.items():
+            if not isinstance(getattr(self, name), kind):
+                raise TypeError(
+                    f"{name} is {quoted(getattr(self, name))}; expected {kind.__name__}(…)"
+                )
+        for name in ("images", "labels"):
+            if not isinstance(getattr(self, name), (list, tuple)):
+                raise TypeError(f"{name} is {quoted(getattr(self, name))}; expected a list")
         if self.labels or not self.seeds:
-            parse_labels(list(self.labels))
+            parse_labels(self.labels)
         check_count("batch_size", self.batch_size, 1)
         check_keys(self.global_keys, self.max_key_error)
         if self.max_memory is not None:
@@ -214,10 +231,18 @@ def segment_group(
 
 
 def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> None:
-    """Segment some images and write the results."""
+    """Segment some images and write the results.
+
+    Raises:
+        InputError: an image cannot be segmented, a result cannot be written, or a file of its name
+            is there that was not made by ``segment``.
+    """
     asked = run.asked
     seeds = [asked.seeds.of(one.path) for one in group]
-
+    for one in group:
+        for ending in wanted(asked):
+            mark = NPZ_MARK if ending == "npz" else visualize.PNG_MARK
+            refuse_foreign(Path(asked.output, f"{one.path.stem}.{ending}"), mark)
     check_drawing(asked, [one.image.size for one in group])
 
     def call(pipe):

@@ -3,6 +3,7 @@
 import collections
 import itertools
 import logging
+import os
 from collections.abc import Generator, Iterable, Iterator, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,7 +68,8 @@ def check_names(images: Sequence[Path], folder: Path) -> None:
     Raises:
         InputError: two images have the same stem, or a result would overwrite an image.
     """
-    inputs = {path.resolve(): path for path in images}
+    # Unlike Path.resolve, it takes a link that leads to itself.
+    inputs = {os.path.realpath(path): path for path in images}
     first: dict[str, Path] = {}
     for path in images:
         if path.stem in first:
@@ -77,10 +79,10 @@ def check_names(images: Sequence[Path], folder: Path) -> None:
             )
         first[path.stem] = path
         for ending in ENDINGS:
-            target = (folder / f"{path.stem}.{ending}").resolve()
+            target = os.path.realpath(folder / f"{path.stem}.{ending}")
             if target in inputs:
                 raise InputError(
-                    f"the result {target.name} of {path} would overwrite the image "
+                    f"the result {Path(target).name} of {path} would overwrite the image "
                     f"{inputs[target]}; write to another folder"
                 )
 

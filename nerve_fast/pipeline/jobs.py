@@ -15,6 +15,7 @@ from PIL import Image
 from nerve_fast.config import NerveConfig
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.images import load_image
+from nerve_fast.ops.checks import check_return_steps
 from nerve_fast.pipeline.features import ImageFeatures
 from nerve_fast.priors.seeds import Seeds
 
@@ -120,7 +121,14 @@ def check_inputs(
     batch_size,
     global_keys=None,
     max_key_error=None,
+    **switches,
 ) -> None:
+    """Check what needs neither the images nor the models; ``switches`` are true or false.
+
+    Raises:
+        InputError: a value is out of its range.
+        TypeError: a value is of the wrong type.
+    """
     if not isinstance(config, NerveConfig):
         raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
     if processing_resolution is not None and not _is_count(processing_resolution):
@@ -137,14 +145,13 @@ def check_inputs(
             )
     if not isinstance(return_steps, (list, tuple, range)):
         raise TypeError(f"return_steps is {quoted(return_steps)}; expected a list of whole numbers")
-    for steps in return_steps:
-        if not _is_count(steps):
-            raise InputError(
-                f"return_steps holds {quoted(steps)}; expected whole numbers, 0 or more"
-            )
+    check_return_steps(return_steps)
     if not (_is_count(batch_size) and batch_size > 0):
         raise InputError(f"batch_size is {quoted(batch_size)}; expected a whole number above 0")
     check_keys(global_keys, max_key_error)
+    for name, value in switches.items():
+        if not isinstance(value, (bool, np.bool_)):
+            raise TypeError(f"{name} is {quoted(value)}; expected True or False")
 
 
 def check_keys(global_keys, max_key_error) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,10 @@ from nerve_fast.imaging import visualize
 from nerve_fast.imaging.resampling import to_pixels
 from nerve_fast.pipeline.budget import CallPlan
 from nerve_fast.utils.files import written_whole
+
+_SOFTWARE = visualize.SOFTWARE.encode()
+NPZ_MARK = struct.pack("<HH", 0x464E, len(_SOFTWARE)) + _SOFTWARE
+"""An extra field of the first member of ``.npz`` files that this package writes."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -83,8 +88,11 @@ class SegmentationOutput:
         """The format of :func:`numpy.savez_compressed`."""
         size = (self.label_map.shape[0], self.label_map.shape[1])
         described = {"descr": "<f4", "fortran_order": False, "shape": (len(self.labels), *size)}
+        first = zipfile.ZipInfo("label_map.npy")
+        first.compress_type = zipfile.ZIP_DEFLATED
+        first.extra = NPZ_MARK
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            with archive.open("label_map.npy", "w", force_zip64=True) as file:
+            with archive.open(first, "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, self.label_map.numpy())
             with archive.open("probabilities.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array_header_1_0(file, described)

@@ -230,6 +230,8 @@ class NervePipeline:
             batch_size,
             global_keys,
             max_key_error,
+            match_input_resolution=match_input_resolution,
+            progress=progress,
         )
         alone = not isinstance(image, (list, tuple))
         images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
@@ -294,7 +296,7 @@ class NervePipeline:
         Raises:
             InputError, TypeError: as for a call.
         """
-        check_inputs(self.config, processing_resolution, generator, (), 1)
+        check_inputs(self.config, processing_resolution, generator, (), 1, progress=progress)
         alone = not isinstance(image, (list, tuple))
         images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
         results = []

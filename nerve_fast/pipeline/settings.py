@@ -23,7 +23,7 @@ def check_count(name: str, value: int | None, least: int) -> None:
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise TypeError(f"{name} is {quoted(value)}; expected a whole number, {least} or more")
     if value < least:
-        raise SettingError("{" + name + "} is {0}; expected {1} or more", value, least)
+        raise SettingError("{" + name + "} is {0}; expected {1} or more", quoted(value), least)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,17 +65,23 @@ class ModelSettings:
 
     def __post_init__(self):
         check_count("timestep", self.timestep, 0)
+        if self.seed is None:
+            raise TypeError("seed is None; expected a whole number, 0 or more")
         check_count("seed", self.seed, 0)
         if self.seed >= 2**63:
-            raise SettingError("{seed} is {0}; expected at most 2^63 - 1", self.seed)
+            raise SettingError("{seed} is {0}; expected at most 2^63 - 1", quoted(self.seed))
         if self.dtype is not None and not isinstance(self.dtype, torch.dtype):
-            raise TypeError(f"dtype is {self.dtype!r}; expected a torch.dtype, as torch.float16")
-        if self.backend not in BACKEND_NAMES:
+            raise TypeError(
+                f"dtype is {quoted(self.dtype)}; expected a torch.dtype, as torch.float16"
+            )
+        if not isinstance(self.backend, str) or self.backend not in BACKEND_NAMES:
             raise SettingError(
-                "{backend} is {0!r}; expected one of {1}", self.backend, ", ".join(BACKEND_NAMES)
+                "{backend} is {0}; expected one of {1}",
+                quoted(self.backend),
+                ", ".join(BACKEND_NAMES),
             )
         if isinstance(self.layers, str):
-            raise TypeError(f"layers is {self.layers!r}; expected a list of names")
+            raise TypeError(f"layers is {quoted(self.layers)}; expected a list of names")
         if self.layers is not None:
             object.__setattr__(self, "layers", tuple(self.layers))
         self._check_graph()

@@ -1,10 +1,10 @@
 """Which prior, and how CLIP sees images for it."""
 
 import dataclasses
-import math
 import numbers
 
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, check_choice, quoted
+from nerve_fast.numerics import is_finite
 
 PROTOCOLS = ("fit", "mmseg")
 """How images are brought to CLIP, see :class:`PriorConfig`."""
@@ -48,27 +48,27 @@ class PriorConfig:
         # The registry is filled by the files of the methods, which take their settings from here.
         from nerve_fast.priors import METHODS
 
-        if self.name not in METHODS:
-            raise InputError(f"prior is {self.name!r}; expected one of {', '.join(METHODS)}")
+        check_choice("prior", self.name, METHODS)
         for field in ("resolution", "window", "stride"):
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or value < 1):
-                raise InputError(f"prior {field} is {value!r}; expected a number of pixels above 0")
+                raise InputError(
+                    f"prior {field} is {quoted(value)}; expected a number of pixels above 0"
+                )
         if self.stride is not None and (self.window is None or self.stride > self.window):
             raise InputError(
-                f"prior stride is {self.stride} and window is {self.window}; expected a stride no "
-                "longer than the window"
+                f"prior stride is {quoted(self.stride)} and window is {self.window}; expected a "
+                "stride no longer than the window"
             )
-        if not isinstance(self.logit_scale, numbers.Real) or not 0 < self.logit_scale < math.inf:
-            raise InputError(f"logit scale is {self.logit_scale!r}; expected a number above 0")
-        if self.protocol not in PROTOCOLS:
-            raise InputError(
-                f"prior protocol is {self.protocol!r}; expected one of {', '.join(PROTOCOLS)}"
-            )
+        scale = self.logit_scale
+        if not isinstance(scale, numbers.Real) or not (is_finite(scale) and scale > 0):
+            raise InputError(f"logit scale is {quoted(scale)}; expected a number above 0")
+        check_choice("prior protocol", self.protocol, PROTOCOLS)
         if self.proxy is not None and not METHODS[self.name].proxied:
             proxied = " and ".join(name for name, method in METHODS.items() if method.proxied)
             raise InputError(
-                f"prior proxy is {self.proxy!r} and prior is {self.name}; only {proxied} has one"
+                f"prior proxy is {quoted(self.proxy)} and prior is {self.name}; only {proxied} has "
+                "one"
             )
 
     @property

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.images import opened
+from nerve_fast.numerics import is_finite
 
 Points = Mapping[str, Sequence[tuple[float, float]]]
 """``(x, y)`` in pixels of the image, from its top left corner, by label."""
@@ -184,14 +185,14 @@ def _each(kind: str, label: str, places, numbers_of_one: int):
         places = None
     if places is None or not all(
         len(place) == numbers_of_one
-        and all(isinstance(x, numbers.Real) and math.isfinite(x) for x in place)
+        and all(isinstance(x, numbers.Real) and is_finite(x) for x in place)
         for place in places
     ):
         form = "(x, y)" if numbers_of_one == 2 else "(left, top, right, bottom)"
         raise InputError(f"the {kind}s of {label!r} are not a list of {form} in pixels")
     if not places:
         raise InputError(f"the label {label!r} has no {kind}; give it one or leave it out")
-    return places
+    return [tuple(float(x) for x in place) for place in places]
 
 
 def _check_inside(kind, label, place, x, y, image_size) -> None:

@@ -7,6 +7,7 @@ import os
 import platform
 import re
 import secrets
+import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -24,6 +25,10 @@ TEMPORARY_PREFIX = ".nerve-fast-"
 
 LONGEST_SUFFIX = 32
 """In bytes: a longer one could make the temporary name longer than file systems allow."""
+
+
+LOOKED_AT = 1 << 12
+"""Bytes at the start of a file in which :func:`refuse_foreign` looks for a mark."""
 
 
 def shown(path: str | os.PathLike) -> str:
@@ -143,6 +148,41 @@ def _flush_folder(folder: Path) -> None:
 def _host() -> str:
     """A process number means nothing on another machine that shares the folder."""
     return f"{zlib.crc32(platform.node().encode('utf-8', 'replace')):08x}"
+
+
+def refuse_foreign(path: Path, mark: bytes) -> None:
+    """Raise where a command would overwrite a file that it did not make.
+
+    Args:
+        path: of what is going to be written.
+        mark: what each file that the command makes holds within its first :data:`LOOKED_AT` bytes.
+
+    Raises:
+        InputError: a file without the mark is there, or a symbolic link, or it cannot be read. A
+            file that is empty or holds zeros alone, as after a crash, may be overwritten.
+    """
+    advice = "and is left alone; move it away, or write to another place"
+    try:
+        mode = path.lstat().st_mode
+    except (OSError, ValueError):  # Nothing is there; or writing says what is wrong.
+        return
+    if stat.S_ISLNK(mode):
+        raise InputError(f"{shown(path)}: is a symbolic link, {advice}")
+    try:
+        if not stat.S_ISREG(mode):  # Of a folder, writing says that it is one.
+            return
+        with path.open("rb") as file:
+            start = file.read(LOOKED_AT)
+            if mark in start:
+                return
+            while start:
+                if start.strip(b"\0"):
+                    raise InputError(f"{shown(path)}: was not made by this command, {advice}")
+                start = file.read(LOOKED_AT)
+    except OSError as error:
+        raise InputError(
+            f"{shown(path)}: is there and cannot be read ({_reason(error)}), {advice}"
+        ) from error
 
 
 def clear_stale(folder: Path) -> None:

@@ -22,6 +22,12 @@ def plain(text: str, kept: str = "") -> str:
     )
 
 
+def shortened(text: str, most: int) -> str:
+    """The start of a text that takes at most ``most`` bytes in a file's name."""
+    # Characters that stand for bytes of a name that is not UTF-8 are left out.
+    return text.encode("utf-8", "ignore")[:most].decode("utf-8", "ignore")
+
+
 def markdown(text: str) -> str:
     """A text that Markdown shows as it is, on one line, in a table too."""
     escaped = re.sub(r"([\\`*\[\]<>|~]|(?<!\w)_|_(?!\w)|^#)", r"\\\1", plain(str(text)))

@@ -308,6 +308,18 @@ def test_demo_prints_scores_and_draws_scenes(tmp_path, capsys):
     assert run("demo", "--scenes", 0) == 2
 
 
+def test_demo_draws_over_its_own_scenes_alone(tmp_path, capsys):
+    out = tmp_path / "demo"
+    for _ in range(2):
+        assert run("demo", "--scenes", 1, "-o", out) == 0
+    mine = out / "scene-1000000.png"
+    Image.new("RGB", (3, 3)).save(mine)
+    before = mine.read_bytes()
+    assert run("demo", "--scenes", 2, "-o", out) == 2
+    assert "scene-1000000.png: was not made by this command" in capsys.readouterr().err
+    assert mine.read_bytes() == before
+
+
 def test_the_module_runs_as_a_program():
     done = subprocess.run(
         [sys.executable, "-m", "nerve_fast", "--version"], capture_output=True, text=True

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ from nerve_fast import InputError
 from nerve_fast.cli import main as cli
 from nerve_fast.imaging.images import load_image
 from nerve_fast.pipeline import batch as command
-from nerve_fast.pipeline import inputs
+from nerve_fast.pipeline import inputs, stages
 from nerve_fast.tiny.scenes import generate
 
 LABELS = "grass; water, sea; ball"
@@ -62,7 +63,8 @@ def test_resume_does_what_is_missing_and_no_more(folder, tmp_path, capsys):
     assert segment(folder, "-o", out) == 0
     (out / "scene1.labels.png").unlink()
     (out / "scene2.overlay.png").unlink()
-    (out / "scene3.labels.png").write_bytes(b"half")
+    whole = (out / "scene3.labels.png").read_bytes()
+    (out / "scene3.labels.png").write_bytes(whole[: len(whole) // 2])
     kept = (out / "scene0.labels.png").stat().st_mtime_ns
     capsys.readouterr()
     assert segment(folder, "-o", out, "--resume") == 0
@@ -244,4 +246,106 @@ def test_a_target_that_is_a_folder_is_its_images_failure(folder, tmp_path, capsy
     assert "2 images written to" in said.out
     assert "scene0.png: " in said.err
     assert "scene1.png: " in said.err
+    assert "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("count", [26, pytest.param(200, marks=pytest.mark.slow)])
+def test_bad_images_of_twenty_kinds_end_nothing(tmp_path, bad_images, capsys, count):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    bad = bad_images(folder)
+    assert len(bad) == 20
+    good = [f"scene{i:03}" for i in range(count - len(bad))]
+    for i, name in enumerate(good):
+        generate(980_100 + i, 64)[0].resize((32, 24)).save(folder / f"{name}.png")
+    assert segment(folder, "-o", out, "--steps", 1, "--resolution", 32) == 2
+    said = capsys.readouterr()
+    assert f"{len(good)} images written to {out}, 20 could not be done" in said.out
+    errors = [line for line in said.err.splitlines() if line.startswith("nerve-fast: ")]
+    assert len(errors) == 20
+    for path in bad:
+        assert sum(line.startswith(f"nerve-fast: {path}: ") for line in errors) == 1
+    assert "Traceback" not in said.err
+    assert list(maps_in(out)) == [f"{name}.labels.png" for name in good]
+
+
+SAVES = ("--save-heatmaps", "--save-probabilities", "--save-steps", "--steps", 1)
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",), ("--batch-size", 2)])
+def test_files_of_others_are_left_alone(folder, tmp_path, capsys, flags):
+    """Of each kind one whose name a result would have."""
+    out = tmp_path / "out"
+    out.mkdir()
+    Image.new("RGB", (9, 9)).save(out / "scene0.overlay.png")
+    np.savez_compressed(out / "scene1.npz", label_map=np.zeros(3), probabilities=np.ones(3))
+    (out / "scene2.labels.png").write_text("notes")
+    (out / "scene3.steps.png").symlink_to(tmp_path / "elsewhere.png")
+    Image.new("L", (9, 9)).save(tmp_path / "mine.png")
+    (folder / "broken.jpg").unlink()
+    generate(980_004, 64)[0].save(folder / "scene4.png")
+    (out / "scene4.heatmaps.png").write_bytes((tmp_path / "mine.png").read_bytes())
+    generate(980_005, 64)[0].save(folder / "scene5.png")
+    before = {path.name: path.read_bytes() for path in out.iterdir() if not path.is_symlink()}
+    assert segment(folder, "-o", out, *SAVES, *flags) == 2
+    said = capsys.readouterr()
+    assert "1 image written to" in said.out
+    assert "5 could not be done" in said.out
+    for name in (*before, "scene3.steps.png"):
+        assert sum(f"{out / name}: " in line for line in said.err.splitlines()) == 1
+    assert {name: (out / name).read_bytes() for name in before} == before
+    assert (out / "scene3.steps.png").is_symlink()
+    assert not (tmp_path / "elsewhere.png").exists()
+    # What is not asked for is not looked at, and nothing else of these images was begun.
+    assert {path.name.split(".")[0] for path in out.iterdir() if path.name not in before} == {
+        "scene3",
+        "scene5",
+    }
+
+
+def test_all_own_results_are_overwritten(folder, tmp_path):
+    out, scene = tmp_path / "out", folder / "scene0.png"
+    assert segment(scene, "-o", out, *SAVES) == 0
+    whole = {path: path.read_bytes() for path in out.iterdir()}
+    assert len(whole) == 5
+    for left in (slice(0, 0), slice(0, 200), None):
+        for path, content in whole.items():
+            path.write_bytes(bytes(len(content)) if left is None else content[left])
+        assert segment(scene, "-o", out, *SAVES) == 0
+        for path, content in whole.items():
+            assert path.read_bytes() == content
+
+
+def test_ctrl_c_ends_a_walk_of_a_million_steps(folder, tmp_path, monkeypatch, capsys):
+    """Another image is done by then, and stays."""
+    out, taken = tmp_path / "out", []
+    assert segment(folder / "scene0.png", "-o", out) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    capsys.readouterr()
+    walk = stages.walk
+
+    def watched(*given, on_step, **named):
+        def step():
+            on_step()
+            taken.append(1)
+            if len(taken) == 5:
+                os.kill(os.getpid(), signal.SIGINT)
+
+        return walk(*given, on_step=step, **named)
+
+    monkeypatch.setattr(stages, "walk", watched)
+    assert segment(folder / "scene1.png", "-o", out, "--steps", 1_000_000) == 130
+    assert len(taken) < 10
+    assert capsys.readouterr().err == "nerve-fast: interrupted\n"
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_name_too_long_for_results_is_its_images_failure(folder, tmp_path, capsys):
+    (folder / "broken.jpg").unlink()
+    for i, name in enumerate(("x" * 251, "ü" * 125)):
+        (folder / f"scene{i}.png").rename(folder / f"{name}.png")
+    assert segment(folder, "-o", tmp_path / "out") == 2
+    said = capsys.readouterr()
+    assert "2 images written to" in said.out
+    assert said.err.count(": File name too long") == 2
     assert "Traceback" not in said.err

@@ -116,7 +116,7 @@ def test_what_was_made_is_a_data_set(root):
 def test_a_conversion_goes_on_where_it_stopped(root, capsys):
     convert(root)
     Image.fromarray(np.full((8, 10), 3, np.uint8)).save(path_of(root, 7))  # somebody else's
-    path_of(root, 5).write_bytes(path_of(root, 5).read_bytes()[:40])
+    path_of(root, 5).write_bytes(path_of(root, 5).read_bytes()[:70])
     capsys.readouterr()
     assert convert(root) == 0
     assert "1 label map written" in capsys.readouterr().out
@@ -135,6 +135,33 @@ def test_stuff_becomes_background(root, capsys):
     assert drawn(root, 7).tolist() == [[1, 80, 0, 0, 0]]
     assert convert(root, "stuff") == 0
     assert "0 label maps written" in capsys.readouterr().out
+
+
+def test_what_is_no_map_of_ours_is_left_alone(root, capsys):
+    """A picture that is no label map, a text, a folder and a link in the places of maps."""
+    convert(root)
+    places = [path_of(root, 7), path_of(root, 5)]
+    for make in (
+        lambda path: Image.new("RGB", (3, 4)).save(path),
+        lambda path: path.write_text("mine"),
+        lambda path: path.mkdir(),
+        lambda path: path.symlink_to("elsewhere"),
+    ):
+        for path in places:
+            path.unlink()
+        make(places[0])
+        capsys.readouterr()
+        assert convert(root) == 2
+        said = capsys.readouterr()
+        assert "1 label map written" in said.out
+        assert "1 could not be made" in said.out
+        assert sum(f"{places[0]}: " in line for line in said.err.splitlines()) == 1
+        if places[0].is_dir():
+            places[0].rmdir()
+            places[0].touch()
+        else:
+            assert places[0].is_symlink() or places[0].stat().st_size > 0
+    assert not (places[0].parent / "elsewhere").exists()
 
 
 def refused(root, message, source="instances"):

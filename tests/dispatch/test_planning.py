@@ -1,3 +1,4 @@
+import itertools
 import logging
 import re
 
@@ -6,6 +7,7 @@ import torch
 
 import nerve_fast as nf
 from nerve_fast.dispatch import machine, planning
+from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.numerics import steps_to_limit
 from nerve_fast.utils.units import format_bytes, format_seconds, parse_bytes
 
@@ -222,3 +224,25 @@ def test_the_limit_is_planned_with_the_steps_that_its_tolerance_can_take():
         plan(SHAPE, 21, config=nf.NerveConfig(steps=n, tolerance=1e-3)) for n in (steps, None)
     )
     assert (limit.flops, limit.bytes, limit.route) == (fixed.flops, fixed.bytes, fixed.route)
+
+
+@pytest.mark.parametrize("backend", ["auto", "blocked", "reference"])
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_every_corner_of_the_settings_has_a_plan_that_can_be_said(normalization, backend):
+    """Also where there is nothing to compute."""
+    corners = itertools.product((0, 1, None), (0.0, 0.9), (0.0, 0.5, 1.0), (0.0, 1.0), (1, 7))
+    for steps, alpha, beta, sharpness, stride in corners:
+        settings = nf.NerveConfig(
+            steps=steps,
+            alpha=alpha,
+            beta=beta,
+            sharpness=sharpness,
+            global_stride=stride,
+            normalization=normalization,
+        )
+        for tokens, labels, weights_given in ((1, 1, True), (64, 3, True), (64, 3, False)):
+            shape = (2, tokens, 8)
+            chosen = plan(
+                shape, labels, config=settings, backend=backend, weights_given=weights_given
+            )
+            assert str(chosen).startswith(chosen.backend)

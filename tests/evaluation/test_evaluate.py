@@ -12,8 +12,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from nerve_fast.cli import main as cli
+from nerve_fast.errors import InputError
 from nerve_fast.evaluation import evaluate as command
 from nerve_fast.evaluation import method
+from nerve_fast.evaluation import segmenter as command_segmenter
 from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou
 from nerve_fast.refiners import ISeg
 from nerve_fast.tiny.scenes import NAMES, generate
@@ -229,12 +231,12 @@ def test_two_processes_give_the_same_figures(root, whole, tmp_path):
     assert figures(tmp_path) == figures(whole)
 
 
-def test_a_broken_mask_ends_all_processes_and_the_rest_is_kept(root, tmp_path):
-    broken = shutil.copytree(root, tmp_path / "broken")
+def test_a_broken_mask_ends_no_process(root, tmp_path):
+    broken, out = shutil.copytree(root, tmp_path / "broken"), tmp_path / "out"
     (broken / "masks" / "scene3.png").write_bytes(b"no image")
     launch = "-m torch.distributed.run --standalone --nproc-per-node=2 -m nerve_fast"
     started = subprocess.run(
-        [sys.executable, *launch.split(), *arguments(broken, tmp_path / "out")],
+        [sys.executable, *launch.split(), *arguments(broken, out)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -242,10 +244,93 @@ def test_a_broken_mask_ends_all_processes_and_the_rest_is_kept(root, tmp_path):
     )
     assert started.returncode != 0
     assert "scene3.png: not an image" in started.stderr
-    assert not (tmp_path / "out" / "results.json").exists()
+    assert f"{IMAGES - 1} of {IMAGES} images, 1 could not be evaluated" in started.stdout
+    assert (figures(out)["images"], figures(out)["failed"]) == (IMAGES - 1, 1)
+    assert not figures(out)["complete"]
     shutil.copy(root / "masks" / "scene3.png", broken / "masks" / "scene3.png")
-    assert evaluate(broken, tmp_path / "out") == 0
-    assert figures(tmp_path / "out")["images"] == IMAGES
+    assert evaluate(broken, out) == 0
+    assert (figures(out)["images"], figures(out)["failed"]) == (IMAGES, 0)
+
+
+def spoiled(root, folder, bad_images):
+    """A copy of the data set with bad images of twenty kinds and bad masks of five.
+
+    Returns:
+        The copy, and the files that are named as the fault of an image.
+    """
+    copy = shutil.copytree(root, folder)
+    bad = bad_images(copy / "images")
+    for path in bad:
+        Image.new("L", (30, 24)).save(copy / "masks" / f"{path.stem}.png")
+    for name in ("colors", "small", "beyond", "missing", "words"):
+        Image.new("RGB", (30, 24)).save(copy / "images" / f"{name}.png")
+        bad.append(copy / "masks" / f"{name}.png")
+    Image.new("RGB", (30, 24)).save(copy / "masks" / "colors.png")
+    Image.new("L", (3, 3)).save(copy / "masks" / "small.png")
+    Image.new("L", (30, 24), 99).save(copy / "masks" / "beyond.png")
+    (copy / "masks" / "words.png").write_text("no image")
+    return copy, bad
+
+
+def test_bad_images_and_masks_end_nothing(root, whole, tmp_path, bad_images, capsys):
+    copy, bad = spoiled(root, tmp_path / "copy", bad_images)
+    out = tmp_path / "out"
+    assert evaluate(copy, out) == 2
+    said = capsys.readouterr()
+    for path in bad:
+        named = [line for line in said.err.splitlines() if f"nerve-fast: {path}: " in line]
+        assert len(named) == 1, path
+    count = IMAGES + len(bad)
+    assert f"{IMAGES} of {count} images, {len(bad)} could not be evaluated" in said.out
+    results = figures(out)
+    assert (results["images"], results["failed"]) == (IMAGES, len(bad))
+    assert not results["complete"]
+    for name in ("miou", "accuracy", "mean_accuracy", "boundary_iou", "classes"):
+        assert results[name] == figures(whole)[name]
+    # Found again by a run that has nothing else to do; and said by whoever checks before.
+    assert evaluate(copy, out) == 2
+    assert figures(out) == results
+    capsys.readouterr()
+    assert cli.main(["data", "check", "folder", str(copy)]) == 2
+    assert f"folder: {count} images, {len(NAMES)} classes, {len(bad)} problems" in (
+        capsys.readouterr().out
+    )
+
+
+def test_without_a_good_image_there_are_no_figures(root, tmp_path, capsys):
+    broken, out = shutil.copytree(root, tmp_path / "broken"), tmp_path / "out"
+    for path in (broken / "masks").iterdir():
+        path.write_bytes(b"no image")
+    assert evaluate(broken, out, "--limit", 2, "--refiner", "none") == 2
+    assert "none of 2 images could be evaluated" in capsys.readouterr().err
+    assert not (out / "results.json").exists()
+    # Masks that are not there at all are a mistake in the data set, found before the models load.
+    for path in (broken / "masks").iterdir():
+        path.unlink()
+    assert evaluate(broken, out, "--refiner", "none") == 2
+    said = capsys.readouterr().err
+    assert "scene0.png: no such mask" in said
+    assert said.count("\n") == 1
+
+
+def test_a_network_that_fails_on_an_image_is_that_images_failure(
+    root, tmp_path, monkeypatch, capsys
+):
+    """What it raises does not name the image."""
+    call = command_segmenter.Segmenter.__call__
+    calls = []
+
+    def fail_once(self, image):
+        calls.append(image)
+        if len(calls) == 2:
+            raise InputError("the prior holds NaN")
+        return call(self, image)
+
+    monkeypatch.setattr(command_segmenter.Segmenter, "__call__", fail_once)
+    assert evaluate(root, tmp_path / "out", "--limit", 3, "--refiner", "none") == 2
+    said = capsys.readouterr()
+    assert f"nerve-fast: {root / 'images' / 'scene1.png'}: the prior holds NaN" in said.err
+    assert f"2 of {IMAGES} images, 1 could not be evaluated" in said.out
 
 
 def test_damaged_lines_are_named(root, tmp_path, capsys):
@@ -385,3 +470,21 @@ def test_a_flipped_bit_is_named(root, whole, tmp_path, capsys):
     lines.write_bytes(content)
     assert evaluate(root, out) == 2
     assert "images-0.jsonl: line 1 is damaged" in capsys.readouterr().err
+
+
+def test_images_of_the_longest_names_are_evaluated_varied_and_drawn(root, tmp_path, caplog):
+    """255 bytes are a file system's limit; results have longer names than images."""
+    long, out = shutil.copytree(root, tmp_path / "long"), tmp_path / "out"
+    names = ["x" * 251, "ü" * 125]
+    for i, name in enumerate(names):
+        for part in ("images", "masks"):
+            (long / part / f"scene{i}.png").rename(long / part / f"{name}.png")
+    assert evaluate(long, out, "--refiner", "none", "--draw", IMAGES) == 0
+    drawn = sorted(path.name for path in out.glob("best-*.png"))
+    assert len(drawn) == IMAGES
+    assert sum("xxxx" in name for name in drawn) == sum("üüüü" in name for name in drawn) == 1
+    options = ("--dataset", "folder", "--root", long, "--models", "tiny", "--device", "cpu")
+    command = ("ablate", "table2", *options, "-o", tmp_path / "ablation")
+    assert cli.main([str(part) for part in command]) == 0
+    assert len(list((tmp_path / "ablation" / "features").rglob("*.safetensors"))) == IMAGES
+    assert "are kept in" not in caplog.text

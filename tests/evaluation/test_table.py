@@ -201,6 +201,17 @@ def test_the_command_prints_and_writes_the_page(result, tmp_path, capsys):
     assert cli.main(["report", str(tmp_path / "nowhere.json")]) == 2
 
 
+def test_a_page_overwrites_pages_alone(result, tmp_path, capsys):
+    path, output = result("voc21", 0.5), tmp_path / "table.md"
+    for _ in range(2):
+        assert cli.main(["report", str(path), "-o", str(output)]) == 0
+    output.write_text("# My notes\n")
+    capsys.readouterr()
+    assert cli.main(["report", str(path), "-o", str(output)]) == 2
+    assert "table.md: was not made by this command" in capsys.readouterr().err
+    assert output.read_text() == "# My notes\n"
+
+
 def test_files_of_another_shape_are_named(result, tmp_path, capsys):
     good = json.loads(result("voc21", 0.5).read_text())
     path = tmp_path / "odd.json"

@@ -1,7 +1,6 @@
 """Odd values for every argument end in an error that names the argument, or in a result."""
 
 import inspect
-import os
 import random
 from decimal import Decimal
 from fractions import Fraction
@@ -14,12 +13,16 @@ from PIL import Image
 
 import nerve_fast as nf
 from nerve_fast.errors import quoted
+from nerve_fast.evaluation import AblationSettings, EvaluationSettings, ModelSettings
+from nerve_fast.pipeline.batch import SegmentSettings
 from nerve_fast.tiny.scenes import generate
 
 GRID, HEADS, HEAD_DIM, COUNT = (4, 5), 2, 8, 3
 TOKENS = GRID[0] * GRID[1]
 
 HUGE = 10**30
+LONG, LONGEST = 10**500, 10**5000
+"""More digits than a float holds, and than Python prints."""
 
 
 class Odd:
@@ -32,7 +35,8 @@ class Odd:
 def odd_values(chance: random.Random) -> list:
     nan, infinity = float("nan"), float("inf")
     return [
-        *(None, True, False, 0, 1, -1, 2**31, 2**63, -HUGE, HUGE, 0.5, -0.0, nan, infinity, 1e308),
+        *(None, True, False, 0, 1, -1, 2**31, 2**63, -HUGE, HUGE, LONG, -LONG, LONGEST),
+        *(0.5, -0.0, nan, infinity, 1e308),
         *(1j, Decimal("NaN"), Fraction(1, 3), np.int64(3), np.float32(0.5), np.array([1, 2])),
         *("", "auto", "reference", "dense", "softmax", "cpu", "cuda:99", "6GB", "-1", "a\0b", "é"),
         *("9" * 400, "\ud800", b"bytes", bytearray(3), Path("nowhere.png"), Path(".")),
@@ -40,6 +44,12 @@ def odd_values(chance: random.Random) -> list:
         *(
             {"a": None},
             {"a": [(nan, 1)]},
+            {"a": [(LONG, 1)]},
+            {"a": [(Fraction(1, 3), 2)]},
+            {"a": [(Fraction(99, 2), 2)]},
+            {"a": [(1, 1, LONGEST, 9)]},
+            (2, LONG, 8),
+            (LONGEST, 0, -LONG),
             ["a"],
             ["a", "a"],
             [""],
@@ -61,14 +71,6 @@ def odd_values(chance: random.Random) -> list:
     ]
 
 
-@pytest.fixture
-def chance() -> random.Random:
-    """A source of randomness whose seed is printed with a failure and can be set again."""
-    seed = int(os.environ.get("NERVE_FAST_TEST_SEED", random.randrange(2**31)))
-    print(f"NERVE_FAST_TEST_SEED={seed}")
-    return random.Random(seed)
-
-
 ALIASES = {
     "shape": ("shape", "grid"),
     "image": ("image", "array", "no such file", "cannot be read", "folder"),
@@ -80,6 +82,9 @@ ALIASES = {
     "backend": ("backend", "plan"),
     "route": ("route", "plan"),
     "max_memory": ("max_memory", "plan", "memory"),
+    "name": ("prior",),
+    "names": ("names", "ablation"),
+    "logit_scale": ("logit scale",),
     "processing_resolution": ("processing_resolution", "resolution", "memory"),
 }
 """Words, one of which a message about the argument holds, besides its name."""
@@ -148,17 +153,31 @@ def test_other_operations(chance, function, count):
     tried(function, {n: x for n, x in valid.items() if n in names}, names, chance, count)
 
 
+SETTINGS = {
+    nf.NerveConfig: {},
+    nf.PriorConfig: {"name": "naclip"},
+    ModelSettings: {},
+    SegmentSettings: {"images": ["a.png"], "labels": ["a"], "output": "out"},
+    EvaluationSettings: {"dataset": "tiny"},
+    AblationSettings: {"dataset": "tiny", "names": ["steps"]},
+}
+
+
 @SHORT_AND_LONG
-def test_config(chance, count):
-    tried(nf.NerveConfig, {}, names_of(nf.NerveConfig), chance, count)
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_settings(chance, kind, count):
+    # What names files and models is looked at where it is used.
+    places = ("images", "output", "root", "document", "models", "clip", "diffusion", "graph")
+    unchecked = (*places, "layers", "device", "command", "dataset", "compile")
+    names = [name for name in names_of(kind) if name not in unchecked]
+    tried(kind, SETTINGS[kind], names, chance, count)
 
 
-@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("count", [6, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [12, pytest.param(None, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("method", ["__call__", "encode"])
 def test_pipeline(pipe, chance, method, count):
-    image = generate(960_002, 128)[0].resize((48, 40))
+    image = generate(960_002, 128)[0].resize((24, 20))
     function = getattr(pipe, method)
     names = names_of(function)
     valid = {
@@ -167,6 +186,7 @@ def test_pipeline(pipe, chance, method, count):
         "config": nf.NerveConfig(steps=1),
         "global_keys": None,
         "max_memory": "2GB",
+        "processing_resolution": 32,  # Few tokens are quick.
     }
     valid = {name: value for name, value in valid.items() if name in names}
     tried(function, valid, names, chance, count)

@@ -2,7 +2,6 @@
 
 import collections
 import io
-import os
 import random
 import resource
 import struct
@@ -136,14 +135,6 @@ def damaged(content: bytes, others: list[tuple[str, bytes]], chance: random.Rand
                 part = source[first : first + chance.choice([1, 4, 16, 200])]
                 data[place : place + chance.choice([0, len(part)])] = part
     return bytes(data)
-
-
-@pytest.fixture
-def chance() -> random.Random:
-    """A source of randomness whose seed is printed with a failure and can be set again."""
-    seed = int(os.environ.get("NERVE_FAST_TEST_SEED", random.randrange(2**31)))
-    print(f"NERVE_FAST_TEST_SEED={seed}")
-    return random.Random(seed)
 
 
 def read_or_refused(path, which: str) -> tuple[Image.Image | None, str]:

@@ -24,14 +24,6 @@ MOST_WEIGHTS = 25_000_000
 LABELS = ["grass", "water", "ball", "sky, air"]
 
 
-@pytest.fixture
-def chance() -> random.Random:
-    """A source of randomness whose seed is printed with a failure and can be set again."""
-    seed = int(os.environ.get("NERVE_FAST_TEST_SEED", random.randrange(2**31)))
-    print(f"NERVE_FAST_TEST_SEED={seed}")
-    return random.Random(seed)
-
-
 def random_walk_case(chance: random.Random) -> dict:
     backend = chance.choice(["blocked", "blocked", "blocked", "reference"])
     grid = chance.choice(GRIDS)
@@ -42,6 +34,7 @@ def random_walk_case(chance: random.Random) -> dict:
         radii.pop()
     normalization = chance.choice(["softmax", "relu", "l1", "shift"])
     routes = ["dense", "streaming", *["factorized"] * (normalization in ("l1", "shift"))]
+    radius = chance.choice(radii)
     return {
         "batch": chance.choice([1, 1, 3]),
         "heads": chance.choice([1, 2, 5]),
@@ -53,7 +46,7 @@ def random_walk_case(chance: random.Random) -> dict:
             "steps": chance.choice([0, 1, 3, None]),
             "alpha": chance.choice([0.3, 0.5]),
             "tolerance": 0.1,
-            "radius": chance.choice(radii),
+            "radius": radius,
             "beta": chance.choice([0.0, 0.5, 1.0]),
             "normalization": normalization,
             "global_keys": chance.choice([None, None, 1, 50, 700, 10**6]),
@@ -62,7 +55,8 @@ def random_walk_case(chance: random.Random) -> dict:
         "backend": backend,
         "route": chance.choice(routes) if backend == "blocked" else "dense",
         "weighted": chance.random() < 0.5,
-        "planned_for_the_grid": chance.random() < 0.7,
+        # A plan that knows no grid counts the windows of the thinnest one.
+        "planned_for_the_grid": radius > 30 or chance.random() < 0.7,
     }
 
 
@@ -230,13 +224,15 @@ def draw_and_measure(case: tuple) -> tuple[int, int]:
     "sizes",
     [
         [((900, 600), 3), ((3, 6_000), 5), ((4_000, 2), 30)],
+        # Probabilities of many labels take minutes to compress, and no more memory than one's.
         pytest.param(
-            [((3, 60_000), 5), ((40_000, 2), 30), ((6000, 6000), 171)], marks=pytest.mark.slow
+            [((3, 60_000), 5), ((40_000, 2), 30), ((6000, 6000), 3)], marks=pytest.mark.slow
         ),
     ],
 )
 def test_results_are_drawn_and_written_within_the_bound(tmp_path, sizes):
     cases = [(str(tmp_path), *size, pictures) for size in sizes for pictures in (False, True)]
+    cases += [(str(tmp_path), size, 171, False) for size, _ in sizes]
     for case, (bound, taken) in zip(
         cases, isolated(measured, draw_and_measure, cases), strict=True
     ):

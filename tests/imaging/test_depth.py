@@ -53,6 +53,33 @@ def netpbm(path, levels, largest=65535):
     return path
 
 
+def plain_netpbm(path, levels):
+    """A PGM or PPM of numbers in ASCII, with a comment in every row."""
+    kind = "P2" if levels.ndim == 2 else "P3"
+    rows = [f"# row {i}\n{' '.join(map(str, row.ravel()))}\n" for i, row in enumerate(levels)]
+    header = f"{kind}\n{levels.shape[1]} {levels.shape[0]}\n65535\n"
+    path.write_text(header + "".join(rows))
+    return path
+
+
+def sgi(path, levels, *, compressed=False, largest=65535):
+    """A 16-bit SGI, whose planes begin with their lowest row."""
+    planes = levels[None] if levels.ndim == 2 else levels.transpose(2, 0, 1)
+    channels, height, width = planes.shape
+    sizes = (2 if levels.ndim == 2 else 3, width, height, channels, 0, largest)
+    header = struct.pack(">HBBHHHHII", 474, compressed, 2, *sizes).ljust(512, b"\0")
+    rows = [row.astype(">u2").tobytes() for plane in planes for row in plane[::-1]]
+    if compressed:
+        # Each row a run of values as they are, and the end of the row.
+        rows = [struct.pack(">H", 0x80 | width) + row + b"\0\0" for row in rows]
+        first, length = 512 + 8 * len(rows), len(rows[0])
+        starts = [first + i * length for i in range(len(rows))]
+        header += struct.pack(f">{len(rows)}I", *starts)
+        header += struct.pack(f">{len(rows)}I", *[length] * len(rows))
+    path.write_bytes(header + b"".join(rows))
+    return path
+
+
 def as_rgb(levels: np.ndarray, top: int) -> np.ndarray:
     seen = levels / top * 255
     return np.repeat(seen[..., None], 3, axis=-1) if seen.ndim == 2 else seen
@@ -74,6 +101,12 @@ WRITERS = {
     "TIFF RGB, tiles": (tiff, 3, {"photometric": "rgb", "tile": (16, 16)}),
     "PGM": (netpbm, None, {}),
     "PPM": (netpbm, 3, {}),
+    "PGM, plain": (plain_netpbm, None, {}),
+    "PPM, plain": (plain_netpbm, 3, {}),
+    "SGI grey": (sgi, None, {}),
+    "SGI RGB": (sgi, 3, {}),
+    "SGI grey, compressed": (sgi, None, {"compressed": True}),
+    "SGI RGB, compressed": (sgi, 3, {"compressed": True}),
 }  # fmt: skip
 
 
@@ -243,3 +276,14 @@ def test_stripes_are_the_whole(tmp_path, monkeypatch, writer):
     whole = load_image(path).tobytes()
     monkeypatch.setattr(depth, "STRIPE_VALUES", 100)
     assert load_image(path).tobytes() == whole
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("channels", [None, 3, 4])
+def test_an_sgi_header_tells_the_range(tmp_path, channels, compressed):
+    levels = values(12, channels) // 8
+    if channels == 4:
+        levels[..., 3] = 4095
+    path = sgi(tmp_path / "a.sgi", levels, compressed=compressed, largest=4095)
+    expected = as_rgb(levels if channels is None else levels[..., :3], 4095)
+    assert np.abs(np.asarray(load_image(path)) - expected).max() <= 0.5 + 1e-6

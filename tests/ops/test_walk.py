@@ -214,3 +214,25 @@ def test_a_plan_that_does_not_fit_is_refused(make_qk, make_prior):
         nf.random_walk(q, k, G, (5, 7), plan="dense")
     fits = nf.plan(q.shape, 4)
     nf.random_walk(q, k, G, (5, 7), head_weights=torch.full((2, 3), 1 / 3), plan=fits)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StopIteration])
+@pytest.mark.parametrize("steps", [1_000_000, None])
+@pytest.mark.parametrize(
+    ("backend", "route"),
+    [("reference", "auto"), ("blocked", "dense"), ("blocked", "streaming")],
+)
+def test_a_walk_of_many_steps_can_be_stopped(make_qk, make_prior, backend, route, steps, error):
+    q, k = make_qk(2, 20, 8, dtype=torch.float32)
+    prior = make_prior(20, 3, dtype=torch.float32)
+    config = nf.NerveConfig(steps=steps, alpha=0.999999, tolerance=1e-12)
+    taken = []
+
+    def stop():
+        taken.append(1)
+        if len(taken) == 3:
+            raise error
+
+    with pytest.raises(error):
+        nf.random_walk(q, k, prior, (4, 5), config, backend=backend, route=route, on_step=stop)
+    assert len(taken) == 3

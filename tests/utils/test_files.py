@@ -14,6 +14,7 @@ from nerve_fast.utils.files import (
     cache_folder,
     clear_stale,
     prepare_folder,
+    refuse_foreign,
     shown,
     written_whole,
 )
@@ -293,3 +294,30 @@ def replace_by_link(folder: Path, target: Path) -> None:
 )
 def test_paths_are_shown_on_one_line(path, said):
     assert shown(path) == shown(Path(path)) == said
+
+
+@pytest.mark.parametrize("content", [b"mine", b"\0" * 5000 + b"x", b"x" * 5000 + b"MARK", b"\n"])
+def test_a_file_of_others_is_refused_and_stays(tmp_path, content):
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"a\.png: was not made by this command, and is left"):
+        refuse_foreign(path, b"MARK")
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 5000, b"MARK", b"12MARK3456"])
+def test_a_file_that_was_made_here_or_holds_nothing_is_no_others(tmp_path, content):
+    path = tmp_path / "a.png"
+    refuse_foreign(path, b"MARK")
+    path.write_bytes(content)
+    refuse_foreign(path, b"MARK")
+
+
+def test_links_are_others(tmp_path):
+    (tmp_path / "ours").write_bytes(b"MARK")
+    for number, target in enumerate(("ours", "nothing", "2")):
+        path = tmp_path / str(number)
+        path.symlink_to(target)
+        with pytest.raises(InputError, match="is a symbolic link, and is left alone"):
+            refuse_foreign(path, b"MARK")
+        assert path.is_symlink()

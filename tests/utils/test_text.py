@@ -1,6 +1,6 @@
 import pytest
 
-from nerve_fast.utils.text import code, markdown, plain
+from nerve_fast.utils.text import code, markdown, plain, shortened
 
 
 def test_control_characters_become_escapes():
@@ -32,3 +32,17 @@ def test_code_holds_backticks():
     assert code("a b") == "`a b`"
     assert code("a`b``c") == "```a`b``c```"
     assert code("`a") == "`` `a ``"
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("abc", "abc"),
+        ("x" * 300, "x" * 200),
+        ("ü" * 150, "ü" * 100),
+        ("名" * 100, "名" * 66),
+        ("a\udcff\ud800b", "ab"),
+    ],
+)
+def test_the_start_of_a_name_fits_a_number_of_bytes(text, found):
+    assert shortened(text, 200) == found

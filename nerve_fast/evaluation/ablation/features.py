@@ -1,6 +1,5 @@
 """What the walk needs of an image, kept on disk so that another setting only walks again."""
 
-import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -20,7 +19,7 @@ from nerve_fast.imaging.resampling import to_tokens
 from nerve_fast.pipeline import stages
 from nerve_fast.priors import Prior
 from nerve_fast.refiners.walk import entropies
-from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.files import clear_stale, written_whole
 from nerve_fast.utils.provenance import digest
 
 logger = logging.getLogger(__name__)
@@ -120,9 +119,8 @@ class FeatureCache:
     def __init__(self, folder: Path, bound: int):
         self.folder = folder
         self.bound = bound
-        for left in folder.rglob(".*.safetensors"):
-            with contextlib.suppress(OSError):
-                left.unlink()
+        for inner in folder.glob("*/"):
+            clear_stale(inner)
         self.used = sum(map(_size, folder.rglob("*.safetensors")))
         self.full = False
 
@@ -135,7 +133,7 @@ class FeatureCache:
             image: RGB.
         """
         key = source.key()
-        path = self.folder / key[:16] / f"{quote(name, safe='')}.safetensors"
+        path = self.folder / key[:16] / f"{_file_name(name)}.safetensors"
         made_of = hashlib.sha256(f"{key} {image.size} ".encode() + image.tobytes()).hexdigest()
         features = self._read(path, made_of)
         if features is None:
@@ -179,6 +177,12 @@ class FeatureCache:
                 reason,
             )
         self.full = True
+
+
+def _file_name(name: str) -> str:
+    """A name for files, at most 200 characters, which tells images apart."""
+    quoted = quote(name, safe="")
+    return quoted if len(quoted) <= 200 else f"{quoted[:130]}-{digest(name)}"
 
 
 def _size(path: Path) -> int:

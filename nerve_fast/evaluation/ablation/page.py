@@ -1,6 +1,7 @@
 """Ablations as a page: a table and a plot each, the slides' figures beside what was measured."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 
 import matplotlib
@@ -11,12 +12,16 @@ from matplotlib import pyplot as plt
 
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Ablation
 from nerve_fast.evaluation.differences import is_tiny
-from nerve_fast.utils.files import prepare_folder, written_whole
+from nerve_fast.imaging.visualize import PNG_MARK, SOFTWARE
+from nerve_fast.utils.files import prepare_folder, refuse_foreign, written_whole
 from nerve_fast.utils.text import code, markdown
 
 COLOURS = {"voc21": "#1f77b4", "pc60": "#2ca02c", "coco-object": "#d62728"}
 MARKERS = {"voc21": "s", "pc60": "^", "coco-object": "D"}
 NAMES = {"voc21": "VOC21", "pc60": "PC60", "coco-object": "COCO-Object"}
+
+TITLE = "# Ablations\n"
+"""Of the page."""
 
 COLUMNS = """\
 *mIoU* in %. *To the default* in points, and in brackets the middle 95 % of that difference over
@@ -25,6 +30,30 @@ images might have said otherwise. *Slides* are the published figures, and in bra
 difference to the slides' default; they are of other images and other models, and only the
 direction can be compared unless the data set is the same.
 """
+
+
+def refuse_foreign_page(names: Iterable[str], page: Path, pictures: Path, prefix: str = "") -> None:
+    """Raise where :func:`write_page` would overwrite what it did not write.
+
+    Args:
+        names: of the ablations.
+        page, pictures, prefix: as for :func:`write_page`.
+
+    Raises:
+        InputError: the page or a plot is there, and was not written by it: the page has another
+            title, the plot is not named by the page and does not say that it was made here.
+    """
+    refuse_foreign(page, TITLE.encode())
+    text = page.read_text(encoding="utf-8", errors="replace") if page.is_file() else ""
+    for name in names:
+        path = plot_of(name, pictures, prefix)
+        if f"]({path.relative_to(page.parent).as_posix()})" not in text:
+            refuse_foreign(path, PNG_MARK)
+
+
+def plot_of(name: str, pictures: Path, prefix: str) -> Path:
+    """The file of an ablation's plot."""
+    return pictures / f"{prefix}{name}.png"
 
 
 def write_page(document: dict, page: Path, pictures: Path, prefix: str = "") -> None:
@@ -41,13 +70,13 @@ def write_page(document: dict, page: Path, pictures: Path, prefix: str = "") -> 
     """
     prepare_folder(page.parent)
     prepare_folder(pictures)
-    parts = ["# Ablations\n", introduction(document), COLUMNS]
+    parts = [TITLE, introduction(document), COLUMNS]
     for name, rows in document["ablations"].items():
         ablation = ABLATIONS[name]
-        path = pictures / f"{prefix}{name}.png"
+        path = plot_of(name, pictures, prefix)
         figure = plot(ablation, rows, document)
         with written_whole(path) as temporary:
-            figure.savefig(temporary, dpi=110, metadata={"Software": None})
+            figure.savefig(temporary, dpi=110, metadata={"Software": SOFTWARE})
         plt.close(figure)
         place = path.relative_to(page.parent).as_posix()
         parts += [
@@ -68,11 +97,13 @@ def introduction(document: dict) -> str:
     networks = f"CLIP {markdown(models['clip'])} and {markdown(graph)}"
     if is_tiny(run):
         networks = "the tiny models"
+    failed = document["failed"]
+    left_out = f" ({failed} could not be evaluated)" if failed else ""
     parts = [
         f"Written by {code(document['command'])}; no figure is typed by hand.",
         f"On {document['images']} of the {dataset['images']} images of the data set "
-        f"{markdown(dataset['name'])}, with the preset {run['preset']['name']} and {networks}; "
-        f"commit {run['commit']}.",
+        f"{markdown(dataset['name'])}{left_out}, with the preset {run['preset']['name']} and "
+        f"{networks}; commit {run['commit']}.",
     ]
     if is_tiny(run):
         parts.append(

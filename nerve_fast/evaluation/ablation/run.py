@@ -25,9 +25,12 @@ from nerve_fast.evaluation.ablation.features import FeatureCache, Features, Sour
 from nerve_fast.evaluation.ablation.rows import rows
 from nerve_fast.evaluation.folder import claim
 from nerve_fast.evaluation.method import (
+    dataset_asked_for,
     description,
+    failure,
     load_segmenter,
     name_of,
+    refuse_none,
     settings_asked_for,
 )
 from nerve_fast.evaluation.metrics import confusion_matrix, without_nan
@@ -51,7 +54,8 @@ class AblationResults:
 
     Attributes:
         folder: that holds it.
-        figures: as in ``results.json``, but for ``nan`` where that has ``null``.
+        figures: as in ``results.json``, but for ``nan`` where that has ``null``. Its ``failed`` is
+            the number of images that could not be evaluated, of which the figures say nothing.
     """
 
     folder: Path
@@ -61,12 +65,15 @@ class AblationResults:
 def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResults:
     """Run ablations and write their tables and plots.
 
+    An image that cannot be evaluated is logged as an error, and the others are evaluated all the
+    same.
+
     Args:
         asked: what is done; ``asked.config`` is of the walk that others are compared with.
         progress: whether bars on stderr show how far it is.
 
     Raises:
-        InputError: a setting is not usable, an image or mask cannot be read, or a folder cannot be
+        InputError: a setting is not usable, no image can be evaluated, or a folder cannot be
             written; or there are several processes, or no matplotlib.
     """
     if process_count("WORLD_SIZE") != 1:
@@ -76,7 +83,7 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
         )
     if importlib.util.find_spec("matplotlib") is None:
         raise InputError("plots are drawn with matplotlib: pip install 'nerve-fast[bench]'")
-    dataset = datasets.load(asked.dataset, asked.root)
+    dataset = dataset_asked_for(asked)
     settings = settings_asked_for(asked, dataset)
     if settings.score is not None:
         raise InputError(
@@ -86,7 +93,11 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
     classes = datasets.words(dataset, settings.vocabulary)
     folder = Path(asked.output or Path("ablations", f"{dataset.name}-{asked.preset}"))
     document = Path(asked.document) if asked.document else None
+    # It imports matplotlib, which is looked for above.
+    from nerve_fast.evaluation.ablation.page import refuse_foreign_page, write_page
+
     if document:
+        refuse_foreign_page(asked.names, document, document.parent / "plots", "ablation-")
         prepare_folder(document.parent)
     samples = dataset.samples[: asked.limit]
     device, _ = device_and_dtype(asked.models.device, None)
@@ -105,20 +116,18 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
         )
         cache = FeatureCache(folder / "features", parse_bytes(asked.cache_size))
         base = Setting(asked.config, asked.models.timestep)
-        ablations = measured(
+        ablations, evaluated = measured(
             asked.names, dataset, samples, source, settings, base, cache, progress=progress
         )
         figures = {
             "command": asked.command or f"nerve_fast.evaluation.ablate({asked})",
-            "images": len(samples),
-            "complete": len(samples) == len(dataset),
+            "images": evaluated,
+            "failed": len(samples) - evaluated,
+            "complete": evaluated == len(dataset),
             "ablations": ablations,
             "run": {**run, "weights": weights, "commit": commit()},
         }
         write_json(folder / "results.json", without_nan(figures))
-        # It imports matplotlib, which is looked for above.
-        from nerve_fast.evaluation.ablation.page import write_page
-
         write_page(figures, folder / "table.md", folder)
         if document:
             write_page(figures, document, document.parent / "plots", "ablation-")
@@ -135,8 +144,8 @@ def measured(
     cache: FeatureCache,
     *,
     progress: bool = False,
-) -> dict[str, list[dict]]:
-    """Measure each ablation; returns its :func:`rows`.
+) -> tuple[dict[str, list[dict]], int]:
+    """Measure each ablation; returns its :func:`rows`, and over how many images they are.
 
     Args:
         names: of :data:`~nerve_fast.evaluation.ablation.ablations.ABLATIONS`.
@@ -170,11 +179,15 @@ def measured(
     counts = Counts(path, len(dataset.classes), set(keys.values()))
     images = {name_of(dataset, sample): sample for sample in samples}
     tally(dataset, images, keys, sources, label_map, cache, counts, progress=progress)
+    # The same images for all settings.
+    evaluated = [image for image in images if all((image, key) in counts for key in keys.values())]
+    refuse_none(len(evaluated), len(images))
 
     def matrices(setting):
-        return (counts.matrix(image, keys[setting]) for image in images)
+        return (counts.matrix(image, keys[setting]) for image in evaluated)
 
-    return {name: rows(settings, base, matrices) for name, settings in tried.items()}
+    measured_rows = {name: rows(settings, base, matrices) for name, settings in tried.items()}
+    return measured_rows, len(evaluated)
 
 
 def walked_steps(
@@ -250,19 +263,45 @@ def tally(
         missing = {setting: key for setting, key in keys.items() if (called, key) not in counts}
         if not missing:
             continue
-        image, truth = dataset.read(sample)
-        matrices = {}
-        for timestep in sorted({setting.timestep for setting in missing}):
-            source = sources[timestep]
-            features = cache.features(source, plain(sample.name), image).to(source.graph.device)
-            of_timestep = [setting for setting in missing if setting.timestep == timestep]
-            for alike in alike_but_for_steps(of_timestep):
-                steps = [setting.config.steps for setting in alike]
-                maps = walked_steps(features, alike[0], steps, source.backend)
-                for setting in alike:
-                    labels = label_map(maps[setting.config.steps], (truth.shape[0], truth.shape[1]))
-                    matrices[missing[setting]] = confusion_matrix(
-                        labels, truth, len(dataset.classes), unlabelled=True
-                    )
+        try:
+            matrices = confusions(dataset, sample, missing, sources, label_map, cache)
+        except InputError as error:
+            failure(sample, error)
+            continue
         # In the order of the settings, however they were grouped.
         counts.add(called, {key: matrices[key] for key in missing.values()})
+
+
+def confusions(
+    dataset: Dataset,
+    sample: Sample,
+    missing: dict[Setting, str],
+    sources: dict[int, Source],
+    label_map: Callable[[Tensor, tuple[int, int]], Tensor],
+    cache: FeatureCache,
+) -> dict[str, Tensor]:
+    """The confusion matrix ``(K, K+1)`` of each of some settings on an image, by the setting's key.
+
+    Args:
+        missing: the settings, with their keys.
+        sources, label_map, cache: as for :func:`tally`.
+
+    Raises:
+        InputError: the image or its mask cannot be read, or a network gave values that are not
+            finite.
+    """
+    image, truth = dataset.read(sample)
+    matrices = {}
+    for timestep in sorted({setting.timestep for setting in missing}):
+        source = sources[timestep]
+        features = cache.features(source, plain(sample.name), image).to(source.graph.device)
+        of_timestep = [setting for setting in missing if setting.timestep == timestep]
+        for alike in alike_but_for_steps(of_timestep):
+            steps = [setting.config.steps for setting in alike]
+            maps = walked_steps(features, alike[0], steps, source.backend)
+            for setting in alike:
+                labels = label_map(maps[setting.config.steps], (truth.shape[0], truth.shape[1]))
+                matrices[missing[setting]] = confusion_matrix(
+                    labels, truth, len(dataset.classes), unlabelled=True
+                )
+    return matrices

@@ -24,6 +24,17 @@ def test_an_interrupted_run_leaves_earlier_results_whole(machine, tmp_path, row)
     assert [path.name for path in output.parent.iterdir()] == ["here.json"]
 
 
+@pytest.mark.parametrize("name", ["here.json", "here.unfinished.json"])
+def test_results_take_the_place_of_results_alone(machine, tmp_path, name):
+    output = tmp_path / "here.json"
+    Results(machine, output, tier="quick").finish()
+    Results(machine, output, tier="quick").finish()
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(InputError, match=f"{name}: was not made by this command"):
+        Results(machine, output, tier="full")
+    assert (tmp_path / name).read_text() == "{}"
+
+
 def test_a_part_measured_again_takes_the_place_of_its_rows(document, row):
     rows = (row("ours", 1.0), row("theirs", 2.0), row("theirs", 3.0, tokens=1024))
     earlier = {**document, "rows": [dataclasses.asdict(one) for one in rows]}

@@ -1,4 +1,5 @@
 import dataclasses
+import os
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from nerve_fast.imaging.resampling import to_tokens
 from nerve_fast.pipeline import stages
 from nerve_fast.priors import CLIPPrior, PriorConfig
 from nerve_fast.tiny.scenes import NAMES, generate
+from nerve_fast.utils.files import written_whole
 
 CLASSES = tuple((name,) for name in NAMES)
 PLENTY = 10**9
@@ -116,10 +118,18 @@ def test_a_file_made_anew_takes_its_own_place(source, image, tmp_path):
 def test_what_a_killed_run_left_takes_no_place(source, image, tmp_path, monkeypatch):
     FeatureCache(tmp_path, PLENTY).features(source, "scene", image)
     (path,) = tmp_path.rglob("*.safetensors")
-    left = path.with_name(".other-x1y2.safetensors")
+    monkeypatch.setattr("psutil.pid_exists", lambda number: number != 12345)
+    with written_whole(path.with_name("a.safetensors")) as temporary:
+        left = path.with_name(temporary.name.replace(f"-{os.getpid()}-", "-12345-"))
     left.write_bytes(bytes(1000))
+    path.with_name("a.safetensors").unlink()
     assert FeatureCache(tmp_path, PLENTY).used == path.stat().st_size
     assert not left.exists()
+    # Whoever made it, no run of ours did.
+    foreign = path.with_name(".other-x1y2.safetensors")
+    foreign.touch()
+    assert FeatureCache(tmp_path, PLENTY).used == path.stat().st_size
+    assert foreign.exists()
     # As what another process renames between the listing and the look at its size.
     path.with_name("gone.safetensors").symlink_to("nothing")
     assert FeatureCache(tmp_path, PLENTY).used == path.stat().st_size

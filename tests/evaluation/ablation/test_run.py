@@ -391,7 +391,7 @@ def test_the_page_has_every_table_and_plot(root, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("ablate nothing", "ablation is 'nothing'; expected some of table2, table3"),
+        ("ablate nothing", "ablation is 'nothing'; expected one of table2, table3"),
         ("ablate steps --limit 0", "--limit is 0"),
         ("ablate steps --cache-size plenty", "plenty"),
         ("ablate steps --preset nothing", "preset is 'nothing'"),
@@ -421,10 +421,47 @@ def test_without_matplotlib_nothing_is_computed(root, tmp_path, monkeypatch, cap
 
 def test_a_rule_of_scores_is_refused(tmp_path, monkeypatch, capsys):
     dataset = Dataset("voc21", ("background", "cat"), True, ())
-    monkeypatch.setattr(module.datasets, "load", lambda *given: dataset)
+    monkeypatch.setattr(module, "dataset_asked_for", lambda asked: dataset)
     output = str(tmp_path / "out")
     assert (
         cli.main(["ablate", "steps", "--dataset", "voc21", "--preset", "cliper", "-o", output]) == 2
     )
     assert "the preset cliper labels pixels by a score of each class" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_bad_images_end_nothing(root, tmp_path, bad_images, capsys):
+    _, expected = run("ablate table2", root, tmp_path / "whole")
+    spoiled, out = shutil.copytree(root, tmp_path / "spoiled"), tmp_path / "out"
+    bad = bad_images(spoiled / "images")
+    for path in bad:
+        Image.new("L", (30, 24)).save(spoiled / "masks" / f"{path.stem}.png")
+    (spoiled / "masks" / "text.png").unlink()
+    capsys.readouterr()
+    code, results = run("ablate table2", spoiled, out)
+    said = capsys.readouterr()
+    assert code == 2
+    assert f"2 images, written to {out}, {len(bad)} could not be evaluated" in said.out
+    for path in bad:
+        assert sum(f"nerve-fast: {path}: " in line for line in said.err.splitlines()) == 1
+    assert (results["images"], results["failed"]) == (2, len(bad))
+    assert not results["complete"]
+    assert results["ablations"] == expected["ablations"]
+    page = (out / "table.md").read_text(encoding="utf-8")
+    assert f"({len(bad)} could not be evaluated)" in page
+
+
+@pytest.mark.parametrize("name", ["page.md", "plots/ablation-table2.png"])
+def test_a_document_overwrites_its_own_files_alone(root, tmp_path, capsys, name):
+    page = tmp_path / "page.md"
+    for words in ("ablate table2", "ablate table2", "ablate table3", "ablate table2"):
+        assert run(words, root, tmp_path / "out", "--document", page)[0] == 0
+    # The page names the plots that it was written with.
+    assert run("ablate table3", root, tmp_path / "out", "--document", page)[0] == 0
+    (tmp_path / name).write_text("mine")
+    capsys.readouterr()
+    assert run("ablate table2", root, tmp_path / "out", "--document", page)[0] == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path / name}: was not made by this command" in said
+    assert said.count("\n") == 1
+    assert (tmp_path / name).read_text() == "mine"
