@@ -39,7 +39,7 @@ WORST_ROW = 4
 
 DRIVERS = (Path("/proc/driver/nvidia/version"), Path("/sys/module/amdgpu/version"))
 
-Comparison = tuple[str, Callable[[], Tensor | Walked], Callable[[], Tensor]]
+Comparison = tuple[str, Callable[[], Tensor | Walked], Callable[[], Tensor | Walked]]
 """The name of what is compared, and functions that give the kernels' and the right result."""
 
 
@@ -105,13 +105,13 @@ def compare(dtype: torch.dtype, comparison: Comparison, again: bool = True) -> F
     try:
         out = _result(mine())
         repeated = not again or torch.equal(out, _result(mine()))
-        right = expected()
+        right = _result(expected())
         off = (out.double() - right).norm(dim=-1)
         worst = (off / right.norm(dim=-1)).max().item() / WORST_ROW
         error = relative_error(out, right)
-    except Exception as error:  # of whatever kind: it is what was found
-        line = (str(error).splitlines() or [""])[0]
-        return Finding(what, name, math.nan, bound, f"fails ({type(error).__name__}: {line})")
+    except Exception as failure:  # of whatever kind: it is what was found
+        line = (str(failure).splitlines() or [""])[0]
+        return Finding(what, name, math.nan, bound, f"fails ({type(failure).__name__}: {line})")
     # `max` of Python drops NaN.
     error = error if math.isnan(error) or error > worst else worst
     note = "" if repeated or math.isnan(error) else "gives other bits in a second run"
@@ -166,7 +166,7 @@ def _comparisons(device: torch.device, dtype: torch.dtype, seed: int) -> Iterato
             functools.partial(
                 walk.random_walk, q, k, G, grid, config, None, route=route, stored_rows=len(G)
             ),
-            lambda config=config: reference.random_walk(Q, K, g, grid, config, None).probabilities,
+            functools.partial(reference.random_walk, Q, K, g, grid, config, None),
         )
 
 

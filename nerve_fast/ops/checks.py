@@ -111,7 +111,7 @@ def check_values(**tensors: Tensor | None) -> dict[str, float]:
                 f"{name} holds NaN or infinity in {wrong} of {present[name].numel()} elements; "
                 "expected finite numbers"
             )
-    if weights is not None:
+    if weights is not None and given is not None:
         least, largest_sum = found[-2:]
         if not (math.isfinite(magnitudes["head_weights"]) and least >= 0):
             raise InputError(

@@ -7,6 +7,7 @@ call. The public functions call these directly; under ``torch.compile`` the oper
 
 import functools
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -188,7 +189,7 @@ def _clustered(
     elif head_weights is None:
         entropy = dispatch.module_of(backend, q.device).head_entropy(q, k, None)
         head_weights = remember(reference.entropy_weights(entropy, config.sharpness), 1.0)
-    return head_weights, cluster_keys(k, head_weights, config.global_keys, prior)
+    return head_weights, cluster_keys(k, head_weights, cast(int, config.global_keys), prior)
 
 
 def _module(backend: str, x: Tensor, requires_grad: bool, radius: int = 1):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import torch
 from PIL import Image
@@ -104,7 +105,7 @@ def clusters_of(
         record_function("nerve_fast: clusters"),
         torch.autocast(graph.q.device.type, enabled=False),
     ):
-        clusters = cluster_keys(graph.k, weights, config.global_keys, prior)
+        clusters = cluster_keys(graph.k, weights, cast(int, config.global_keys), prior)
         errors = [
             cluster_error(q, k, G, w, config, own)
             for q, k, G, w, own in zip(

@@ -230,14 +230,14 @@ def test_the_limit_is_planned_with_the_steps_that_its_tolerance_can_take():
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_every_corner_of_the_settings_has_a_plan_that_can_be_said(normalization, backend):
     """Also where there is nothing to compute."""
-    corners = itertools.product((0, 1, None), (0.0, 0.9), (0.0, 0.5, 1.0), (0.0, 1.0), (1, 7))
-    for steps, alpha, beta, sharpness, stride in corners:
+    corners = itertools.product((0, 1, None), (0.0, 0.9), (0.0, 0.5, 1.0), (0.0, 1.0), (None, 7))
+    for steps, alpha, beta, sharpness, keys in corners:
         settings = nf.NerveConfig(
             steps=steps,
             alpha=alpha,
             beta=beta,
             sharpness=sharpness,
-            global_stride=stride,
+            global_keys=keys,
             normalization=normalization,
         )
         for tokens, labels, weights_given in ((1, 1, True), (64, 3, True), (64, 3, False)):
