@@ -131,3 +131,8 @@ class NerveConfig:
                 f"{', '.join(known)}"
             )
         return cls(**values)
+
+
+SEED_CONFIG = NerveConfig(temperature=0.03, beta=1.0, steps=3)
+"""Settings for seeds without words, where none are given: chosen on the tuning half of the
+photographs of docs/real-photographs.md."""

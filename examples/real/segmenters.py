@@ -14,13 +14,14 @@ from torch.nn.functional import normalize
 import nerve_fast as nf
 from nerve_fast.pipeline.stages import to_labels
 from nerve_fast.priors.seeds import Seeds
+from nerve_fast.refiners.walk import calibration
 
 DEFAULT = "default"
 NEAREST = "nearest"
 WALKER = "random_walker"
 SEGMENTERS = {
     **{name: f"walk on {title}" for name, title in GRAPHS.items()},
-    DEFAULT: f"walk on {GRAPHS['qk']}, default settings",
+    DEFAULT: f"walk on {GRAPHS['qk']}, the package's defaults for seeds",
     NEAREST: "nearest neighbour in DINOv2's features",
     WALKER: "scikit-image's random_walker",
 }
@@ -88,30 +89,6 @@ def distribution(found: Tensor, grid: tuple[int, int], divisor: Tensor | None = 
         found = found / divisor
     total = found.sum(1, keepdim=True)
     return torch.where(total > 0, found / total, 0).T.unflatten(1, grid)
-
-
-def calibration(found: Tensor, seeds: Tensor, alpha: float, steps: int) -> Tensor:
-    r"""By what each label is divided: its mean at its own seeds, less what never left them.
-
-    A walker inside a thing of ``n`` tokens meets any one of them with a probability of about
-    ``1/n``: seeds in a large thing are met more seldom, even from within, than what leaks to the
-    seeds of a small one. What a label has at its own seeds,
-
-    .. math:: \frac{1}{|s_k|} \sum_{i \in s_k} \left(P_L - \frac{1-\alpha}{1-\alpha^{L+1}}
-              G\right)_{ik},
-
-    is the measure of that. Scaling seeds still changes nothing.
-
-    Args:
-        found: ``P (N, K)``.
-        seeds: ``G (N, K)``.
-        alpha, steps: of the walk.
-    """
-    start = (1 - alpha) / (1 - alpha ** (steps + 1)) if alpha < 1 else 1 / (steps + 1)
-    own = seeds > 0
-    returned = ((found - start * seeds).clamp(min=0) * own).sum(0) / own.sum(0).clamp(min=1)
-    # A label whose walkers never come back, as with no step at all, stays as it is.
-    return torch.where(returned > 0, returned, 1)
 
 
 def nearest(tokens: Graph, seeds: Tensor) -> Tensor:

@@ -119,6 +119,10 @@ never left them, before rows are normalised. Inside a thing of `n` tokens a walk
 them with a probability of about `1/n`, so that without it labels of large things lose against
 what leaks to those of small ones, the more the longer the walk.
 
+From this come the package's defaults for seeds without words, `nerve_fast.config.SEED_CONFIG`,
+always calibrated: those of the walk on queries and keys, with the next higher temperature, which
+does no worse below and is further from rows that are empty.
+
 {markdown(["way", "settings"], rows)}"""
 
 

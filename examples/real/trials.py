@@ -10,7 +10,7 @@ from clicks import drawn_clicks
 from graphs import graph
 from packages import real_folder
 from photographs import Photograph
-from segmenters import calibration, distribution, labelled, segment, walked
+from segmenters import distribution, labelled, segment, walked
 from torch import Tensor
 
 import nerve_fast as nf
@@ -18,6 +18,7 @@ from nerve_fast.evaluation.metrics import boundary_counts, boundary_iou, confusi
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.priors.seeds import Seeds
 from nerve_fast.refiners.pamr import PAMR, pamr
+from nerve_fast.refiners.walk import calibration
 from nerve_fast.utils.files import written_whole
 
 VERSION = 2

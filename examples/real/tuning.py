@@ -11,6 +11,7 @@ from segmenters import DEFAULT, WALKER
 from trials import COUNTS, bootstrap, tuning_trial, tuning_walks
 
 import nerve_fast as nf
+from nerve_fast.config import SEED_CONFIG
 from nerve_fast.numerics import EMPTY_ROW
 
 BETAS = (0.5, 0.75, 1.0)
@@ -82,7 +83,9 @@ def chosen(name: str, photographs: list[Photograph]) -> dict:
                 more = {"steps": steps, "calibrated": calibrated}
                 candidates.append(({**settings, **more}, [by_count(one[key]) for one in found]))
     else:
-        return {"calibrated": False} if name == DEFAULT else {}
+        defaults = nf.NerveConfig().to_dict()
+        changed = {k: v for k, v in SEED_CONFIG.to_dict().items() if v != defaults[k]}
+        return {**changed, "calibrated": True} if name == DEFAULT else {}
     return max(candidates, key=lambda candidate: overall(candidate[1]))[0]
 
 

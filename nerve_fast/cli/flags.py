@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from nerve_fast.config import EXACT_TOKENS, GLOBAL_KEYS, NerveConfig
+from nerve_fast.config import EXACT_TOKENS, GLOBAL_KEYS, SEED_CONFIG, NerveConfig
 from nerve_fast.dispatch import BACKEND_NAMES
 from nerve_fast.errors import InputError
 from nerve_fast.evaluation.presets import PRESETS, clip_of
@@ -257,19 +257,25 @@ def add_prior(command) -> None:
     prior.add_argument("--logit-scale", type=float, default=40.0, help="default: 40")
 
 
-def add_config(command, *, leave_out: Collection[str] = ()) -> None:
-    """Add a flag for each field of :class:`~nerve_fast.NerveConfig` but those to leave out."""
+def add_config(command, *, leave_out: Collection[str] = (), seeds: bool = False) -> None:
+    """Add a flag for each field of :class:`~nerve_fast.NerveConfig` but those to leave out.
+
+    With ``seeds`` the help says the defaults for seeds alone too, where they are others.
+    """
     graph = command.add_argument_group("graph stage")
     types = typing.get_type_hints(NerveConfig)
     for field in dataclasses.fields(NerveConfig):
         if field.name in leave_out:
             continue
+        said = str(field.default)
+        if seeds and getattr(SEED_CONFIG, field.name) != field.default:
+            said += f", with seeds alone {getattr(SEED_CONFIG, field.name)}"
         graph.add_argument(
             "--" + field.name.replace("_", "-"),
             type=reader_of(types[field.name]),
-            default=field.default,
+            default=argparse.SUPPRESS,
             choices=NORMALIZATIONS if field.name == "normalization" else None,
-            help=f"{CONFIG_HELP[field.name]} (default: %(default)s)",
+            help=f"{CONFIG_HELP[field.name]} (default: {said})",
         )
 
 
@@ -288,7 +294,10 @@ def reader_of(kind: type) -> Callable[[str], object]:
     return read
 
 
-def config_of(options, *, leave_out: Collection[str] = ()) -> NerveConfig:
-    """The settings of the graph stage that the flags of :func:`add_config` describe."""
-    names = [field.name for field in dataclasses.fields(NerveConfig)]
-    return NerveConfig(**{name: getattr(options, name) for name in names if name not in leave_out})
+def config_of(
+    options, *, leave_out: Collection[str] = (), defaults: NerveConfig | None = None
+) -> NerveConfig:
+    """The settings of the graph stage: ``defaults`` with what the flags change."""
+    names = {field.name for field in dataclasses.fields(NerveConfig)}.difference(leave_out)
+    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
+    return (defaults or NerveConfig()).replace(**given)

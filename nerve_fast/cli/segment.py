@@ -6,6 +6,7 @@ from pathlib import Path
 from nerve_fast.cli import flags
 from nerve_fast.cli.messages import notes
 from nerve_fast.cli.seeds import add_seeds, places, points_by_image
+from nerve_fast.config import SEED_CONFIG, NerveConfig
 from nerve_fast.errors import InputError
 from nerve_fast.utils.labels import parse_labels
 
@@ -60,11 +61,10 @@ def add_segment(commands) -> None:
     flags.add_models(command)
     flags.add_large(command)
     flags.add_prior(command)
-    flags.add_config(command, leave_out=("global_keys",))
+    flags.add_config(command, leave_out=("global_keys",), seeds=True)
 
 
 def _run(options) -> int:
-    config = flags.config_of(options, leave_out=("global_keys",))
     labels = [label.strip() for label in (options.labels or "").split(";")]
     labels = labels if options.labels is not None else []
     points, boxes = places("--points", options.points, 2), places("--boxes", options.boxes, 4)
@@ -73,6 +73,11 @@ def _run(options) -> int:
             "nothing says what to look for; pass --labels, or --points, --points-file, --boxes or "
             "--scribbles"
         )
+    config = flags.config_of(
+        options,
+        leave_out=("global_keys",),
+        defaults=NerveConfig() if labels else SEED_CONFIG,
+    )
     if len(labels) == 1 and len(parse_labels(labels)[0]) > 1:
         print(
             'note: commas separate synonyms of one class; between classes put ";"', file=sys.stderr

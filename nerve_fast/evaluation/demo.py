@@ -10,6 +10,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from tqdm import tqdm
 
 from nerve_fast.backbones.source import GraphFeatures
+from nerve_fast.config import NerveConfig
 from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou
 from nerve_fast.imaging import visualize
 from nerve_fast.imaging.images import to_tensor
@@ -48,7 +49,7 @@ def run(
         refuse_foreign(place, visualize.PNG_MARK)
     # The diffusion models have it; sources in general do not.
     untrained = cast(Any, pipe.graph).untrained()
-    shown = visualize.strip_stages(pipe.config.steps)
+    shown = visualize.strip_stages((pipe.config or NerveConfig()).steps)
     totals: dict[str, Tensor] = {}
     for number in tqdm(range(scenes), "scenes", unit="scene", disable=None):
         seed = first_seed + number
@@ -88,5 +89,5 @@ def _colours(image: Image.Image, grid: tuple[int, int]) -> GraphFeatures:
 def _labels(graph: GraphFeatures, prior: Tensor, pipe: NervePipeline, size) -> Tensor:
     """The pipeline's walk on another graph, ``(H, W)`` labels."""
     G = prior.flatten(1).T[None].to(graph.q.device)
-    (walked,) = stages.walk(graph, G, pipe.config)
+    (walked,) = stages.walk(graph, G, pipe.config or NerveConfig())
     return stages.to_labels(walked.maps, size)

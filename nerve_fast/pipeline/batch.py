@@ -255,7 +255,7 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
             processing_resolution=asked.resolution,
             # Each image as if it were the only one.
             generator=[torch.Generator().manual_seed(asked.models.seed) for _ in group],
-            return_steps=visualize.strip_stages(pipe.config.steps) if asked.save_steps else (),
+            return_steps=visualize.strip_stages(asked.config.steps) if asked.save_steps else (),
             batch_size=asked.batch_size,
             max_memory=asked.max_memory,
             global_keys=asked.global_keys,

@@ -15,7 +15,7 @@ from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.graph import load_graph
 from nerve_fast.backbones.source import AffinitySource, GraphFeatures
 from nerve_fast.clusters import ClusterError, Clusters
-from nerve_fast.config import NerveConfig
+from nerve_fast.config import SEED_CONFIG, NerveConfig
 from nerve_fast.dispatch import choose
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.resampling import as_maps, to_tokens
@@ -46,7 +46,9 @@ class NervePipeline:
             :class:`~nerve_fast.priors.CLIPPrior`; ``None`` takes seeds alone.
         graph: says which tokens belong together: any
             :class:`~nerve_fast.backbones.source.AffinitySource`.
-        config: settings of the graph stage for calls that bring none.
+        config: settings of the graph stage for calls that bring none; ``None`` is
+            ``NerveConfig()`` where there are words, and for seeds alone
+            :data:`nerve_fast.config.SEED_CONFIG`.
         backend: who carries out the graph stage: ``auto``, ``reference``, ``blocked``, ``triton``.
     """
 
@@ -63,7 +65,7 @@ class NervePipeline:
             raise TypeError(f"config is a {type(config).__name__}; expected a NerveConfig")
         self.prior = prior
         self.graph = graph
-        self.config = config or NerveConfig()
+        self.config = config
         self.backend = backend
         self._size: tuple[int, int] | None = None
 
@@ -187,7 +189,9 @@ class NervePipeline:
             boxes: ``{label: [(left, top, right, bottom), …]}``, all of whose pixels are seeds.
             scribbles: ``{label: mask}``, ``(H, W)`` of the image's size, not 0 where the label is;
                 :func:`~nerve_fast.priors.seeds.read_scribbles` reads them from a mask image.
-            config: settings of the graph stage; ``None`` takes the pipeline's.
+            config: settings of the graph stage; ``None`` takes the pipeline's, or the defaults:
+                ``NerveConfig()`` where there are words, and for seeds alone
+                :data:`nerve_fast.config.SEED_CONFIG`.
             processing_resolution: short side, in pixels, at which the graph's network sees the
                 image; ``None`` is the size it was trained at, 0 the image's own. Sides are rounded
                 to what the network needs, the shape is kept; unless it is 0, an image longer than
@@ -221,7 +225,10 @@ class NervePipeline:
             TypeError: an argument is of the wrong type.
         """
         # 0. Inputs. The labels are encoded first: a mistake in them should not cost a forward pass.
-        config = self.config if config is None else config
+        if config is None:
+            config = self.config
+        if config is None:
+            config = SEED_CONFIG if labels is None else NerveConfig()
         check_inputs(
             config,
             processing_resolution,
@@ -296,7 +303,8 @@ class NervePipeline:
         Raises:
             InputError, TypeError: as for a call.
         """
-        check_inputs(self.config, processing_resolution, generator, (), 1, progress=progress)
+        config = self.config or NerveConfig()
+        check_inputs(config, processing_resolution, generator, (), 1, progress=progress)
         alone = not isinstance(image, (list, tuple))
         images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
         results = []
@@ -307,7 +315,7 @@ class NervePipeline:
                 backend=self.backend,
                 images=1,
                 image_size=job.image.size,
-                config=self.config,
+                config=config,
                 processing_resolution=processing_resolution,
                 tile=tile,
                 overlap=overlap,
@@ -461,6 +469,7 @@ class NervePipeline:
                 plan=plan.walk,
                 return_steps=call.return_steps,
                 on_step=_advance(steps),
+                seeds_alone=words is None,
             )
         results = []
         found = zip(jobs, labels, prior, walked, errors, strict=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import nerve_fast as nf
+from nerve_fast.config import SEED_CONFIG
 from nerve_fast.tiny.scenes import generate
 
 POINTS = {"a": [(10, 12), (40, 90)], "b": [(100, 30)], "c": [(70, 110)]}
@@ -70,3 +71,13 @@ def test_nothing_said_is_refused(pipe, features):
         pipe(features)
     with pytest.raises(nf.InputError, match="neither labels nor seeds are given"):
         pipe(features, points={})
+
+
+def test_seeds_alone_have_settings_of_their_own(pipe, features):
+    """Unless a call or the pipeline brings others; words with seeds have those of words."""
+    usual, words = nf.NerveConfig(), ["grass", "ball"]
+    assert pipe(features, points=POINTS).plan.config == SEED_CONFIG != usual
+    assert pipe(features, points=POINTS, config=usual).plan.config == usual
+    assert pipe(features, words, points=POINTS).plan.config == usual
+    own = nf.NervePipeline(pipe.prior, pipe.graph, config=usual)
+    assert own(features, points=POINTS).plan.config == usual

@@ -1,10 +1,12 @@
 import pytest
 import torch
 
+import nerve_fast as nf
 from nerve_fast import InputError, NerveConfig, head_entropy
 from nerve_fast.imaging.resampling import to_tokens
 from nerve_fast.pipeline import stages
 from nerve_fast.refiners import Walk, walk
+from nerve_fast.refiners.walk import calibration, weights_of
 from nerve_fast.tiny.scenes import generate
 
 LABELS = ["grass", "water", "ball", "house"]
@@ -85,3 +87,31 @@ def test_it_needs_the_graph_of_one_image(pipe, make_prior):
     image = generate(960_000, (128, 128))[0]
     with pytest.raises(InputError, match="graph is None; the refiner walk needs the features"):
         Walk()(image, make_prior(4, 4, 3, dtype=torch.float32).permute(2, 0, 1))
+
+
+def test_calibration_by_hand():
+    seeds = torch.tensor([[0.5, 0.0], [0.5, 0.0], [0.0, 1.0], [0.0, 0.0]])
+    walked = torch.tensor([[0.3, 0.0], [0.4, 0.1], [0.2, 0.5], [0.1, 0.4]])
+    # With α = 0.5 and one step, (1 − α) / (1 − α²) = 2/3 of the walkers of a seed stay.
+    found = calibration(walked, seeds, 0.5, 1)
+    assert torch.allclose(found, torch.tensor([(0.0 + 0.4 - 1 / 3) / 2, 1.0]), atol=1e-6)
+    assert torch.equal(calibration(seeds, seeds, 0.5, 0), torch.ones(2))
+
+
+def test_labels_of_seeds_alone_are_calibrated(pipe):
+    graph = graph_of(pipe, generate(960_002, 128)[0])
+    seeds = torch.zeros(1, graph.q.shape[-2], 3)
+    seeds[0, [3, 40, 41], [0, 1, 1]] = torch.tensor([1.0, 0.5, 0.5])
+    config = NerveConfig(beta=1.0, steps=4)
+    P = nf.random_walk(
+        graph.q, graph.k, seeds, graph.grid, config, head_weights=weights_of(graph, config, None)
+    )[0]
+    expected = P / calibration(P, seeds[0], 0.9, 4)
+    expected = expected / expected.sum(-1, keepdim=True)
+    config = config.replace(sharpness=0.0)
+    for scale in (1, 7):
+        (found,) = walk(graph, scale * seeds, config, return_steps=(4,), seeds_alone=True)
+        for maps in (found.maps, found.at_steps[4]):
+            assert torch.allclose(maps.flatten(1).T, expected, atol=1e-6)
+    (plain,) = walk(graph, seeds, config)
+    assert (plain.maps - found.maps).abs().max() > 0.01
