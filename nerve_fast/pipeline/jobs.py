@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import math
 import numbers
 import os
 from collections.abc import Iterator, Sequence
@@ -15,6 +14,7 @@ from PIL import Image
 from nerve_fast.config import NerveConfig
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.images import load_image
+from nerve_fast.numerics import is_finite
 from nerve_fast.ops.checks import check_return_steps
 from nerve_fast.pipeline.features import ImageFeatures
 from nerve_fast.priors.seeds import Seeds
@@ -156,7 +156,9 @@ def check_inputs(
 
 def check_keys(global_keys, max_key_error) -> None:
     """Raise :class:`InputError` unless these are clusters, and a bound on their error."""
-    if global_keys not in (None, "auto") and not (_is_count(global_keys) and global_keys > 0):
+    # Names alone: what is no string may not be comparable.
+    named = global_keys is None or (isinstance(global_keys, str) and global_keys == "auto")
+    if not named and not (_is_count(global_keys) and global_keys > 0):
         raise InputError(
             f"global_keys is {quoted(global_keys)}; expected a whole number above 0, 'auto', or "
             "None for all keys"
@@ -164,7 +166,7 @@ def check_keys(global_keys, max_key_error) -> None:
     if max_key_error is None:
         return
     is_number = isinstance(max_key_error, numbers.Real) and not isinstance(max_key_error, bool)
-    if not (is_number and 0 < max_key_error < math.inf):
+    if not (is_number and is_finite(max_key_error) and max_key_error > 0):
         raise InputError(
             f"max_key_error is {quoted(max_key_error)}; expected a finite number above 0, or None"
         )
