@@ -210,7 +210,7 @@ def _kmeans(points: Points, drawn: Tensor, count: int) -> Tensor:
         centres = torch.where(sizes > 0, clusters.sums(sample) / sizes.clamp(min=1), centres)
     in_order = drawn.argsort()
     found = torch.empty_like(drawn)
-    for some in spans(len(drawn), block_rows(*centres.shape, drawn.device)):
+    for some in spans(len(drawn), block_rows(count, centres.shape[1], drawn.device)):
         found[in_order[some]] = _nearest(points(drawn[in_order[some]]), centres)
     return found
 
@@ -224,9 +224,10 @@ def block_rows(count: int, channels: int, device: torch.device) -> int:
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     """The nearest centre of each point, the first of those that are equally near."""
     half_squares = centres.square().sum(-1) / 2
+    count, channels = centres.shape
     found = [
         torch.addmm(-half_squares, points[some], centres.T).argmax(-1)
-        for some in spans(len(points), block_rows(*centres.shape, points.device))
+        for some in spans(len(points), block_rows(count, channels, points.device))
     ]
     return torch.cat(found)
 
