@@ -224,9 +224,10 @@ def block_rows(count: int, channels: int, device: torch.device) -> int:
 def _nearest(points: Tensor, centres: Tensor) -> Tensor:
     """The nearest centre of each point, the first of those that are equally near."""
     half_squares = centres.square().sum(-1) / 2
+    count, channels = centres.shape
     found = [
         torch.addmm(-half_squares, points[some], centres.T).argmax(-1)
-        for some in spans(len(points), block_rows(len(centres), centres.shape[1], points.device))
+        for some in spans(len(points), block_rows(count, channels, points.device))
     ]
     return torch.cat(found)
 

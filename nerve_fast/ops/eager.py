@@ -7,7 +7,6 @@ call. The public functions call these directly; under ``torch.compile`` the oper
 
 import functools
 from collections.abc import Callable
-from typing import cast
 
 import torch
 from torch import Tensor
@@ -142,7 +141,9 @@ def walked(
             f"{config.global_keys}"
         )
     if clusters is None and problem.clustered and _moves(config, return_steps):
-        head_weights, clusters = _clustered(plan.backend, q, k, prior, head_weights, config)
+        head_weights, clusters = _clustered(
+            plan.backend, q, k, prior, head_weights, config, problem.columns
+        )
     # Windows that reach beyond the grid from every token would only be larger in memory.
     config = config.replace(radius=clipped_radius(config.radius, grid))
     out = dispatch.module_of(plan.backend, q.device).random_walk(
@@ -177,8 +178,9 @@ def _clustered(
     prior: Tensor,
     head_weights: Tensor | None,
     config: NerveConfig,
+    count: int,
 ) -> tuple[Tensor, Clusters]:
-    """The head weights, and ``config.global_keys`` clusters of the keys that they weight."""
+    """The head weights, and ``count`` clusters of the keys that they weight."""
     if is_capturing(q.device):
         raise InputError(
             "global_keys is set while a CUDA graph is recorded, where keys cannot be clustered; "
@@ -189,7 +191,7 @@ def _clustered(
     elif head_weights is None:
         entropy = dispatch.module_of(backend, q.device).head_entropy(q, k, None)
         head_weights = remember(reference.entropy_weights(entropy, config.sharpness), 1.0)
-    return head_weights, cluster_keys(k, head_weights, cast(int, config.global_keys), prior)
+    return head_weights, cluster_keys(k, head_weights, count, prior)
 
 
 def _module(backend: str, x: Tensor, requires_grad: bool, radius: int = 1):

@@ -507,7 +507,8 @@ class NervePipeline:
         weights = weights_of(graph, plan.config, entropy)
         tokens = math.prod(plan.grid)
         while True:
-            clusters, errors = clusters_of(graph, prior, plan.config, weights)
+            count = plan.walk.problem.columns
+            clusters, errors = clusters_of(graph, prior, plan.config, weights, count)
             worst = max(errors, key=lambda error: error.relative)
             said = f"keys of {tokens} tokens are in {clusters.count} clusters: {worst}"
             if call.max_key_error is None or worst.relative <= call.max_key_error:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
 import torch
 from PIL import Image
@@ -91,21 +90,22 @@ def weights_of(graph: GraphFeatures, config: NerveConfig, entropy: Tensor | None
 
 @torch.no_grad()
 def clusters_of(
-    graph: GraphFeatures, prior: Tensor, config: NerveConfig, weights: Tensor
+    graph: GraphFeatures, prior: Tensor, config: NerveConfig, weights: Tensor, count: int
 ) -> tuple[Clusters, list[ClusterError]]:
-    """``config.global_keys`` clusters of the keys of images, and how far each image's are off.
+    """Clusters of the keys of images, and how far each image's are off.
 
     Args:
         graph: ``q, k (B, H, N, D)``.
         prior: ``G``, ``(B, N, K)``.
         config: settings of the graph stage.
         weights: of the heads, ``(B, H)``.
+        count: the number of clusters of each.
     """
     with (
         record_function("nerve_fast: clusters"),
         torch.autocast(graph.q.device.type, enabled=False),
     ):
-        clusters = cluster_keys(graph.k, weights, cast(int, config.global_keys), prior)
+        clusters = cluster_keys(graph.k, weights, count, prior)
         errors = [
             cluster_error(q, k, G, w, config, own)
             for q, k, G, w, own in zip(

@@ -134,7 +134,7 @@ def test_sixteen_bits_halve_a_stored_matrix(monkeypatch):
         plan((5, 16384, 64), 21, dtype=dtype).peak_memory
         for dtype in (torch.float32, torch.bfloat16)
     )
-    assert narrow < 0.6 * wide
+    assert narrow < 0.65 * wide
 
 
 def test_a_control_group_limits_what_is_free(tmp_path, monkeypatch):
