@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from nerve_fast.utils.files import written_whole
@@ -43,9 +43,9 @@ def main() -> int:
         prog="python -m tools.golden", description=__doc__.splitlines()[0]
     )
     parser.add_argument("--check", action="store_true", help="compare; write nothing")
-    parser.add_argument("--quick", action="store_true", help="check a few kernels only")
+    parser.add_argument("--quick", action="store_true", help="a few kernels only")
+    parser.add_argument("--kernel", nargs="+", help="these only, such as streaming_step")
     parser.add_argument("--triton", metavar="VERSION", help="another one, such as 3.6.0")
-    parser.add_argument("--show", nargs="+", metavar="KERNEL", help="print their lines only")
     options = parser.parse_args()
     if options.triton:
         return _with_triton(options.triton)
@@ -57,35 +57,36 @@ def main() -> int:
         print("TRITON_INTERPRET is set: there is nothing to compile. Unset it.", file=sys.stderr)
         return 2
     path = FOLDER / f"triton-{triton.__version__}.json"
-    lines = list(_lines(QUICK if options.quick else None, options.show))
-    if options.show:
-        print(*lines, sep="\n")
-        return 0
-    if not (options.check or options.quick):
-        FOLDER.mkdir(exist_ok=True)
-        with written_whole(path) as file:
-            file.write_text("{\n" + ",\n".join(lines) + "\n}\n")
-        print(f"{len(lines)} kernels written to {path.relative_to(ROOT)}")
-        return 0
-    if not path.is_file():
-        known = ", ".join(sorted(x.stem.removeprefix("triton-") for x in FOLDER.glob("*.json")))
-        print(f"There is no table for triton {triton.__version__}, only for {known}.")
+
+    def chosen(key: str) -> bool:
+        target, dtype, kernel = key.split()[:3]
+        if options.kernel and kernel not in options.kernel:
+            return False
+        return not options.quick or kernel in QUICK.get(f"{target} {dtype}", ())
+
+    known = read(path) if path.is_file() else {}
+    if options.check and not known:
+        there = ", ".join(sorted(x.stem.removeprefix("triton-") for x in FOLDER.glob("*.json")))
+        print(f"There is no table for triton {triton.__version__}, only for {there}.")
         return NO_TABLE
-    expected = _table_lines(path)
-    if options.quick:
-        expected = [line for line in expected if _is_quick(line)]
-    found = differences(expected, lines)
-    for line in found:
-        print(line)
-    print(f"{len(lines)} kernels compiled by triton {triton.__version__}")
-    if found:
-        print("The table differs. If that is wanted, write it again: python -m tools.golden")
-    return int(bool(found))
+    rows = dict(_rows(chosen))
+    if options.check:
+        found = differences(lines({x: y for x, y in known.items() if chosen(x)}), lines(rows))
+        print(*found, f"{len(rows)} kernels compiled by triton {triton.__version__}", sep="\n")
+        if found:
+            print("The table differs. If that is wanted, write it again: python -m tools.golden")
+        return int(bool(found))
+    rows |= {x: y for x, y in known.items() if not chosen(x)}
+    FOLDER.mkdir(exist_ok=True)
+    with written_whole(path) as file:
+        file.write_text("{\n" + ",\n".join(lines(rows)) + "\n}\n")
+    print(f"{len(rows)} kernels in {path.relative_to(ROOT)}")
+    return 0
 
 
-def differences(expected: list[str], lines: list[str]) -> list[str]:
+def differences(expected: list[str], found: list[str]) -> list[str]:
     """Lines that are not the same, ``-`` before and ``+`` after."""
-    compared = difflib.unified_diff(expected, lines, lineterm="", n=0)
+    compared = difflib.unified_diff(expected, found, lineterm="", n=0)
     return [line for line in compared if not line.startswith(("---", "+++", "@@"))]
 
 
@@ -94,8 +95,9 @@ def read(path: Path) -> dict[str, dict]:
     return json.loads(path.read_text())
 
 
-def _table_lines(path: Path) -> list[str]:
-    return [line.rstrip(",") for line in path.read_text().splitlines()[1:-1]]
+def lines(rows: dict[str, dict]) -> list[str]:
+    """A table as it stands in its file, a line a kernel."""
+    return [f" {json.dumps(key)}: {json.dumps(rows[key])}" for key in sorted(rows)]
 
 
 def _with_triton(version: str) -> int:
@@ -114,24 +116,20 @@ def _with_triton(version: str) -> int:
     ).returncode
 
 
-def _lines(quick: dict[str, tuple[str, ...]] | None, kernels: list[str] | None) -> Iterator[str]:
-    """Lines of the table: ``"target dtype kernel variant": {…}``."""
+def _rows(chosen: Callable[[str], bool]) -> Iterator[tuple[str, dict]]:
+    """Rows of the table by ``target dtype kernel variant``."""
     from nerve_fast.kernels.compiled import TARGETS, compile_for
     from nerve_fast.kernels.launches import DTYPES, SHAPES, launches_of
 
     seen = set()
     for target in TARGETS:
         for name, dtype in DTYPES.items():
-            wanted = kernels if quick is None else quick.get(f"{target} {name}", ())
-            if quick is not None and not wanted:
-                continue
             for one in launches_of(target, dtype, SHAPES[0], NORMALIZATIONS):
                 kernel = one.kernel.__name__.removesuffix("_kernel")
                 key = f"{target} {name} {kernel} {_variant(one, dtype)}".strip()
-                if key in seen or (wanted is not None and kernel not in wanted):
-                    continue
-                seen.add(key)
-                yield f" {json.dumps(key)}: {json.dumps(_row(one, compile_for(target, name, one)))}"
+                if key not in seen and chosen(key):
+                    seen.add(key)
+                    yield key, _row(one, compile_for(target, name, one))
 
 
 def _variant(one, dtype) -> str:
@@ -153,19 +151,14 @@ def _row(one, compiled) -> dict:
         "shared": compiled.shared,
         "spilled": compiled.spilled,
         "matrix": found.matrix,
-        "waits": found.waits,
+        "waits": list(found.waits),
         "loop": found.loop,
         "drains": found.drains,
         "atomics": found.atomics,
         "barriers": found.barriers,
         "loads": found.loads,
     }
-    return {name: value for name, value in row.items() if value not in ({}, ())}
-
-
-def _is_quick(line: str) -> bool:
-    target, dtype, kernel = line.split('"')[1].split()[:3]
-    return kernel in QUICK.get(f"{target} {dtype}", ())
+    return {name: value for name, value in row.items() if value not in ({}, [])}
 
 
 if __name__ == "__main__":
