@@ -27,6 +27,7 @@ def nothing_is_remembered(monkeypatch):
     monkeypatch.setattr(configs, "tuned", {})
 
 
+@pytest.mark.slow
 def test_all_of_it_runs_and_is_written_down(tmp_path, capsys):
     output = tmp_path / "results" / "here.json"
     assert gpu.main(["--tokens", "16", "--seconds", "1800", "--output", str(output)]) == 0

@@ -20,14 +20,12 @@ def compiled(*arguments):
     return done.returncode, done.stdout.splitlines() or [done.stderr]
 
 
-@pytest.fixture(scope="module")
-def in_bfloat16():
-    return compiled("--dtype", "bfloat16")
+SLOW = [pytest.param(target, marks=pytest.mark.slow) for target in ("sm_80", "sm_100")]
 
 
-@pytest.mark.parametrize("target", aot.TARGETS)
-def test_every_kernel_compiles_for(in_bfloat16, target):
-    code, lines = in_bfloat16
+@pytest.mark.parametrize("target", ["sm_90", "gfx942", *SLOW])
+def test_every_kernel_compiles_for(target):
+    code, lines = compiled("--target", target, "--dtype", "bfloat16")
     assert code == 0, lines[-1]
     assert lines[-1].startswith("0 failed")
     lines = [line for line in lines if line.startswith(f"{target} ")]
@@ -43,6 +41,11 @@ def test_every_kernel_compiles_for(in_bfloat16, target):
             assert " 0 B spilled" in line, line
 
 
+def test_all_targets_are_tried():
+    assert set(TENSOR_CORES) == set(aot.TARGETS)
+
+
+@pytest.mark.slow
 def test_sm_90_in_float32():
     code, lines = compiled("--target", "sm_90", "--dtype", "float32")
     assert code == 0, lines[-1]
