@@ -21,7 +21,7 @@ test: lint
 test-full: lint wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs,hub,release]'
 	$(BIN)/python -m pytest -m "slow or not slow"
-	$(BIN)/python -m tools.golden --check --triton 3.6.0
+	$(BIN)/python -m tools.golden --check --dtype bfloat16 --triton 3.6.0
 	$(BIN)/python -m tools.other_pythons 3.10 3.13
 
 lint: $(READY) types

@@ -45,6 +45,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="compare; write nothing")
     parser.add_argument("--quick", action="store_true", help="a few kernels only")
     parser.add_argument("--kernel", nargs="+", help="these only, such as streaming_step")
+    parser.add_argument("--dtype", nargs="+", help="these only, such as bfloat16")
     parser.add_argument("--triton", metavar="VERSION", help="another one, such as 3.6.0")
     options = parser.parse_args()
     if options.triton:
@@ -60,7 +61,7 @@ def main() -> int:
 
     def chosen(key: str) -> bool:
         target, dtype, kernel = key.split()[:3]
-        if options.kernel and kernel not in options.kernel:
+        if kernel not in (options.kernel or [kernel]) or dtype not in (options.dtype or [dtype]):
             return False
         return not options.quick or kernel in QUICK.get(f"{target} {dtype}", ())
 
