@@ -334,7 +334,12 @@ def test_ctrl_c_ends_a_walk_of_a_million_steps(folder, tmp_path, monkeypatch, ca
         return walk(*given, on_step=step, **named)
 
     monkeypatch.setattr(stages, "walk", watched)
-    assert segment(folder / "scene1.png", "-o", out, "--steps", 1_000_000) == 130
+    # The workers of pytest-xdist ignore the signal.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert segment(folder / "scene1.png", "-o", out, "--steps", 1_000_000) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
     assert len(taken) < 10
     assert capsys.readouterr().err == "nerve-fast: interrupted\n"
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
