@@ -8,7 +8,7 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from nerve_fast.dispatch import tuning
-from nerve_fast.kernels import affinity, configs
+from nerve_fast.kernels import configs, entropy
 
 CPU = torch.device("cpu")
 
@@ -26,7 +26,12 @@ def fresh(tmp_path, monkeypatch):
 @pytest.fixture
 def run(make_qk):
     q, k = make_qk(1, 64, 16, dtype=torch.float16)
-    return lambda: affinity.cosine_affinity(q, k)
+    return lambda: entropy.head_entropy(q, k)
+
+
+def candidates():
+    """The configurations of :func:`run` that so few tokens have programs for."""
+    return [one for one in configs.CANDIDATES["head_entropy"]["16"] if dict(one.blocks)["BM"] <= 64]
 
 
 def slow_but(fastest):
@@ -39,19 +44,19 @@ def slow_but(fastest):
 def test_the_fastest_is_used_and_kept(run, fastest):
     timings = list(tuning.tune(run, slow_but(fastest)))
     ((key, best),) = configs.tuned.items()
-    options = configs.CANDIDATES["cosine_affinity"]["16"]
+    options = candidates()
     assert len(timings) == len(options)
     assert best == options[fastest]
     assert dataclasses.asdict(best) == timings[fastest].config
-    assert key.startswith("cpu: cosine_affinity float16 2^7")
+    assert key.startswith("cpu: head_entropy float16 2^7")
     tuning.save(CPU)
     configs.tuned.clear()
     tuning.load(CPU)
     assert configs.tuned == {key: best}
     x = torch.empty(0, dtype=torch.float16)
-    shape = {"loaded": 32, "aligned": True}
-    assert configs.config_for("cosine_affinity", x, 100, **shape) == best
-    assert configs.config_for("cosine_affinity", x, 1000, **shape) == options[0]
+    shape = {"kept": 32, "aligned": True, "most": 64}
+    assert configs.config_for("head_entropy", x, 100, **shape) == best
+    assert configs.config_for("head_entropy", x, 1000, **shape) == options[0]
 
 
 def test_a_configuration_that_does_not_fit_is_left_out(run, caplog):
@@ -62,7 +67,7 @@ def test_a_configuration_that_does_not_fit_is_left_out(run, caplog):
             raise OutOfResources(300_000, 232_448, "shared memory")
         return 1.0
 
-    options = configs.CANDIDATES["cosine_affinity"]["16"]
+    options = candidates()
     with caplog.at_level(logging.WARNING, logger="nerve_fast"):
         assert len(list(tuning.tune(run, clock))) == len(options) - 1
     assert list(configs.tuned.values()) == [options[1]]
