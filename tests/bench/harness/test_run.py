@@ -12,7 +12,8 @@ from nerve_fast.bench.harness.results import Results, load
 
 def test_an_interruption_within_a_run(machine, tmp_path, monkeypatch, capsys, row):
     output = tmp_path / "here.json"
-    output.write_text("earlier")
+    earlier = '{\n "schema": 1}'
+    output.write_text(earlier)
     monkeypatch.setattr(run, "Machine", lambda device: machine)
     monkeypatch.setattr(machine, "measure_ceilings", lambda: None)
     measured = []
@@ -26,7 +27,7 @@ def test_an_interruption_within_a_run(machine, tmp_path, monkeypatch, capsys, ro
     monkeypatch.setattr(run, "measure", measure)
     with pytest.raises(KeyboardInterrupt):
         run.bench(machine.device, "quick", ["walk"], [64], output)
-    assert output.read_text() == "earlier"
+    assert output.read_text() == earlier
     unfinished = tmp_path / "here.unfinished.json"
     assert len(load(unfinished)["rows"]) == 1
     assert f"what was measured is in {unfinished}" in capsys.readouterr().out
