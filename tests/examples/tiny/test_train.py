@@ -10,6 +10,8 @@ from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.errors import InputError
 from nerve_fast.tiny import scenes
 
+pytestmark = pytest.mark.slow
+
 LITTLE = train.Budget(
     scenes=12, vae_steps=2, clip_caption_steps=1, clip_patch_steps=2, unet_steps=2
 )
