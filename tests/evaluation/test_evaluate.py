@@ -207,6 +207,7 @@ def test_other_weights_under_the_same_name_are_refused(root, tmp_path, copied_mo
     assert "weights.prior was" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_figures(root, whole, tmp_path):
     """As `accelerate launch` starts them; one image was there already."""
     assert evaluate(root, tmp_path, "--limit", 1) == 0
@@ -231,6 +232,7 @@ def test_two_processes_give_the_same_figures(root, whole, tmp_path):
     assert figures(tmp_path) == figures(whole)
 
 
+@pytest.mark.slow
 def test_a_broken_mask_ends_no_process(root, tmp_path):
     broken, out = shutil.copytree(root, tmp_path / "broken"), tmp_path / "out"
     (broken / "masks" / "scene3.png").write_bytes(b"no image")

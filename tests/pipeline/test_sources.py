@@ -23,6 +23,7 @@ from nerve_fast.backbones.source import GraphFeatures
 from nerve_fast.cli.main import main
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.imaging.tiling import Tiling
+from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.tiny import MODELS
 from nerve_fast.tiny.scenes import generate
 
@@ -132,6 +133,24 @@ def test_a_pipeline_of_seeds_loads_neither_clip_nor_diffusion(folder, image, mon
     assert out.label_map[60, 90] == 1
     with pytest.raises(nf.InputError, match="labels are given, and this pipeline has no prior"):
         pipe(image, ["cat"])
+
+
+@pytest.mark.parametrize("normalization", NORMALIZATIONS)
+def test_the_laws_of_seeds(folder, image, normalization):
+    pipe = nf.NervePipeline.from_pretrained(clip=False, graph=folder, device="cpu")
+    features = pipe.encode(image)
+    config = nf.NerveConfig(normalization=normalization)
+    out = pipe(features, points=POINTS, config=config)
+    for number, ((x, y),) in enumerate(POINTS.values()):
+        assert out.label_map[y, x] == number
+    # More seeds in the same token weigh the same.
+    more = {**POINTS, "here": [*POINTS["here"], (6, 6), (5, 5)]}
+    twice = pipe(features, points=more, config=config)
+    assert torch.equal(out.walked, twice.walked)
+    # Without a step no seed reaches anything: its label has the pixels of its token alone.
+    alone = pipe(features, points=POINTS, config=config.replace(steps=0))
+    assert (alone.walked.sum(0) > 0).sum() == len(POINTS)
+    assert (alone.label_map == -1).float().mean() > 0.9
 
 
 def test_words_walk_on_its_graph(folder, image):

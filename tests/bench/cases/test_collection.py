@@ -10,6 +10,7 @@ import torch
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU runs bench.gpu itself")
 
 
+@pytest.mark.slow
 def test_pytest_runs_the_cases(tmp_path):
     output = tmp_path / "here.json"
     command = [sys.executable, "-m", "pytest", "bench", "--benchmark-only", "--tier", "quick"]
