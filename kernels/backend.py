@@ -14,11 +14,11 @@ from nerve_fast.config import NerveConfig
 from nerve_fast.kernels import walk
 from nerve_fast.kernels.affinity import cosine_affinity, local_affinity
 from nerve_fast.kernels.entropy import head_entropy
-from nerve_fast.kernels.graphs import is_capturing, replayed
+from nerve_fast.kernels.graphs import replayed
 from nerve_fast.kernels.numerators import ROUNDING
 from nerve_fast.kernels.stencil import local_matmul, local_transition
 from nerve_fast.walked import Walked
-from nerve_fast.weights import known_sum, largest_sum
+from nerve_fast.weights import is_capturing, known_sum, largest_sum
 
 __all__ = [
     "cosine_affinity",

@@ -16,6 +16,8 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from nerve_fast.weights import is_capturing
+
 MAX_BYTES = 256 << 20
 """What the graphs of one device may hold. A walk on more takes longer than its launches do."""
 
@@ -172,14 +174,6 @@ class _Graphs:
 
 _graphs: dict[torch.device, _Graphs] = {}
 _lock = threading.Lock()
-
-
-def is_capturing(device: torch.device) -> bool:
-    """Whether a graph is being recorded, by whomever: nothing can be asked of the device then."""
-    if device.type != "cuda":
-        return False
-    with torch.cuda.device(device):
-        return torch.cuda.is_current_stream_capturing()
 
 
 def replayed(

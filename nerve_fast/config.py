@@ -2,6 +2,7 @@
 
 import dataclasses
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 from nerve_fast.errors import InputError, quoted
@@ -112,6 +113,14 @@ class NerveConfig:
         """A copy with some values changed, checked like a new one."""
         return self.from_dict({**self.to_dict(), **changes})
 
+    def moves(self, return_steps: Sequence[int] = ()) -> bool:
+        """Whether any walker leaves its token, so that the graph is looked at.
+
+        Args:
+            return_steps: further numbers of steps after which the walk is wanted.
+        """
+        return self.alpha > 0 and (self.steps is None or max(self.steps, *return_steps, 0) > 0)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and strings, fit for JSON."""
         return dataclasses.asdict(self)
@@ -134,5 +143,10 @@ class NerveConfig:
 
 
 SEED_CONFIG = NerveConfig(temperature=0.03, beta=1.0, steps=3)
-"""Settings for seeds without words, where none are given: chosen on the tuning half of the
-photographs of docs/real-photographs.md."""
+"""The default settings for seeds without words, which docs/real-photographs.md has chosen on the
+tuning half of its photographs."""
+
+
+def default_config(words: bool) -> NerveConfig:
+    """The default settings of a call, with or without words."""
+    return NerveConfig() if words else SEED_CONFIG

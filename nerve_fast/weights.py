@@ -1,4 +1,4 @@
-"""What is known of head weights, so that nobody waits for a device to learn it again."""
+"""What is known of head weights without waiting for a device, and when nobody may wait for one."""
 
 import math
 
@@ -44,6 +44,14 @@ def largest_sum(weights: Tensor) -> float:
         )
     remember(weights, total)
     return total
+
+
+def is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is recorded, by whomever, during which no value can be read."""
+    if device.type != "cuda":
+        return False
+    with torch.cuda.device(device):
+        return torch.cuda.is_current_stream_capturing()
 
 
 def _version(weights: Tensor) -> int:

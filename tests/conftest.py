@@ -1,3 +1,4 @@
+import functools
 import importlib.util
 import os
 import random
@@ -8,8 +9,10 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
     workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // workers, 1)))
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from nerve_fast.tiny import MODELS
 
@@ -71,10 +74,80 @@ def make_prior(generator):
     return make
 
 
+@pytest.fixture
+def single_threaded():
+    """Sums in one order, whichever thread adds them up."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def make_folder_set(tmp_path_factory):
+    """``make_folder_set(seeds)``: the root of a data set of small scenes with masks."""
+    from nerve_fast.tiny.scenes import NAMES, generate
+
+    def make(seeds):
+        root = tmp_path_factory.mktemp("set")
+        for part in ("images", "masks"):
+            (root / part).mkdir()
+        (root / "names.txt").write_text("\n".join(NAMES))
+        for i, seed in enumerate(seeds):
+            image, mask, names = generate(seed, 64)
+            image.save(root / "images" / f"scene{i}.png")
+            labels = np.array([NAMES.index(name) for name in names], dtype=np.uint8)[mask]
+            Image.fromarray(labels).save(root / "masks" / f"scene{i}.png")
+        return root
+
+    return make
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory):
     """Tests neither use nor leave text embeddings in the user's cache."""
     os.environ["NERVE_FAST_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def language_patched_once():
+    """The interpreter patches Triton's language anew in each call of a function within a kernel.
+
+    That is a third of its time: once for each launch and module does as well.
+    """
+    if importlib.util.find_spec("triton") is None:
+        yield
+        return
+    from triton import language
+    from triton.runtime import interpreter
+
+    patch, patched = interpreter._patch_lang, set()
+
+    @functools.cache
+    def modules_of(function):
+        # Compared by identity: what else a module holds may not be comparable.
+        known = (language, language.core)
+        return {one for one in known if any(one is x for x in function.__globals__.values())}
+
+    def patch_once(function):
+        modules = modules_of(function)
+        if modules <= patched:
+            return interpreter._LangPatchScope()
+        patched.update(modules)
+        scope = patch(function)
+        restore = scope.restore
+
+        def restore_all():
+            # Of a launch; what a function within it patches, the interpreter never restores.
+            patched.clear()
+            restore()
+
+        scope.restore = restore_all
+        return scope
+
+    interpreter._patch_lang = patch_once
+    yield
+    interpreter._patch_lang = patch
 
 
 @pytest.fixture(scope="session")

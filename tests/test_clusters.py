@@ -6,7 +6,7 @@ import torch
 import nerve_fast as nf
 from nerve_fast import clusters as rooms
 from nerve_fast import reference
-from nerve_fast.blocked.key_error import cluster_error
+from nerve_fast.blocked.cluster_error import cluster_error
 from nerve_fast.clusters import Clusters, cluster_keys
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.numerics import ERROR_BOUNDS, relative_error

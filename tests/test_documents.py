@@ -81,6 +81,9 @@ def test_a_printed_command_is_taken(words, tmp_path, monkeypatch, capsys):
         at = words.index("-m")
         assert words[at + 1] == "nerve_fast"
         parsed(words[at + 2 :])
+    elif words[0] == ".":
+        # Where the Makefile's commands are installed.
+        assert words[1:] == [".venv/bin/activate"]
     elif words[0] == "nerve-fast":
         taken(words[1:], tmp_path, monkeypatch)
     else:

@@ -24,7 +24,7 @@ RADIUS = 6
 def command() -> list[str]:
     """The words of the README's first command, ``nerve-fast`` left out."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    block = re.search(r"```sh\n(nerve-fast segment .*?)```", text, re.DOTALL)
+    block = re.search(r"^(nerve-fast segment .*?)```", text, re.DOTALL | re.MULTILINE)
     words = shlex.split(block[1].replace("\\\n", " "))
     return [str(Path(word).expanduser()) if word.startswith("~") else word for word in words[1:]]
 

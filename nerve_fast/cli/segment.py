@@ -6,7 +6,7 @@ from pathlib import Path
 from nerve_fast.cli import flags
 from nerve_fast.cli.messages import notes
 from nerve_fast.cli.seeds import add_seeds, places, points_by_image
-from nerve_fast.config import SEED_CONFIG, NerveConfig
+from nerve_fast.config import default_config
 from nerve_fast.errors import InputError
 from nerve_fast.utils.labels import parse_labels
 
@@ -74,9 +74,7 @@ def _run(options) -> int:
             "--scribbles"
         )
     config = flags.config_of(
-        options,
-        leave_out=("global_keys",),
-        defaults=NerveConfig() if labels else SEED_CONFIG,
+        options, leave_out=("global_keys",), defaults=default_config(bool(labels))
     )
     if len(labels) == 1 and len(parse_labels(labels)[0]) > 1:
         print(

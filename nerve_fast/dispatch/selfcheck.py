@@ -27,6 +27,7 @@ from nerve_fast.errors import InputError
 from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 from nerve_fast.utils.files import cache_folder, written_whole
 from nerve_fast.walked import Walked
+from nerve_fast.weights import is_capturing
 
 logger = logging.getLogger(__name__)
 
@@ -180,8 +181,6 @@ def obstacle(device: torch.device, dtype: torch.dtype) -> str | None:
     Waits for the check once; while a CUDA graph is recorded nothing can be waited for, and what is
     not known then is not asked.
     """
-    from nerve_fast.kernels.graphs import is_capturing
-
     key = (device, dtype)
     if key not in _found:
         if is_capturing(device):

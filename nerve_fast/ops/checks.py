@@ -12,7 +12,7 @@ from nerve_fast.config import MOST
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import is_finite, upcast
-from nerve_fast.weights import known_sum, remember
+from nerve_fast.weights import is_capturing, known_sum, remember
 
 
 def check_float_tensor(name: str, x: Tensor, shape: str, ndim: int) -> None:
@@ -162,14 +162,6 @@ def check_weight_sum(head_weights: Tensor | None, rule: Normalization) -> None:
             f"with normalization {rule.name!r}, whose numerators would be negative: divide the "
             "weights by their sum, or take another normalization"
         )
-
-
-def is_capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is recorded, during which no value can be read."""
-    if device.type != "cuda":
-        return False
-    with torch.cuda.device(device):
-        return torch.cuda.is_current_stream_capturing()
 
 
 def check_prior(prior: Tensor, q: Tensor) -> None:

@@ -17,10 +17,10 @@ from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan
 from nerve_fast.errors import InputError
 from nerve_fast.numerics import upcast
-from nerve_fast.ops.checks import check_logits, check_values, check_weight_sum, is_capturing
+from nerve_fast.ops.checks import check_logits, check_values, check_weight_sum
 from nerve_fast.utils.windows import clipped_radius
 from nerve_fast.walked import Walked
-from nerve_fast.weights import remember
+from nerve_fast.weights import is_capturing, remember
 
 
 def without_autocast(operation: Callable) -> Callable:
@@ -140,7 +140,7 @@ def walked(
             f"clusters holds {clusters.count} of them; expected config.global_keys, which is "
             f"{config.global_keys}"
         )
-    if clusters is None and problem.clustered and _moves(config, return_steps):
+    if clusters is None and problem.clustered and config.moves(return_steps):
         head_weights, clusters = _clustered(
             plan.backend, q, k, prior, head_weights, config, problem.columns
         )
@@ -164,11 +164,6 @@ def walked(
         {t: P.to(prior.dtype) for t, P in out.at_steps.items()},
         out.steps_taken,
     )
-
-
-def _moves(config: NerveConfig, return_steps: tuple[int, ...]) -> bool:
-    """Whether any walker leaves its token."""
-    return config.alpha > 0 and (config.steps is None or max(config.steps, *return_steps, 0) > 0)
 
 
 def _clustered(

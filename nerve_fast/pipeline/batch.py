@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from nerve_fast.backbones.loading import hide_loading_bars
-from nerve_fast.config import NerveConfig
+from nerve_fast.config import NerveConfig, default_config
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging import visualize
 from nerve_fast.imaging.tiling import Tiling
@@ -72,7 +72,7 @@ class SegmentSettings:
         max_key_error: that the clusters may have, relative; ``None`` takes it as it is.
         tile, overlap: of large images, in pixels; ``None`` follows from the model.
         prior: how CLIP's patches become the prior.
-        config: of the graph stage.
+        config: of the graph stage; ``None`` is the default, which with seeds alone is another.
         models: the networks.
 
     Raises:
@@ -97,11 +97,13 @@ class SegmentSettings:
     tile: int | None = None
     overlap: int | None = None
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
-    config: NerveConfig = dataclasses.field(default_factory=NerveConfig)
+    config: NerveConfig | None = None
     models: ModelSettings = dataclasses.field(default_factory=ModelSettings)
 
     def __post_init__(self):
         for name, kind in CLASSES.items():
+            if name == "config" and self.config is None:
+                continue
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(
                     f"{name} is {quoted(getattr(self, name))}; expected {kind.__name__}(…)"
@@ -121,6 +123,11 @@ class SegmentSettings:
         object.__setattr__(self, "images", tuple(map(Path, self.images)))
         object.__setattr__(self, "labels", tuple(self.labels))
         object.__setattr__(self, "output", Path(self.output))
+
+    @property
+    def taken_config(self) -> NerveConfig:
+        """The settings of the graph stage that were given, or the default ones."""
+        return self.config or default_config(bool(self.labels))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -255,7 +262,9 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
             processing_resolution=asked.resolution,
             # Each image as if it were the only one.
             generator=[torch.Generator().manual_seed(asked.models.seed) for _ in group],
-            return_steps=visualize.strip_stages(asked.config.steps) if asked.save_steps else (),
+            return_steps=visualize.strip_stages(asked.taken_config.steps)
+            if asked.save_steps
+            else (),
             batch_size=asked.batch_size,
             max_memory=asked.max_memory,
             global_keys=asked.global_keys,
@@ -293,7 +302,7 @@ def check_drawing(asked: SegmentSettings, sizes: Sequence[tuple[int, int]]) -> N
         size,
         len(asked.labels),
         heat_maps=asked.save_heatmaps,
-        steps=len(visualize.strip_stages(asked.config.steps)) if asked.save_steps else 0,
+        steps=len(visualize.strip_stages(asked.taken_config.steps)) if asked.save_steps else 0,
         probabilities=asked.save_probabilities,
     )
     # The label maps of the others.
@@ -345,7 +354,7 @@ def load_pipeline(asked: SegmentSettings, device: torch.device | str | None) -> 
         device=device,
         dtype=models.dtype,
         prior=asked.prior,
-        config=asked.config,
+        config=asked.taken_config,
         backend=models.backend,
         layers=models.layers,
         timestep=models.timestep,

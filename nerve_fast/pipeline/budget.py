@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from nerve_fast.backbones.source import AffinitySource, heads_of
-from nerve_fast.blocked.key_error import error_memory
+from nerve_fast.blocked.cluster_error import error_memory
 from nerve_fast.clusters import ClusterError
 from nerve_fast.config import EXACT_TOKENS, GLOBAL_KEYS, NerveConfig
 from nerve_fast.dispatch import Plan, plan, resolve

@@ -62,7 +62,7 @@ def settings_digest(asked, device: torch.device | str | None) -> str:
         {
             "labels": list(asked.labels),
             "seeds": asked.seeds.to_dict(),
-            "config": asked.config.to_dict(),
+            "config": asked.taken_config.to_dict(),
             "prior": dataclasses.asdict(asked.prior),
             "pixels": [asked.resolution, asked.tile, asked.overlap],
             "memory": [asked.global_keys, asked.max_key_error, asked.max_memory],

@@ -15,7 +15,7 @@ from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.graph import load_graph
 from nerve_fast.backbones.source import AffinitySource, GraphFeatures
 from nerve_fast.clusters import ClusterError, Clusters
-from nerve_fast.config import SEED_CONFIG, NerveConfig
+from nerve_fast.config import NerveConfig, default_config
 from nerve_fast.dispatch import choose
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.resampling import as_maps, to_tokens
@@ -28,7 +28,7 @@ from nerve_fast.pipeline.output import SegmentationOutput
 from nerve_fast.priors import CLIPPrior, Prior, PriorConfig
 from nerve_fast.priors.patchwise import check_finite
 from nerve_fast.priors.seeds import Boxes, Points, Scribbles
-from nerve_fast.refiners.walk import clusters_of, entropies, moves, weights_of
+from nerve_fast.refiners.walk import clusters_of, entropies, weights_of
 from nerve_fast.utils.heap import give_back
 from nerve_fast.utils.labels import parse_labels
 
@@ -225,10 +225,7 @@ class NervePipeline:
             TypeError: an argument is of the wrong type.
         """
         # 0. Inputs. The labels are encoded first: a mistake in them should not cost a forward pass.
-        if config is None:
-            config = self.config
-        if config is None:
-            config = SEED_CONFIG if labels is None else NerveConfig()
+        config = config or self.config or default_config(labels is not None)
         check_inputs(
             config,
             processing_resolution,
@@ -339,7 +336,7 @@ class NervePipeline:
         self._begin(plan)
         probabilities, graph = self._networks(jobs, call.classes, plan, call.progress)
         entropy = None
-        if moves(call.config, call.return_steps) and call.config.sharpness > 0:
+        if call.config.moves(call.return_steps) and call.config.sharpness > 0:
             entropy = entropies(graph, max_rows=plan.entropy_rows, backend=self.backend)
         return self._walked(jobs, probabilities, graph, entropy, plan, call)
 
@@ -355,7 +352,7 @@ class NervePipeline:
             probabilities = self.prior.probabilities(features.encoded, call.classes)
             check_finite(probabilities)
         entropy = None
-        if moves(call.config, call.return_steps) and call.config.sharpness > 0:
+        if call.config.moves(call.return_steps) and call.config.sharpness > 0:
             entropy = features.entropies(plan.entropy_rows, self.backend)
         return self._walked([job], probabilities, features.graph, entropy, plan, call)
 
@@ -502,7 +499,7 @@ class NervePipeline:
         call: Call,
     ) -> tuple[CallPlan, Clusters | None, Sequence[ClusterError | None]]:
         """The plan of the walk, clusters of keys that hold the error asked for, and each error."""
-        if not (plan.walk.problem.clustered and moves(plan.config, call.return_steps)):
+        if not (plan.walk.problem.clustered and plan.config.moves(call.return_steps)):
             return plan, None, [None] * len(jobs)
         weights = weights_of(graph, plan.config, entropy)
         tokens = math.prod(plan.grid)

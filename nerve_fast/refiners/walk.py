@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from nerve_fast.backbones.source import GraphFeatures
-from nerve_fast.blocked.key_error import cluster_error
+from nerve_fast.blocked.cluster_error import cluster_error
 from nerve_fast.clusters import ClusterError, Clusters, cluster_keys
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan
@@ -65,11 +65,6 @@ class WalkedMaps:
     maps: Tensor
     at_steps: Mapping[int, Tensor]
     steps_taken: int
-
-
-def moves(config: NerveConfig, return_steps: Sequence[int] = ()) -> bool:
-    """Whether any walker leaves its token, so that the graph is looked at."""
-    return config.alpha > 0 and (config.steps is None or max(config.steps, *return_steps, 0) > 0)
 
 
 def entropies(
@@ -149,7 +144,7 @@ def walk(
         One an image.
     """
     q, k, grid = graph.q, graph.k, graph.grid
-    if entropy is None and moves(config, return_steps) and config.sharpness > 0:
+    if entropy is None and config.moves(return_steps) and config.sharpness > 0:
         entropy = entropies(graph, backend=backend)
     weights = weights_of(graph, config, entropy)
 

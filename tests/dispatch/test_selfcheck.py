@@ -36,7 +36,7 @@ def machine(monkeypatch, tmp_path):
     monkeypatch.setenv("NERVE_FAST_CACHE", str(tmp_path))
     monkeypatch.setattr(launch, "interpreted", lambda: False)
     monkeypatch.setattr(launch, "obstacle", lambda device: None)
-    monkeypatch.setattr("nerve_fast.kernels.graphs.is_capturing", lambda device: False)
+    monkeypatch.setattr("nerve_fast.dispatch.selfcheck.is_capturing", lambda device: False)
     monkeypatch.setattr("nerve_fast.kernels.configs.device_name", lambda device: "GPU 1")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(selfcheck, "check", machine.check)
@@ -127,7 +127,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(machine, tmp_path, monkeypa
 
 def test_nothing_is_checked_while_a_graph_is_recorded(machine, monkeypatch):
     machine.found = [WRONG]
-    monkeypatch.setattr("nerve_fast.kernels.graphs.is_capturing", lambda device: True)
+    monkeypatch.setattr("nerve_fast.dispatch.selfcheck.is_capturing", lambda device: True)
     assert choose("auto", CUDA, torch.float16) == "triton"
     assert machine.ran == []
 

@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from nerve_fast.cli.main import main
-from nerve_fast.tiny.scenes import NAMES, generate
 from nerve_fast.utils.files import TEMPORARY_PREFIX
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no signals")
@@ -57,18 +56,8 @@ def started(arguments, log, calls=-1, number=signal.SIGKILL):
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Four small scenes with masks."""
-    root = tmp_path_factory.mktemp("set")
-    for part in ("images", "masks"):
-        (root / part).mkdir()
-    (root / "names.txt").write_text("\n".join(NAMES))
-    for i in range(4):
-        image, mask, names = generate(990_200 + i, 64)
-        image.save(root / "images" / f"scene{i}.png")
-        labels = np.array([NAMES.index(name) for name in names], dtype=np.uint8)[mask]
-        Image.fromarray(labels).save(root / "masks" / f"scene{i}.png")
-    return root
+def root(make_folder_set):
+    return make_folder_set(range(990_200, 990_204))
 
 
 MODELS = ("--models", "tiny", "--device", "cpu")

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import random
 import shutil
 import signal
@@ -181,10 +180,8 @@ def time_limit():
         signal.signal(signal.SIGALRM, before)
 
 
-def hold(model_folders, tmp_path, count, monkeypatch):
-    """Damage ``count`` folders; the seed is printed and can be set again."""
-    seed = int(os.environ.get("NERVE_FAST_TEST_SEED", random.randrange(2**31)))
-    print(f"NERVE_FAST_TEST_SEED={seed}")
+def hold(model_folders, tmp_path, count, monkeypatch, seed):
+    """Damage ``count`` folders."""
     monkeypatch.setattr(
         "huggingface_hub.HfApi.model_info", lambda *_, **__: pytest.fail("asked the hub")
     )
@@ -216,11 +213,11 @@ def hold(model_folders, tmp_path, count, monkeypatch):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no alarms")
-def test_damaged_folders_end_in_one_line(model_folders, tmp_path, monkeypatch):
-    assert hold(model_folders, tmp_path, 60, monkeypatch) > 10
+def test_damaged_folders_end_in_one_line(model_folders, tmp_path, monkeypatch, seed):
+    assert hold(model_folders, tmp_path, 60, monkeypatch, seed) > 10
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGALRM"), reason="Windows has no alarms")
-def test_many_damaged_folders_end_in_one_line(model_folders, tmp_path, monkeypatch):
-    assert hold(model_folders, tmp_path, 5000, monkeypatch) > 1000
+def test_many_damaged_folders_end_in_one_line(model_folders, tmp_path, monkeypatch, seed):
+    assert hold(model_folders, tmp_path, 5000, monkeypatch, seed) > 1000

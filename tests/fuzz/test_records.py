@@ -4,27 +4,14 @@ import json
 import random
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from nerve_fast.cli import main as cli
-from nerve_fast.tiny.scenes import NAMES, generate
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    """Three small scenes."""
-    root = tmp_path_factory.mktemp("set")
-    for part in ("images", "masks"):
-        (root / part).mkdir()
-    (root / "names.txt").write_text("\n".join(NAMES))
-    for i in range(3):
-        image, mask, names = generate(990_100 + i, 64)
-        image.save(root / "images" / f"scene{i}.png")
-        labels = np.array([NAMES.index(name) for name in names], dtype=np.uint8)[mask]
-        Image.fromarray(labels).save(root / "masks" / f"scene{i}.png")
-    return root
+def root(make_folder_set):
+    return make_folder_set(range(990_100, 990_103))
 
 
 COMMANDS = {

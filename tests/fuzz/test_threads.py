@@ -16,15 +16,6 @@ THREADS = 4
 SIZES = [(64, 64), (64, 80), (96, 64)]
 
 
-@pytest.fixture
-def single_threaded():
-    """Sums in one order, whichever thread adds them up."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def random_config(chance: random.Random) -> nf.NerveConfig:
     return nf.NerveConfig(
         steps=chance.choice([0, 1, 3, None]),

@@ -28,14 +28,14 @@ def small_tiles(monkeypatch):
     """The same blocks every time, and so few processors that columns are split in two."""
     small = {
         "cosine_affinity": Config.of(4, 1, BM=64, BN=32, BC=64),
-        "local_affinity": Config.of(4, 1, BM=32),
+        "local_affinity": Config.of(4, 1, BM=64),
         "pack": Config.of(4, 1, BM=64),
         "head_entropy": Config.of(4, 1, BM=64, BN=32),
         "weigh": Config.of(4, 1, BT=2),
         "transition": Config.of(4, 1, BM=64),
         "streaming_step": Config.of(4, 1, BM=64, BN=32, BC=64, RESIDENT=True),
         "row_statistic": Config.of(4, 1, BM=64, BN=32, BC=64, RESIDENT=True),
-        "numerators": Config.of(4, 1, BM=32, BN=64, BC=64),
+        "numerators": Config.of(4, 1, BM=64, BN=64, BC=64),
         "dense_step": Config.of(4, 1, BM=64, BN=32),
         "moments": Config.of(4, 1, BC=64, BN=32),
         "factorized_step": Config.of(4, 1, BM=64, BC=64),

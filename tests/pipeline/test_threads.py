@@ -2,7 +2,6 @@
 
 import threading
 
-import pytest
 import torch
 
 import nerve_fast as nf
@@ -31,15 +30,6 @@ def in_threads(jobs):
     if errors:
         raise errors[0]
     return results
-
-
-@pytest.fixture
-def single_threaded():
-    """Sums in one order, whichever thread adds them up."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def test_calls_from_threads_equal_single_calls(single_threaded):
