@@ -225,7 +225,8 @@ class NervePipeline:
             TypeError: an argument is of the wrong type.
         """
         # 0. Inputs. The labels are encoded first: a mistake in them should not cost a forward pass.
-        config = config or self.config or default_config(labels is not None)
+        if config is None:
+            config = self.config or default_config(labels is not None)
         check_inputs(
             config,
             processing_resolution,
