@@ -32,6 +32,7 @@ from nerve_fast.evaluation.metrics import (
     scores,
     without_nan,
 )
+from nerve_fast.evaluation.reading import read
 from nerve_fast.evaluation.settings import EvaluationSettings
 from nerve_fast.utils.lines import write_json
 from nerve_fast.utils.locks import alone_in
@@ -119,7 +120,9 @@ def run(asked: EvaluationSettings, *, progress: bool = False) -> EvaluationResul
             ) as bar:
                 for name in mine:
                     try:
-                        image, truth = dataset.read(samples[name])
+                        image, truth = read(
+                            dataset, samples[name], segmenter.words, segmenter.refiner
+                        )
                         counts = compared(segmenter(image), truth, count)
                     except InputError as error:
                         failure(samples[name], error)

@@ -1,6 +1,6 @@
 """The worst and the best images of a run, drawn beside their truth."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +14,8 @@ from nerve_fast.evaluation import record
 from nerve_fast.evaluation.folder import claim, remove_made, seal
 from nerve_fast.evaluation.method import failure
 from nerve_fast.evaluation.metrics import mean_iou
+from nerve_fast.evaluation.reading import read
+from nerve_fast.evaluation.segmenter import Segmenter
 from nerve_fast.imaging import visualize
 from nerve_fast.utils.text import shortened
 
@@ -26,7 +28,7 @@ LONGEST_NAME = 200
 def draw(
     folder: Path,
     dataset: Dataset,
-    segmenter: Callable[[Image.Image], torch.Tensor],
+    segmenter: Segmenter,
     known: Mapping[str, record.Counts],
     samples: Mapping[str, Sample],
     count: int,
@@ -55,7 +57,7 @@ def draw(
         for place, name in enumerate(tqdm(names, kind, unit="image", disable=hidden), start=1):
             sample = samples[name]
             try:
-                image, truth = dataset.read(sample)
+                image, truth = read(dataset, sample, segmenter.words, segmenter.refiner)
                 picture = side_by_side(image, truth, segmenter(image), dataset.classes)
             except InputError as error:  # The file was changed since it was evaluated.
                 failure(sample, error)

@@ -47,6 +47,11 @@ class Segmenter:
     def __call__(self, image: Image.Image) -> Tensor:
         return self._labels(image).cpu()
 
+    @property
+    def words(self) -> int:
+        """Number of words of all classes."""
+        return sum(map(len, self.classes))
+
     @torch.no_grad()
     def _labels(self, image: Image.Image) -> Tensor:
         settings, size = self.settings, (image.height, image.width)

@@ -35,6 +35,7 @@ from nerve_fast.evaluation.method import (
 )
 from nerve_fast.evaluation.metrics import confusion_matrix, without_nan
 from nerve_fast.evaluation.presets import Settings
+from nerve_fast.evaluation.reading import read
 from nerve_fast.evaluation.rules import thresholded
 from nerve_fast.evaluation.settings import AblationSettings
 from nerve_fast.pipeline.loading import device_and_dtype
@@ -290,7 +291,7 @@ def confusions(
         InputError: the image or its mask cannot be read, or a network gave values that are not
             finite.
     """
-    image, truth = dataset.read(sample)
+    image, truth = read(dataset, sample, len(dataset.classes))
     matrices = {}
     for timestep in sorted({setting.timestep for setting in missing}):
         source = sources[timestep]
