@@ -17,6 +17,7 @@ from PIL import Image
 from nerve_fast.tiny import MODELS
 
 NEEDS_TRITON = (
+    "bench/harness/test_trials.py",
     "bench/test_gpu.py",
     "cli/test_doctor.py",
     "dispatch/test_costs.py",
