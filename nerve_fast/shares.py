@@ -188,6 +188,47 @@ class Share:
         self._passed(sent, received)
         return out
 
+    def joined(self, x: Tensor, spans: Sequence[tuple[int, int]]) -> Tensor:
+        """The own rows ``(n, C)`` of a sum to which each process adds rows that it has.
+
+        Args:
+            x: what this process adds, the rows of its span.
+            spans: first token of what each process adds, and the one after the last.
+        """
+        if self.alone:
+            return x
+        low, high = self.own.start, self.own.stop
+        out = x.new_zeros(high - low, *x.shape[1:])
+        sent, received, pieces = [], [], []
+        for peer, (first, last) in enumerate(spans):
+            start, stop = max(first, low), min(last, high)
+            if peer == self.index:
+                pieces.append((start, x[max(start - first, 0) : max(stop - first, 0)]))
+            elif start < stop:
+                pieces.append((start, x.new_empty(stop - start, *x.shape[1:])))
+                received.append((pieces[-1][1], peer))
+            own = spans[self.index]
+            start, stop = max(own[0], self.starts[peer]), min(own[1], self.starts[peer + 1])
+            if peer != self.index and start < stop:
+                sent.append((x[start - own[0] : stop - own[0]].contiguous(), peer))
+        self._passed(sent, received)
+        for start, piece in pieces:
+            out[start - low : start - low + len(piece)] += piece
+        return out
+
+    def to_first(self, x: Tensor) -> Tensor | None:
+        """The rows of all processes, ``(N, C)``, on the first of them."""
+        if self.alone:
+            return x
+        if self.index:
+            self._passed([(x.contiguous(), 0)], [])
+            return None
+        out = x.new_empty(self.tokens, *x.shape[1:])
+        out[self.own] = x
+        others = range(1, self.processes)
+        self._passed([], [(out[self.starts[i] : self.starts[i + 1]], i) for i in others])
+        return out
+
     def _passed(self, sent, received) -> None:
         """Tensors to other processes, and others from them: pairs of a tensor and a process."""
         with _exchanging():
@@ -251,6 +292,23 @@ def shared(group: Any, describe: Callable[[], dict]) -> Share:
                 f"grid, {width} tokens each"
             )
     return Share((height, width), [tokens // width for tokens in held], group)
+
+
+def agreed(group: Any, make: Callable[[], T]) -> T:
+    """:meth:`Share.agreed` before there is a share; ``group`` may be ``None``."""
+    return make() if group is None else _agreed(group, make)
+
+
+def check_same(group: Any, what: str, text: str) -> None:
+    """End all processes where they do not have the same ``text``: they are at different things.
+
+    Raises:
+        ExchangeError: they have not.
+    """
+    if group is not None and len(set(_texts(group, text))) > 1:
+        raise ExchangeError(
+            f"the processes of the group differ in {what}; expected the same on all"
+        )
 
 
 def carries(group: Any, device: torch.device) -> bool:

@@ -11,6 +11,7 @@ import torch
 from nerve_fast.blocked.affinity import STRIPE_BYTES
 from nerve_fast.clusters import COLUMNS, ROUNDS, SAMPLE, block_rows
 from nerve_fast.dispatch.problem import Problem
+from nerve_fast.utils.units import format_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,3 +223,55 @@ def row_memory(problem: Problem, backend: str) -> int:
     if backend == "triton":
         columns = -(-columns // 128) * 128
     return columns * problem.stored_itemsize(backend)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """Bytes that a process of a group receives in a walk, and sends as many; a batch of one.
+
+    Attributes:
+        once: before the first step: the sample that keys are clustered from and the clusters'
+            means, or all keys; those of the halo; the queries for entropies of all rows.
+        step: in each step: the clusters' sums, or the walk of all other tokens; that of the halo.
+    """
+
+    once: int
+    step: int
+
+    def __str__(self) -> str:
+        return (
+            f"each process receives {format_bytes(self.once)} before the first step and "
+            f"{format_bytes(self.step)} in each"
+        )
+
+
+def exchange(p: Problem, route: str) -> Exchange:
+    r"""What a process in the middle of the grid receives, by ``P`` of them.
+
+    An all-reduce of ``n`` bytes is :math:`2 n (P - 1) / P` for each process (a ring), and gathering
+    what the others hold of ``n`` is :math:`n (P - 1) / P`. With clusters a step is
+
+    .. math:: 8 M K \frac{P - 1}{P} + 8 r w K
+
+    bytes in float32, where rows of the grid have ``w`` tokens, however many rows there are.
+    """
+    others = (p.processes - 1) / p.processes
+    halo = 2 * p.radius * p.sides[1] * p.itemsize if p.config.beta < 1 and others else 0
+    once, step = halo * p.channels, halo * p.labels
+    if p.config.beta > 0:
+        if p.clustered:
+            sample = min(max(SAMPLE, 2 * p.columns), p.tokens)
+            once += 2 * others * p.channels * (4 * sample + p.itemsize * p.columns)
+            once += others * 4 * p.columns * p.channels
+            step += 2 * others * p.columns * p.labels * p.itemsize
+        elif route == "factorized":
+            step += 2 * others * (p.channels + 1) * p.labels * p.itemsize
+        else:
+            step += others * p.tokens * p.labels * p.itemsize
+        if not p.clustered and (route != "factorized" or p.rule.signed):
+            once += others * p.tokens * p.channels * p.stored_itemsize("blocked")
+    if not p.weights_given and p.config.sharpness > 0:
+        # Queries, and of each row and head what the keys of all processes add to its entropy.
+        once += others * p.tokens * p.channels * p.dtype.itemsize
+        once += 3 * 2 * others * p.tokens * p.heads * p.itemsize
+    return Exchange(round(once), round(step))

@@ -51,9 +51,8 @@ class Problem:
         """The tokens of this process."""
         if self.own_tokens:
             return self.own_tokens
-        # Whole rows of the grid; where it is not known, one of many rows.
-        width = self.grid[1] if self.grid else 1
-        return -(-self.tokens // width // self.processes) * width
+        height, width = self.sides
+        return -(-height // self.processes) * width
 
     @property
     def steps(self) -> int:
@@ -195,7 +194,12 @@ def problem_of(
         grid = (sides[0], sides[1])
     if not _is_whole(processes):
         raise TypeError(f"processes is {quoted(processes)}; expected a whole number, 1 or more")
-    rows = tokens if grid is None else grid[0]
+    if processes > 1 and grid is None:
+        raise InputError(
+            f"grid is None and processes {quoted(processes)}; expected (height, width), as each "
+            "process holds whole rows of the grid"
+        )
+    rows = 1 if grid is None else grid[0]
     if not 1 <= processes <= rows:
         raise InputError(
             f"processes is {quoted(processes)}; expected from 1 to {rows}, as each holds whole rows"

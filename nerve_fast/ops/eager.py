@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from nerve_fast import dispatch, reference
+from nerve_fast.blocked import entropy as blocked_entropy
 from nerve_fast.blocked.entropy import entropy_of_all
 from nerve_fast.clusters import Clusters, cluster_keys
 from nerve_fast.config import NerveConfig
@@ -43,6 +44,35 @@ def head_entropy(
     """See :func:`nerve_fast.head_entropy`."""
     check_logits(check_values(q=q, k=k), q, scale)
     return _module(backend, q, requires_grad).head_entropy(q, k, scale)
+
+
+@without_autocast
+def entropy_of_shares(q: Tensor, k: Tensor, backend: str, share: Share) -> Tensor:
+    """:func:`head_entropy` of the tokens of all processes that share them, on all of these."""
+    if share.alone:
+        return head_entropy(q, k, None, backend, dispatch.wants_grad(q, k))
+    share.agreed(lambda: check_logits(check_values(q=q, k=k), q, None))
+    return entropy_of_all(q, k, share)
+
+
+@without_autocast
+def grouped_entropy(groups: Tensor, k: Tensor, backend: str, share: Share) -> Tensor:
+    """Entropies ``(groups, …, H)`` of groups of rows ``(groups, …, H, rows, D)``.
+
+    Of shared tokens ``k`` holds those of this process, and all have the same rows.
+    """
+    share.agreed(lambda: check_logits(check_values(q=groups, k=k), groups, None))
+    count, *batch = groups.shape[:-3]
+    found = []
+    members = groups.reshape(count, -1, *groups.shape[-3:]).unbind(1)
+    for rows, keys in zip(members, k.reshape(-1, *k.shape[-3:]), strict=True):
+        # Not copied: a view that has the keys again for each group.
+        keys = keys.expand(count, *keys.shape)
+        if share.alone:
+            found.append(_module(backend, rows, False).head_entropy(rows, keys, None))
+        else:
+            found.append(blocked_entropy.head_entropy(rows, keys, None, share))
+    return torch.stack(found, 1).unflatten(1, batch or (1,)).reshape(count, *batch, -1)
 
 
 @without_autocast
