@@ -5,11 +5,13 @@ import sys
 
 import pytest
 import torch
+import torch.distributed as dist
 
 import nerve_fast as nf
 from nerve_fast.bench.harness.together import together
 from nerve_fast.blocked.cluster_error import cluster_error
 from nerve_fast.clusters import cluster_keys
+from nerve_fast.dispatch.costs import exchange
 from nerve_fast.errors import InputError
 from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 from nerve_fast.ops.walk import walked
@@ -19,6 +21,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and find
 
 GRID, HEADS, DIM, LABELS = (7, 5), 3, 8, 4
 TOKENS = GRID[0] * GRID[1]
+
+PATCHED = ("all_reduce", "broadcast", "batch_isend_irecv")
 
 CASES = {
     "softmax": {},
@@ -129,6 +133,42 @@ def refusals(group):
     return said
 
 
+COUNTED = {
+    "clusters": {"global_keys": 11},
+    "shift": {"normalization": "shift"},
+    "all keys": {"beta": 1.0},
+}
+
+
+def received(group, config):
+    """Bytes that this process receives in a walk."""
+    count, whole = [0], {name: getattr(dist, name) for name in PATCHED}
+    others = (group.size() - 1) / group.size()
+
+    def all_reduce(x, *given, **named):
+        count[0] += 2 * others * x.nbytes
+        return whole["all_reduce"](x, *given, **named)
+
+    def broadcast(x, owner, **named):
+        count[0] += x.nbytes * (owner != group.rank())
+        return whole["broadcast"](x, owner, **named)
+
+    def batch_isend_irecv(calls):
+        count[0] += sum(call.tensor.nbytes for call in calls if call.op is dist.irecv)
+        return whole["batch_isend_irecv"](calls)
+
+    q, k, prior = inputs(0, rows=rows_of(group))
+    weights = torch.full((HEADS,), 1 / HEADS)
+    for counted in (all_reduce, broadcast, batch_isend_irecv):
+        setattr(dist, counted.__name__, counted)
+    try:
+        nf.random_walk(q, k, prior, GRID, config, head_weights=weights, group=group)
+    finally:
+        for name, function in whole.items():
+            setattr(dist, name, function)
+    return count[0]
+
+
 def everything(group, seed):
     """All cases, twice: the second time for its bits."""
     rows = rows_of(group)
@@ -137,6 +177,11 @@ def everything(group, seed):
     found["again"] = all(torch.equal(found["cases"][name]["P"], again[name]["P"]) for name in CASES)
     found["clusters"] = clustered(seed, group, rows)
     found["refusals"] = refusals(group)
+    found["a step"] = {
+        name: received(group, nf.NerveConfig(steps=5, **case))
+        - received(group, nf.NerveConfig(steps=4, **case))
+        for name, case in COUNTED.items()
+    }
     q, k, prior = inputs(seed, rows=rows)
     config = nf.NerveConfig(normalization="shift", steps=4)
     shape, way = (HEADS, TOKENS, DIM), {"config": config, "grid": GRID}
@@ -195,6 +240,27 @@ def test_a_plan_for_a_share_is_executed(found):
         assert relative_error(P, expected) <= ERROR_BOUNDS[torch.float32]
 
 
+@pytest.mark.parametrize("name", COUNTED)
+def test_a_step_costs_the_bytes_that_plans_say(found, name):
+    config, (_, middle, *_) = nf.NerveConfig(**COUNTED[name]), found
+    plan = nf.plan(
+        (HEADS, TOKENS, DIM),
+        LABELS,
+        config=config,
+        weights_given=True,
+        grid=GRID,
+        processes=len(found),
+        route="factorized" if name == "shift" else "streaming",
+    )
+    halo = 2 * GRID[1] * LABELS * 4 if config.beta < 1 else 0
+    expected = exchange(plan.problem, plan.route).step
+    # Of two processes each has one neighbour, and shares are not quite equal.
+    if len(found) == 2:
+        expected -= halo / 2
+    tolerance = 0.15 if name == "all keys" else 1e-6
+    assert middle["a step"][name] == pytest.approx(expected, rel=tolerance, abs=1)
+
+
 REFUSED = {
     "rows": "expected those of the grid, 8 × 5 = 40",
     "whole rows": "expected whole rows of the grid, 7 tokens each",
@@ -234,7 +300,7 @@ def dies(group):
         return str(error)
     except KeyError:
         # As a process that is killed: nothing is said to the others.
-        torch.distributed.destroy_process_group()
+        dist.destroy_process_group()
         return ""
 
 

@@ -27,7 +27,7 @@ def head_entropy(
     size = tile_rows(k.shape[-2], q.device)
     means = [
         # One by one, as keys that are expanded over a dimension should not be copied.
-        _row_entropies(upcast(q[head]) * scale, upcast(k[head]), size, share).mean()
+        _of_rows(upcast(q[head]) * scale, upcast(k[head]), size, share).mean()
         for head in itertools.product(*map(range, q.shape[:-2]))
     ]
     return torch.stack(means).view(q.shape[:-2])
@@ -42,7 +42,7 @@ def entropy_of_all(q: Tensor, k: Tensor, share: Share) -> Tensor:
     return parts[0] if share.alone else torch.stack(parts).sum(0)
 
 
-def _row_entropies(q: Tensor, k: Tensor, size: int, share: Share) -> Tensor:
+def _of_rows(q: Tensor, k: Tensor, size: int, share: Share) -> Tensor:
     """The entropy of each row of one head, ``(M, D)`` and ``(N, D)``: ``(M,)``."""
 
     def of_rows(q, k):
@@ -66,3 +66,10 @@ def _row_entropies(q: Tensor, k: Tensor, size: int, share: Share) -> Tensor:
     weight = (lse - largest).exp()
     sums = share.total(torch.stack([weight, weight * found[:, 1]], dim=-1))
     return largest + sums[:, 0].log() - sums[:, 1] / sums[:, 0]
+
+
+def row_entropies(q: Tensor, k: Tensor) -> Tensor:
+    """The entropy of each row of one head, ``(N,)`` from ``q`` and ``k (N, D)``."""
+    scale = q.shape[-1] ** -0.5
+    size = tile_rows(len(k), q.device)
+    return _of_rows(upcast(q) * scale, upcast(k), size, Share((1, len(k))))

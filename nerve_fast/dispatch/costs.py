@@ -257,7 +257,7 @@ def exchange(p: Problem, route: str) -> Exchange:
     """
     others = (p.processes - 1) / p.processes
     halo = 2 * p.radius * p.sides[1] * p.itemsize if p.config.beta < 1 and others else 0
-    once, step = halo * p.channels, halo * p.labels
+    once, step = float(halo * p.channels), float(halo * p.labels)
     if p.config.beta > 0:
         if p.clustered:
             sample = min(max(SAMPLE, 2 * p.columns), p.tokens)

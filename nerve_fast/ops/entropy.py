@@ -51,7 +51,7 @@ def head_entropy(
         if max_rows < 1:
             raise ValueError(f"max_rows is {quoted(max_rows)}; expected 1 or more, or None for all")
         if max_rows < q.shape[-2]:
-            q = q[..., _spread(q.shape[-2], max_rows).to(q.device), :]
+            q = q[..., spread(q.shape[-2], max_rows).to(q.device), :]
     if library.compiled():
         return library.head_entropy(q, k, scale, backend)
     return eager.head_entropy(q, k, scale, backend, wants_grad(q, k))
@@ -86,8 +86,9 @@ def sampled_entropy(
 ) -> SampledEntropy:
     r""":func:`head_entropy` of at most ``max_rows`` rows, and how far that may be off.
 
-    The rows are those of :func:`head_entropy`, a multiple of 16 of them, in 16 groups that each
-    hold every sixteenth. Their means :math:`H_g` give the standard error of the mean of all,
+    The rows are those of :func:`head_entropy`, a multiple of 16 of them, of which each 16
+    neighbours are dealt to 16 groups by a seed. The groups' means :math:`H_g` give the standard
+    error of the mean of all, more rather than less where neighbours are alike,
 
     .. math:: \sqrt{\Bigl(1 - \frac{n}{N}\Bigr) \frac{1}{16 \cdot 15} \sum_g (H_g - \bar H)^2}.
 
@@ -102,17 +103,27 @@ def sampled_entropy(
     if max_rows is None or max_rows >= share.tokens:
         return SampledEntropy(eager.entropy_of_shares(q, k, backend, share), None, share.tokens)
     rows = max_rows // GROUPS * GROUPS
-    drawn = _spread(share.tokens, rows).to(q.device)
+    drawn = spread_in_groups(share.tokens, rows).to(q.device)
     # (16, …, H, rows / 16, D).
-    groups = share.picked(q, drawn).unflatten(-2, (-1, GROUPS)).movedim(-2, 0)
+    groups = share.picked(q, drawn.flatten()).unflatten(-2, (-1, GROUPS)).movedim(-2, 0)
     means = eager.grouped_entropy(groups, k, backend, share)
     among = means.var(0) / GROUPS * (1 - rows / share.tokens)
     return SampledEntropy(means.mean(0), among.sqrt(), rows)
 
 
-def _spread(tokens: int, rows: int) -> Tensor:
+def spread_in_groups(tokens: int, rows: int, seed: int = 0) -> Tensor:
+    """:func:`spread`, ``(rows / 16, 16)``, each column a group that is spread itself.
+
+    Every sixteenth row would be of one column of the grid where that is as wide as their distance.
+    """
+    drawn = spread(tokens, rows, seed).view(-1, GROUPS)
+    order = torch.rand(drawn.shape, generator=torch.Generator().manual_seed(seed)).argsort(-1)
+    return drawn.gather(1, order)
+
+
+def spread(tokens: int, rows: int, seed: int = 0) -> Tensor:
     """``rows`` of ``tokens``: one of each ``rows``-th part, drawn so that no column is favoured."""
-    draws = torch.rand(rows, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    draws = torch.rand(rows, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     return ((torch.arange(rows) + draws) * (tokens / rows)).long().clamp(max=tokens - 1)
 
 

@@ -105,7 +105,7 @@ def test_two_processes_share_each_image(folder, tmp_path):
     flags = [folder, "-o", tmp_path / "shared", "--labels", LABELS, "--models", "tiny"]
     more = ["--tile", "48", "--save-probabilities"]
     started = subprocess.run(
-        [sys.executable, *launch.split(), *flags, *"--share-images --device cpu".split(), *more],
+        [sys.executable, *launch.split(), *flags, *["--share-images", "--device", "cpu"], *more],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
