@@ -10,13 +10,21 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nerve_fast.bench.cases import keys, large
+from nerve_fast.bench.cases import keys, large, shared
 from nerve_fast.bench.harness.isolated import isolated
 from nerve_fast.bench.harness.machine import Machine
 from nerve_fast.bench.pages.large_report import FOLDER, PICTURES, render
 from nerve_fast.utils.files import cache_folder, written_whole
 
-OPTIONAL = {"large softmax", "keys, scene", "keys, photograph", "growth"}
+OPTIONAL = {
+    "large softmax",
+    "keys, scene",
+    "keys, photograph",
+    "growth",
+    "shared memory",
+    "shared prediction",
+    "rows",
+}
 """Jobs that the page can do without, and then says so: they need many minutes, or files."""
 
 
@@ -53,6 +61,9 @@ def main() -> int:
             "memory, reference": (large.full_size_once, True),
             "fast against reference": (large.fast_against_reference,),
             "hundred": (large.hundred,),
+            "shared memory": (shared.memory,),
+            "shared prediction": (shared.prediction,),
+            "rows": (shared.rows,),
             "seams": (large.seams, str(PICTURES / "seams.png")),
         }
         for name, (job, *arguments) in jobs.items():

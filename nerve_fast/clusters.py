@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from nerve_fast.numerics import NORM_FLOOR, power_of_two, upcast
+from nerve_fast.shares import Share
 from nerve_fast.utils.tiles import spans
 
 SAMPLE = 8192
@@ -61,22 +62,30 @@ class ClusterError(NamedTuple):
 class Clusters:
     """Which tokens' keys are taken together; made by :meth:`of`.
 
+    Where processes share the tokens, each has its own ones; sizes, sums and means are over all.
+
     Attributes:
         assignment: ``(…, N)`` int64, the cluster of each token, from 0 to ``count − 1``.
         count: ``M``, the number of clusters; some may be empty.
         sizes: ``(…, M)`` int64, tokens of each.
+        share: which tokens these are.
     """
 
     assignment: Tensor
     count: int
     sizes: Tensor
+    share: Share
     _order: Tensor
     _pieces: tuple[Tensor, Tensor]
 
     @classmethod
-    def of(cls, assignment: Tensor, count: int) -> "Clusters":
-        """The clusters that ``assignment (…, N)`` int64 says, ``count`` of them."""
+    def of(cls, assignment: Tensor, count: int, share: Share | None = None) -> "Clusters":
+        """The clusters that ``assignment (…, N)`` int64 says, ``count`` of them.
+
+        ``share``: which tokens these are, where processes share them.
+        """
         *batch, tokens = assignment.shape
+        share = share or Share((1, tokens))
         flat = assignment.reshape(-1, tokens)
         members = torch.arange(len(flat), device=flat.device)[:, None]
         # Members of a batch one after the other, and in each of them cluster after cluster.
@@ -88,7 +97,8 @@ class Clusters:
         first = per_cluster.cumsum(0) - per_cluster
         place = torch.arange(len(owner), device=flat.device) - first[owner]
         lengths = (sizes[owner] - PIECE * place).clamp(max=PIECE)
-        return cls(assignment, count, sizes.view(*batch, count), order, (lengths, per_cluster))
+        of_all = share.total(sizes).view(*batch, count)
+        return cls(assignment, count, of_all, share, order, (lengths, per_cluster))
 
     def sums(self, x: Tensor) -> Tensor:
         """``(…, N, C)`` summed over each cluster, ``(…, M, C)`` in float32 or better.
@@ -103,21 +113,23 @@ class Clusters:
             in_order = upcast(flat[:, columns].index_select(0, self._order))
             parts.append(_summed(_summed(in_order, lengths), per_cluster))
         whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
-        return whole.view(*x.shape[:-2], self.count, x.shape[-1])
+        return self.share.total(whole).view(*x.shape[:-2], self.count, x.shape[-1])
 
     def means(self, x: Tensor) -> Tensor:
         """``(…, N, C)`` averaged over each cluster, ``(…, M, C)``; an empty one has another's."""
         sums = self.sums(x)
         sizes = self.sizes.view(*sums.shape[:-1], 1)
         means = sums / sizes.clamp(min=1)
-        some = self.assignment[..., :1].reshape(*sums.shape[:-2], 1, 1)
+        some = (sizes > 0).byte().argmax(-2, keepdim=True)
         other = means.gather(-2, some.expand(*sums.shape[:-2], 1, sums.shape[-1]))
         return torch.where(sizes > 0, means, other)
 
     def members(self) -> "list[Clusters]":
         """Those of each member of a batch, ``(N,)`` each."""
         flat = self.assignment.reshape(-1, self.assignment.shape[-1])
-        return [self] if self.assignment.ndim == 1 else [Clusters.of(x, self.count) for x in flat]
+        if self.assignment.ndim == 1:
+            return [self]
+        return [Clusters.of(x, self.count, self.share) for x in flat]
 
 
 def _summed(x: Tensor, lengths: Tensor) -> Tensor:
@@ -130,7 +142,11 @@ def _summed(x: Tensor, lengths: Tensor) -> Tensor:
 
 @torch.no_grad()
 def cluster_keys(
-    k: Tensor, head_weights: Tensor, count: int, prior: Tensor | None = None
+    k: Tensor,
+    head_weights: Tensor,
+    count: int,
+    prior: Tensor | None = None,
+    share: Share | None = None,
 ) -> Clusters:
     r"""Group keys by what they are: k-means on ``K̃``, weighted as the affinity weights it.
 
@@ -144,29 +160,33 @@ def cluster_keys(
         head_weights: ``w``, ``(…, H)``.
         count: ``M``, from 1 to ``N``.
         prior: ``(…, N, K)``, looked through for seeds; ``None`` has none.
+        share: which tokens these are, where processes share them; ``None``: all of them.
 
     Returns:
-        Equal to the bit for equal inputs, and for inputs that are equal in float32.
+        Equal to the bit for equal inputs, and for inputs that are equal in float32. With a
+        ``share`` those of this process, of the clusters that one process finds in all tokens.
     """
     heads, tokens, head_dim = k.shape[-3:]
     batch = k.shape[:-3]
+    share = share or Share((1, tokens))
     keys = k.reshape(-1, heads, tokens, head_dim)
     # Weights that differ by what one backend rounds otherwise than another give the same clusters.
     scales = head_weights.reshape(-1, heads).float().sqrt().bfloat16().float()
-    seeded = None if prior is None else _seeded(prior).reshape(-1, tokens)
+    seeded = None if prior is None else _seeded(prior, share).reshape(-1, tokens)
+    mixed = torch.Generator().manual_seed(SEED)
+    drawn = torch.randperm(share.tokens, generator=mixed).to(k.device)
     found = []
     for member, (one, scale) in enumerate(zip(keys, scales, strict=True)):
         points = _points_of(one, scale)
-        drawn = torch.randperm(tokens, generator=torch.Generator().manual_seed(SEED)).to(k.device)
         own = None if seeded is None else seeded[member]
-        found.append(_grouped(points, drawn, count, own))
-    return Clusters.of(torch.stack(found).view(*batch, tokens), count)
+        found.append(_grouped(points, drawn, count, own, share))
+    return Clusters.of(torch.stack(found).view(*batch, tokens), count, share)
 
 
-def _seeded(prior: Tensor) -> Tensor:
+def _seeded(prior: Tensor, share: Share) -> Tensor:
     """``(…, N)`` bool: the tokens that a prior marks, where it marks less than half of them."""
     marked = (prior != 0).any(-1)
-    return marked & (2 * marked.sum(-1, keepdim=True) < marked.shape[-1])
+    return marked & (2 * share.total(marked.sum(-1, keepdim=True)) < share.tokens)
 
 
 Points = Callable[[Tensor], Tensor]
@@ -184,35 +204,58 @@ def _points_of(k: Tensor, scales: Tensor) -> Points:
     return points
 
 
-def _grouped(points: Points, drawn: Tensor, count: int, seeded: Tensor | None) -> Tensor:
-    """The cluster of each token, ``(N,)``; ``drawn`` holds all tokens in the order of the draw."""
-    assignment = torch.empty_like(drawn)
+def _grouped(
+    points: Points, drawn: Tensor, count: int, seeded: Tensor | None, share: Share
+) -> Tensor:
+    """The cluster of each own token, ``(n,)``.
+
+    Args:
+        points: of the own tokens.
+        drawn: all ``N`` tokens in the order of the draw.
+        count: the number of clusters.
+        seeded: which own tokens are seeds, ``(n,)``.
+        share: which tokens are own ones.
+    """
+    assignment = drawn.new_empty(share.own.stop - share.own.start)
     for_seeds = 0
-    if seeded is not None:
-        own = drawn[seeded[drawn]]
-        for_seeds = min(len(own), count // 2)
+    if seeded is not None and share.total(seeded.sum()) > 0:
+        seeds = share.gathered(seeded.byte()).bool()[drawn]
+        for_seeds = min(int(seeds.sum()), count // 2)
         if for_seeds:
-            assignment[own] = _kmeans(points, own, for_seeds)
-            drawn = drawn[~seeded[drawn]]
-    assignment[drawn] = for_seeds + _kmeans(points, drawn, count - for_seeds)
+            _kmeans(points, drawn[seeds], for_seeds, share, assignment)
+            drawn = drawn[~seeds]
+    _kmeans(points, drawn, count - for_seeds, share, assignment, for_seeds)
     return assignment
 
 
-def _kmeans(points: Points, drawn: Tensor, count: int) -> Tensor:
-    """The cluster of each of the tokens ``drawn``, which come in random order."""
+def _kmeans(
+    points: Points, drawn: Tensor, count: int, share: Share, assignment: Tensor, first: int = 0
+) -> None:
+    """Put the own ones of the tokens ``drawn``, which come in random order, into clusters.
+
+    What they are assigned to, from ``first``, is written to ``assignment (n,)``.
+    """
+    mine, own = share.held(drawn)
     if len(drawn) <= count:
-        return torch.arange(len(drawn), device=drawn.device)
-    sample = points(drawn[: max(SAMPLE, 2 * count)])
+        assignment[own] = first + mine.nonzero().squeeze(1)
+        return
+    some = drawn[: max(SAMPLE, 2 * count)]
+    here, there = share.held(some)
+    found = points(there)
+    sample = found.new_zeros(len(some), found.shape[1])
+    sample[here] = found
+    # All but one process add zeros to a point.
+    sample = share.total(sample)
     centres = sample[_distinct_first(sample)[:count]]
     for _ in range(ROUNDS):
         clusters = Clusters.of(_nearest(sample, centres), count)
         sizes = clusters.sizes[:, None]
         centres = torch.where(sizes > 0, clusters.sums(sample) / sizes.clamp(min=1), centres)
-    in_order = drawn.argsort()
-    found = torch.empty_like(drawn)
-    for some in spans(len(drawn), block_rows(count, centres.shape[1], drawn.device)):
-        found[in_order[some]] = _nearest(points(drawn[in_order[some]]), centres)
-    return found
+    # Another machine may round otherwise, and centres have to be the same everywhere.
+    centres = share.broadcast(centres)
+    own = own.sort().values
+    for rows in spans(len(own), block_rows(count, centres.shape[1], drawn.device)):
+        assignment[own[rows]] = first + _nearest(points(own[rows]), centres)
 
 
 def block_rows(count: int, channels: int, device: torch.device) -> int:

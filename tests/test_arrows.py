@@ -23,6 +23,7 @@ LEVELS = (
     ("blocked", "kernels"),
     ("reference",),
     ("clusters", "config", "walked", "weights"),
+    ("shares",),
     ("normalization", "numerics"),
     ("imaging", "tiny"),
     ("utils",),

@@ -60,7 +60,7 @@ def compared(pipe: NervePipeline, features, call) -> dict:
     config, graph = NerveConfig(), features.graph
     out = call(global_keys=1)
     G = out.prior.flatten(1).T[None].contiguous()
-    entropy = features.entropies(ENTROPY_ROWS, pipe.backend)
+    entropy = features.entropies(ENTROPY_ROWS, pipe.backend).mean
     size = (out.label_map.shape[0], out.label_map.shape[1])
 
     def walked(find=None):

@@ -12,6 +12,7 @@ from nerve_fast.bench.pages.keys_report import (
     keys_table,
     plot_keys,
 )
+from nerve_fast.bench.pages.shared_report import rows_table, shared_section
 from nerve_fast.utils.files import written_whole
 
 ROOT = Path(__file__).parents[2]
@@ -208,7 +209,9 @@ def page(document: dict, judged: list[Judged]) -> str:
         "",
         f"Head entropies from 1024 rows of {rows['tokens']:,}: {rows['agreement']:.3%} of labels "
         "are those with all rows.",
+        *rows_table(jobs.get("rows")),
         "",
+        *shared_section(jobs.get("shared memory"), jobs.get("shared prediction")),
         "## Where the time goes",
         "",
         "SD 2.1 and ViT-L/14 with random weights in bfloat16, warm, seconds.",

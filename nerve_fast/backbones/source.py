@@ -73,7 +73,8 @@ class AffinitySource(Protocol):
                 :attr:`multiple`.
             generators: one an image, for sources that draw noise.
             tiling: of ``(height, width)`` pixels, in multiples of :attr:`multiple`; ``None`` shows
-                whole images. :func:`tiled_features` does it for any network.
+                whole images. :func:`tiled_features` does it for any network. Of a run of tiles the
+                result is that of the rows of the grid which they cover, their weights as in all.
             batch_size: tiles that go through the network at a time.
             dtype: of the result; ``None`` is the network's.
             advance: called with the number of tiles just done.
@@ -180,13 +181,14 @@ class _Joined:
         self.heads, head_dim = projections[0].shape[2:]
         self.tiling = tiling.in_units(unit)
         self.corners = list(self.tiling)
+        self.top, bottom = self.tiling.rows
         device = projections[0].device
         self.fades = [fades.to(device) for fades in self.tiling.weights()]
-        h, w = self.tiling.size
+        self.grid = (bottom - self.top, self.tiling.size[1])
         # Heads last, as the graph stage packs them; 0 is where nothing has been added yet.
         self.whole = [
             torch.zeros(
-                images, h, w, self.heads * head_dim, dtype=dtype or part.dtype, device=device
+                images, *self.grid, self.heads * head_dim, dtype=dtype or part.dtype, device=device
             )
             for part in projections
         ]
@@ -196,16 +198,16 @@ class _Joined:
         y, x = self.corners[tile]
         h, w = self.tiling.tile
         rows, columns = self.fades
-        row, column = divmod(tile, len(self.tiling.lefts))
+        row, column = divmod(self.tiling.first + tile, len(self.tiling.lefts))
         fade = (rows[row][:, None] * columns[column])[..., None]
         for whole, part in zip(self.whole, projections, strict=True):
             part = part.flatten(1).unflatten(0, (h, w))
-            place = whole[image, y : y + h, x : x + w]
-            place.copy_(part) if len(self.tiling) == 1 else place.add_(part * fade)
+            place = whole[image, y - self.top : y - self.top + h, x : x + w]
+            place.copy_(part) if self.tiling.in_all == 1 else place.add_(part * fade)
 
     def features(self) -> GraphFeatures:
         q, k = (
             whole.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for whole in self.whole
         )
-        return GraphFeatures(q, k, self.tiling.size)
+        return GraphFeatures(q, k, self.grid)

@@ -63,18 +63,31 @@ def local_affinity(
 
 
 def packed_local(
-    packed_q: Tensor, packed_k: Tensor, grid: tuple[int, int], radius: int, self_affinity: float
+    packed_q: Tensor,
+    packed_k: Tensor,
+    grid: tuple[int, int],
+    radius: int,
+    self_affinity: float,
+    halo: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """The local affinity from packed heads ``(N, C)``: ``(N, (2r+1)²)`` in window order."""
+    """The local affinity from packed heads ``(N, C)``: ``(N, (2r+1)²)`` in window order.
+
+    Args:
+        packed_q: of the rows of ``grid``.
+        packed_k: of the same, and of rows of the grid above and below them, as ``halo`` says.
+        grid, radius: ``(h, w)`` and the window's.
+        self_affinity: ``ε_self``.
+        halo: how many rows of the grid there are above and below.
+    """
     h, w = grid
     side = 2 * radius + 1
-    q, k = packed_q.unflatten(0, grid), packed_k.unflatten(0, grid)
+    q, k = packed_q.unflatten(0, grid), packed_k.unflatten(0, (-1, w))
 
     def of_rows(rows):
         # The stripe's keys with `radius` rows and columns around them, 0 off the grid.
-        top, bottom = rows.start - radius, rows.stop + radius
-        around = (0, 0, radius, radius, max(-top, 0), max(bottom - h, 0))
-        keys = pad(k[max(top, 0) : min(bottom, h)], around)
+        top, bottom = halo[0] + rows.start - radius, halo[0] + rows.stop + radius
+        around = (0, 0, radius, radius, max(-top, 0), max(bottom - len(k), 0))
+        keys = pad(k[max(top, 0) : min(bottom, len(k))], around)
         height = rows.stop - rows.start
         products = (
             (q[rows] * keys[dy : dy + height, dx : dx + w]).sum(-1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from nerve_fast.blocked.affinity import pack
-from nerve_fast.blocked.walk import Keys, Rows
+from nerve_fast.blocked.walk import Keys, Rows, SpreadKeys
 from nerve_fast.clusters import SEED, ClusterError, Clusters
 from nerve_fast.numerics import relative_error, upcast
 
@@ -14,11 +14,17 @@ ROWS = 256
 
 @torch.no_grad()
 def cluster_error(
-    q: Tensor, k: Tensor, prior: Tensor, head_weights: Tensor, config, clusters: Clusters
+    q: Tensor,
+    k: Tensor,
+    prior: Tensor,
+    head_weights: Tensor,
+    config,
+    clusters: Clusters,
 ) -> ClusterError:
     """``S_global G`` of :data:`ROWS` rows with ``clusters`` beside the same with all keys.
 
     That is what the first step of the walk makes of the prior. Rows are drawn by a fixed seed.
+    Where processes share the tokens of ``clusters``, each has its own, and all find the same.
 
     Args:
         q, k: ``(H, N, D)``.
@@ -27,15 +33,17 @@ def cluster_error(
         config: a :class:`nerve_fast.NerveConfig`.
         clusters: of the keys, ``(N,)``.
     """
-    drawn = torch.randperm(q.shape[-2], generator=torch.Generator().manual_seed(SEED))
+    share = clusters.share
+    drawn = torch.randperm(share.tokens, generator=torch.Generator().manual_seed(SEED))
     rows = drawn[:ROWS].to(q.device)
-    packed_q, packed_k = pack(q.index_select(-2, rows), k, head_weights)
+    packed_q, packed_k = pack(share.picked(q, rows), k, head_weights)
     dtype = packed_k.dtype
     weight_sum = upcast(head_weights).sum().item()
     G = prior.to(dtype)
+    own = share.picked(G, rows)
     exact, approximate = (
-        Rows(packed_q, Keys(packed_k, some), config, dtype, weight_sum).step(G, rows)
-        for some in (None, clusters)
+        Rows(packed_q, keys, config, dtype, weight_sum).step(G, own)
+        for keys in (SpreadKeys(packed_k, share), Keys(packed_k, clusters, share))
     )
     # Where seeds are few and far all rows may be empty.
     relative = relative_error(approximate, exact) if exact.any() else 0.0

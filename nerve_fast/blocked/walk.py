@@ -7,7 +7,7 @@ from torch import Tensor
 
 from nerve_fast.blocked import stencil
 from nerve_fast.blocked.affinity import pack, packed_local
-from nerve_fast.blocked.entropy import head_entropy
+from nerve_fast.blocked.entropy import entropy_of_all
 from nerve_fast.blocked.precision import product_dtype
 from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, tile_rows
 from nerve_fast.clusters import Clusters
@@ -15,6 +15,7 @@ from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import EMPTY_ROW, empty_row_floor, upcast
 from nerve_fast.reference.entropy import entropy_weights
 from nerve_fast.reference.walk import walk_along
+from nerve_fast.shares import Share
 from nerve_fast.utils.tiles import spans
 from nerve_fast.walked import Walked
 
@@ -41,16 +42,21 @@ def random_walk(
     return_steps: Collection[int] = (),
     on_step: Callable[[], None] | None = None,
     clusters: Clusters | None = None,
+    share: Share | None = None,
 ) -> Walked:
     """As :func:`nerve_fast.reference.random_walk`; members of a batch one after the other.
 
     Args:
+        grid: of all tokens, those of other processes too.
         route: ``factorized`` (linear rules only), ``streaming`` or ``dense``.
         stored_rows: rows of ``S_global`` that the route ``dense`` keeps; it recomputes the others
             at each step.
         on_step: called after each step of each member.
         clusters: of the keys of the global part; ``None`` takes them one by one.
+        share: which rows of the grid ``q``, ``k`` and ``prior`` hold, and the result; ``None``: all
+            of them.
     """
+    share = share or Share(grid)
     batch = q.shape[:-3]
     inputs = [x.reshape(-1, *x.shape[len(batch) :]) for x in (q, k, prior)]
     weights: Sequence[Tensor | None] = [None] * len(inputs[0])
@@ -61,7 +67,7 @@ def random_walk(
         grouped = clusters.members()
     way = (route, stored_rows, return_steps, on_step)
     members = [
-        _walk_member(one_q, one_k, one_prior, grid, config, w, one_clusters, *way)
+        _walk_member(one_q, one_k, one_prior, share, config, w, one_clusters, *way)
         for one_q, one_k, one_prior, w, one_clusters in zip(*inputs, weights, grouped, strict=True)
     ]
     if not batch:
@@ -77,7 +83,7 @@ def random_walk(
 
 
 def _walk_member(
-    q, k, prior, grid, config, head_weights, clusters, route, stored_rows, return_steps, on_step
+    q, k, prior, share, config, head_weights, clusters, route, stored_rows, return_steps, on_step
 ) -> Walked:
     """The walk of one member of a batch, ``(H, N, D)`` and ``(N, K)``."""
     G = upcast(prior).to(torch.promote_types(upcast(prior).dtype, upcast(q).dtype))
@@ -86,22 +92,26 @@ def _walk_member(
         # Nothing moves, so no affinity is needed.
         return Walked(G.clone(), {t: G.clone() for t in return_steps}, config.steps or 0)
     if head_weights is None:
-        head_weights = _head_weights(q, k, config.sharpness)
+        head_weights = _head_weights(q, k, config.sharpness, share)
     packed_q, packed_k = pack(q, k, head_weights)
     weight_sum = upcast(head_weights.detach()).sum().item()
     step: Callable[[Tensor], Tensor] | None = None
     S_local: Tensor | None = None
+    grid, radius, halo = share.own_grid, config.radius, share.halo(config.radius)
     if config.beta < 1:
+        around = share.around(packed_k, radius)
         S_local = stencil.transition(
-            packed_local(packed_q, packed_k, grid, config.radius, config.self_affinity),
+            packed_local(packed_q, around, grid, radius, config.self_affinity, halo),
             grid,
-            config.radius,
+            radius,
             config.rule,
             config.temperature,
             weight_sum,
+            halo,
         )
+        del around
     if config.beta > 0:
-        keys = Keys(packed_k, clusters)
+        keys = Keys(packed_k, clusters, share)
         # Of clusters only the means are kept, before the queries are taken once more.
         del packed_k
         dtype = product_dtype(q.dtype, q.device)
@@ -119,43 +129,90 @@ def _walk_member(
         if step is not None:
             moved = config.beta * step(Y)
         if S_local is not None:
-            moved = moved + (1 - config.beta) * stencil.matmul(S_local, grid, config.radius, Y)
+            near = share.around(Y, radius)
+            moved = moved + (1 - config.beta) * stencil.matmul(S_local, grid, radius, near, halo)
         return torch.add(source, moved, alpha=config.alpha)
 
-    return walk_along(advance, G, config, return_steps, on_step or (lambda: None))
+    told = on_step or (lambda: None)
+    return walk_along(advance, G, config, return_steps, told, share.largest)
 
 
-def _head_weights(q: Tensor, k: Tensor, sharpness: float) -> Tensor:
+def _head_weights(q: Tensor, k: Tensor, sharpness: float, share: Share) -> Tensor:
     if sharpness == 0:
         # The plain mean needs no entropies, which take N² operations even where the walk does not.
         return upcast(q).new_full(q.shape[:-2], 1 / q.shape[-3])
-    return entropy_weights(head_entropy(q, k), sharpness)
+    return entropy_weights(entropy_of_all(q, k, share), sharpness)
 
 
 class Keys:
-    """The keys of the global part, one by one or in clusters.
+    """The keys of the global part, of all processes, one by one or in clusters.
 
     Args:
-        packed_k: ``K̃ (N, C)``.
+        packed_k: ``K̃ (N, C)``, the own tokens'.
         clusters: of the tokens; ``None`` takes them one by one.
+        share: which tokens are own ones.
 
     Attributes:
-        means: ``(M, C)``, the mean of each cluster.
-        counts: ``(M, 1)``, how many tokens it has.
+        counts: ``(M, 1)``, how many tokens each cluster has.
         tokens: ``N``.
     """
 
-    def __init__(self, packed_k: Tensor, clusters: Clusters | None):
-        self.clusters, self.tokens = clusters, len(packed_k)
+    def __init__(self, packed_k: Tensor, clusters: Clusters | None, share: Share):
+        self.clusters, self.share, self.tokens = clusters, share, share.tokens
         if clusters is None:
-            self.means, self.counts = packed_k, packed_k.new_ones(len(packed_k), 1)
+            self._own = packed_k
+            self.counts = packed_k.new_ones(self.tokens, 1)
         else:
-            self.means = clusters.means(packed_k)
+            self._own = clusters.means(packed_k)
             self.counts = clusters.sizes[:, None].to(packed_k.dtype)
 
+    def means(self, dtype: torch.dtype) -> Tensor:
+        """``(M, C)``, the mean of each cluster; where there are none, all keys are gathered."""
+        own = self._own.to(dtype)
+        return self.share.gathered(own) if self.clusters is None else own
+
     def sums(self, Y: Tensor) -> Tensor:
-        """``(N, K)`` summed over each cluster, ``(M, K)``."""
-        return Y if self.clusters is None else self.clusters.sums(Y)
+        """``(N, K)`` summed over each cluster, ``(M, K)``: what a step exchanges."""
+        return self.share.gathered(Y) if self.clusters is None else self.clusters.sums(Y)
+
+    def moments(self, Y: Tensor) -> tuple[Tensor, Tensor]:
+        """``K̃ᵀ Y (C, K)`` and ``Σ Y (K,)`` over all keys."""
+        if self.clusters is not None:
+            values = self.clusters.sums(Y)
+            return self._own.mT @ values, values.sum(0)
+        found = self._own.mT @ Y, Y.sum(0)
+        if self.share.alone:
+            return found
+        whole = self.share.total(torch.cat([found[0], found[1][None]]))
+        return whole[:-1], whole[-1]
+
+    def whole(self, x: Tensor) -> Tensor:
+        """Sums over all keys, from sums over those that :meth:`means` gives."""
+        return x
+
+    def largest(self, x: Tensor) -> Tensor:
+        """The largest over all keys, from the largest over those that :meth:`means` gives."""
+        return x
+
+
+class SpreadKeys(Keys):
+    """All keys, which stay where they are: for queries that all processes have alike."""
+
+    def __init__(self, packed_k: Tensor, share: Share):
+        super().__init__(packed_k, None, share)
+        self.counts = packed_k.new_ones(len(packed_k), 1)
+
+    def means(self, dtype: torch.dtype) -> Tensor:
+        return self._own.to(dtype)
+
+    def sums(self, Y: Tensor) -> Tensor:
+        return Y
+
+    def whole(self, x: Tensor) -> Tensor:
+        return self.share.total(x)
+
+    def largest(self, x: Tensor) -> Tensor:
+        return self.share.largest(x)
 
 
 def _factorized(
@@ -171,19 +228,19 @@ def _factorized(
     ``b Σ Y + Q̃ (K̃ᵀ Y)`` and the row sum ``b N + Q̃ (K̃ᵀ 1)``. Where numerators can be negative,
     the absolute row sums are found in one streaming pass instead.
     """
-    packed_k, counts = keys.means, keys.counts
     shift = rule.offset / rule.scale
     if rule.signed:
-        total = _absolute_row_sums(packed_q, packed_k, counts, dtype, shift)
+        total = _absolute_row_sums(packed_q, keys.means(dtype), keys.counts, dtype, shift)
     else:
-        total = shift * counts.sum() + packed_q @ (packed_k.mT @ counts)
+        products, tokens = keys.moments(packed_q.new_ones(len(packed_q), 1))
+        total = shift * tokens + packed_q @ products
         # Nothing here is rounded to 16 bits.
         dtype = total.dtype
     empty = total <= empty_row_floor(rule, dtype, keys.tokens, weight_sum) / rule.scale
 
     def step(Y):
-        values = keys.sums(Y)
-        product = packed_q @ (packed_k.mT @ values) + shift * values.sum(0)
+        products, sums = keys.moments(Y)
+        product = packed_q @ products + shift * sums
         return torch.where(empty, Y, product / total.masked_fill(empty, 1))
 
     return step
@@ -228,12 +285,12 @@ class Rows:
     ):
         self.rule = config.rule
         self.keys = keys
-        packed_k, self.counts = keys.means, keys.counts
+        self.k, self.counts = keys.means(dtype), keys.counts
         self.dtype = dtype
         if self.rule.exponential:
             packed_q = packed_q / config.temperature
-        self.q, self.k = packed_q.to(dtype), packed_k.to(dtype)
-        self.size = tile_rows(len(packed_k), packed_q.device, dtype.itemsize)
+        self.q = packed_q.to(dtype)
+        self.size = tile_rows(len(self.k), packed_q.device, dtype.itemsize)
         self.offsets = packed_q.new_full((len(packed_q), 1), -1 / config.temperature)
         largest_exponent = (weight_sum * (1 + ROUNDING) - 1) / config.temperature
         if self.rule.exponential and largest_exponent > MAX_EXPONENT:
@@ -248,8 +305,8 @@ class Rows:
         self.totals = None
         if self.rule.signed:
             shift = self.rule.offset / self.rule.scale
-            sums = _absolute_row_sums(packed_q, packed_k, self.counts, dtype, shift)
-            self.totals = sums * self.rule.scale
+            sums = _absolute_row_sums(packed_q, self.k, self.counts, dtype, shift)
+            self.totals = keys.whole(sums) * self.rule.scale
 
     def keep(self, stored_rows: int) -> None:
         """Keep the first blocks of numerators, as many as ``stored_rows`` rows fill."""
@@ -258,8 +315,11 @@ class Rows:
             numerators = self._numerators(self.q[rows], self.k, self.offsets[rows])
             self.kept.append(numerators.to(self.dtype))
 
-    def step(self, Y: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """``S_global Y``, ``(N, K)`` each; where ``Q̃`` has some ``tokens`` alone, of those."""
+    def step(self, Y: Tensor, own: Tensor | None = None) -> Tensor:
+        """``S_global Y``, ``(N, K)`` each; where ``Q̃`` has some tokens alone, of those.
+
+        ``own``: the rows of ``Y`` of these, ``(m, K)``; ``None``: all of them.
+        """
         # The row sums are one more column of the product.
         values = torch.cat([self.keys.sums(Y), self.counts.to(Y.dtype)], dim=1)
 
@@ -270,9 +330,10 @@ class Rows:
             return recomputed(self._product, self.q[rows], self.k, self.offsets[rows], values)
 
         product = filled(values.new_empty(len(self.q), values.shape[1]), self.size, rows_of)
+        product = self.keys.whole(product)
         total = product[:, -1:] if self.totals is None else self.totals
         empty = total <= self.floor
-        own = Y if tokens is None else Y[tokens]
+        own = Y if own is None else own
         return torch.where(empty, own, product[:, :-1] / total.masked_fill(empty, 1))
 
     def _product(self, q: Tensor, k: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
@@ -290,7 +351,7 @@ class Rows:
                 best = torch.maximum(best, A.amax(-1, keepdim=True).to(best.dtype))
             return best
 
-        return filled(torch.empty_like(self.offsets), self.size, rows_of)
+        return self.keys.largest(filled(torch.empty_like(self.offsets), self.size, rows_of))
 
     def _numerators(self, q: Tensor, k: Tensor, offsets: Tensor) -> Tensor:
         A = q @ k.mT

@@ -2,6 +2,7 @@
 
 from nerve_fast.cli import flags
 from nerve_fast.dispatch import BACKEND_NAMES, ROUTES, pick_device, plan
+from nerve_fast.dispatch.costs import exchange
 
 
 def add_plan(commands) -> None:
@@ -24,6 +25,20 @@ def add_plan(commands) -> None:
     command.add_argument(
         "--max-memory", help='such as "6GB" (default: four fifths of what is free)'
     )
+    command.add_argument(
+        "--grid", type=int, nargs=2, metavar=("H", "W"), help="of the tokens, H times W of them"
+    )
+    command.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="that share the walk, for which --grid is needed (default: 1)",
+    )
+    command.add_argument(
+        "--weights-given",
+        action="store_true",
+        help="head weights are known, so that no entropies of all rows are computed",
+    )
     flags.add_config(command)
 
 
@@ -37,8 +52,13 @@ def _run(options) -> int:
         backend=options.backend,
         route=options.route,
         max_memory=options.max_memory,
+        weights_given=options.weights_given,
+        grid=options.grid and tuple(options.grid),
+        processes=options.processes,
     )
     print(chosen)
     print(chosen.table())
     print(f"times: {chosen.rates}")
+    if options.processes > 1:
+        print(f"of {options.processes} processes: {exchange(chosen.problem, chosen.route)}")
     return 0

@@ -25,6 +25,7 @@ PASSED_ON = (
     "max_key_error",
     "tile",
     "overlap",
+    "share_images",
 )
 """Flags that are settings of the same name."""
 
@@ -35,7 +36,7 @@ def add_segment(commands) -> None:
         "segment",
         help="label every pixel of images",
         description="Writes NAME.labels.png (palette image) and NAME.overlay.png for each image. "
-        "Under `accelerate launch -m nerve_fast segment …` each process takes its share.",
+        "Under `accelerate launch -m nerve_fast segment …` each process takes its share of them.",
     )
     command.set_defaults(run=_run)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
@@ -55,6 +56,11 @@ def add_segment(commands) -> None:
     )
     command.add_argument(
         "--verify", action="store_true", help="also run the reference, and say how far they differ"
+    )
+    command.add_argument(
+        "--share-images",
+        action="store_true",
+        help="processes share each image, its tiles and its walk, not the list of images",
     )
 
     add_seeds(command)

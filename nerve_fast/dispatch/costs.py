@@ -11,6 +11,7 @@ import torch
 from nerve_fast.blocked.affinity import STRIPE_BYTES
 from nerve_fast.clusters import COLUMNS, ROUNDS, SAMPLE, block_rows
 from nerve_fast.dispatch.problem import Problem
+from nerve_fast.utils.units import format_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +67,7 @@ def _rates() -> dict:
 
 
 def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Work:
-    """The work of a route, for the whole batch.
+    """The work of a route, for the whole batch; of shared ones that of this process.
 
     Args:
         backend: ``reference``, which is always dense, ``blocked`` or ``triton``.
@@ -75,18 +76,18 @@ def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Wo
     """
     itemsize = problem.stored_itemsize(backend)
     p, c = problem, problem.config
-    pairs = p.tokens * p.columns
+    pairs = p.own * p.columns
     affinities = Work(elements=pairs)
     if itemsize == 2:
         affinities += Work(products16=2 * pairs * p.channels)
     else:
         affinities += Work(products=2 * pairs * p.channels)
-    kept = stored_rows / p.tokens
+    kept = stored_rows / p.own
     row_bytes = pairs * itemsize * math.ceil((p.labels + 1) / 32)
 
     total = Work()
     if not p.weights_given and (c.sharpness > 0 or backend == "reference"):
-        maps = p.heads * p.tokens**2
+        maps = p.heads * p.own * p.tokens
         total += Work(products=2 * maps * p.head_dim, elements=maps)
         if backend == "reference":
             total += Work(maps=4 * maps)
@@ -97,10 +98,10 @@ def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Wo
         total += Work(narrow_bytes=read) * p.steps
         return total * p.batch
     if c.beta < 1:
-        total += Work(stencil=p.tokens * p.window * (p.channels + p.labels * p.steps))
+        total += Work(stencil=p.own * p.window * (p.channels + p.labels * p.steps))
     if c.beta > 0:
         if route == "factorized":
-            products = 4 * p.tokens * p.channels * p.labels
+            products = 4 * p.own * p.channels * p.labels
             total += Work(products=products) * p.steps
         else:
             total += affinities * kept
@@ -108,7 +109,7 @@ def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Wo
         if p.rule.signed:
             total += affinities
         if p.clustered:
-            compared = p.tokens + ROUNDS * min(max(SAMPLE, 2 * p.columns), p.tokens)
+            compared = p.own + ROUNDS * min(max(SAMPLE, 2 * p.columns), p.tokens)
             distances = compared * p.columns
             total += Work(products=2 * distances * p.channels, elements=distances)
     return total * p.batch
@@ -128,13 +129,16 @@ def cluster_memory(p: Problem) -> int:
     if not p.clustered:
         return 0
     # Who is where, in which order, and on the way to it.
-    kept = p.batch * (10 * 8 * p.tokens + 6 * 8 * p.columns)
+    kept = p.batch * (10 * 8 * p.own + 6 * 8 * p.columns)
+    if p.processes > 1:
+        # The draw of all tokens, which of them are whose, and which are seeds.
+        kept += 20 * p.tokens
     sample = min(max(SAMPLE, 2 * p.columns), p.tokens)
-    rows = min(block_rows(p.columns, p.channels, p.device), p.tokens)
+    rows = min(block_rows(p.columns, p.channels, p.device), p.own)
     vectors = 4 * p.channels * 4 * (sample + p.columns + rows)
     distances = 3 * 4 * p.columns * rows
     # Of what is summed a few columns at a time.
-    in_order = p.batch * p.tokens * COLUMNS * (p.itemsize + p.dtype.itemsize)
+    in_order = p.batch * p.own * COLUMNS * (p.itemsize + p.dtype.itemsize)
     return kept + vectors + distances + in_order + 3 * p.batch * p.columns * p.channels * p.itemsize
 
 
@@ -149,18 +153,35 @@ def _walk_memory(p: Problem, backend: str, route: str, stored_rows: int) -> int:
         return p.batch * (stored + p.tokens * _kernel_bytes(p)) + KERNEL_WORKSPACE
     # Of queries and keys: packed, one of them once more on the way, and as products take them,
     # which is as they are for products in the dtype of sums. Of clusters the means alone stay.
-    packed = (3 - p.clustered) * p.tokens * p.channels * p.itemsize
+    packed = (3 - p.clustered) * p.own * p.channels * p.itemsize
     narrow = p.stored_itemsize(backend)
-    if narrow < p.itemsize and (route != "factorized" or p.rule.signed):
-        packed += (p.tokens + p.columns) * p.channels * narrow
-    packed += 4 * p.tokens * p.heads * p.itemsize
+    gathers = route != "factorized" or p.rule.signed
+    if narrow < p.itemsize and gathers:
+        packed += (p.own + p.columns) * p.channels * narrow
+    packed += 4 * p.own * p.heads * p.itemsize
+    if p.processes > 1:
+        packed += _gathered_bytes(p, narrow, gathers)
     columns = 8 + 2 * p.batch
     if p.config.steps is None:
         # The prior's share, the walk before the last step, and their difference.
         columns += 3
-    values = p.tokens * (p.labels + 1) * columns * p.itemsize
+    values = p.own * (p.labels + 1) * columns * p.itemsize
     tiles = (64 << 20) if p.device.type == "cpu" else (1 << 30)
     return packed + _stencil_bytes(p) + values + tiles + stored
+
+
+def _gathered_bytes(p: Problem, narrow: int, gathers: bool) -> int:
+    """Bytes of what a process has of others: their keys and values, those of its halo, queries."""
+    held = 0
+    if gathers and not p.clustered:
+        # All keys, and the walk beside the row sums, once more while they are put together.
+        held += p.tokens * (p.channels * narrow + 3 * (p.labels + 1) * p.itemsize)
+    if p.config.beta < 1:
+        halo = min(2 * p.radius * p.sides[1], p.tokens)
+        held += (p.own + halo) * (p.channels + p.labels) * p.itemsize
+    if not p.weights_given:
+        held += 2 * p.own * p.channels * p.dtype.itemsize
+    return held
 
 
 def _stencil_bytes(p: Problem) -> int:
@@ -172,7 +193,7 @@ def _stencil_bytes(p: Problem) -> int:
     rows = max(STRIPE_BYTES // row, 1)
     keys = (rows + 2 * p.radius) * (width + 2 * p.radius) * p.channels * p.itemsize
     keys = min(keys, p.padded * p.channels * p.itemsize)
-    weights = p.tokens * p.window * (7 * p.itemsize + 4)
+    weights = p.own * p.window * (7 * p.itemsize + 4)
     return weights + keys + 2 * rows * row + p.padded * (p.labels * p.itemsize + 1)
 
 
@@ -202,3 +223,55 @@ def row_memory(problem: Problem, backend: str) -> int:
     if backend == "triton":
         columns = -(-columns // 128) * 128
     return columns * problem.stored_itemsize(backend)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exchange:
+    """Bytes that a process of a group receives in a walk, and sends as many; a batch of one.
+
+    Attributes:
+        once: before the first step: the sample that keys are clustered from and the clusters'
+            means, or all keys; those of the halo; the queries for entropies of all rows.
+        step: in each step: the clusters' sums, or the walk of all other tokens; that of the halo.
+    """
+
+    once: int
+    step: int
+
+    def __str__(self) -> str:
+        return (
+            f"each process receives {format_bytes(self.once)} before the first step and "
+            f"{format_bytes(self.step)} in each"
+        )
+
+
+def exchange(p: Problem, route: str) -> Exchange:
+    r"""What a process in the middle of the grid receives, by ``P`` of them.
+
+    An all-reduce of ``n`` bytes is :math:`2 n (P - 1) / P` for each process (a ring), and gathering
+    what the others hold of ``n`` is :math:`n (P - 1) / P`. With clusters a step is
+
+    .. math:: 8 M K \frac{P - 1}{P} + 8 r w K
+
+    bytes in float32, where rows of the grid have ``w`` tokens, however many rows there are.
+    """
+    others = (p.processes - 1) / p.processes
+    halo = 2 * p.radius * p.sides[1] * p.itemsize if p.config.beta < 1 and others else 0
+    once, step = float(halo * p.channels), float(halo * p.labels)
+    if p.config.beta > 0:
+        if p.clustered:
+            sample = min(max(SAMPLE, 2 * p.columns), p.tokens)
+            once += 2 * others * p.channels * (4 * sample + p.itemsize * p.columns)
+            once += others * 4 * p.columns * p.channels
+            step += 2 * others * p.columns * p.labels * p.itemsize
+        elif route == "factorized":
+            step += 2 * others * (p.channels + 1) * p.labels * p.itemsize
+        else:
+            step += others * p.tokens * p.labels * p.itemsize
+        if not p.clustered and (route != "factorized" or p.rule.signed):
+            once += others * p.tokens * p.channels * p.stored_itemsize("blocked")
+    if not p.weights_given and p.config.sharpness > 0:
+        # Queries, and of each row and head what the keys of all processes add to its entropy.
+        once += others * p.tokens * p.channels * p.dtype.itemsize
+        once += 3 * 2 * others * p.tokens * p.heads * p.itemsize
+    return Exchange(round(once), round(step))

@@ -55,6 +55,7 @@ def plan(
     weights_given: bool = False,
     requires_grad: bool = False,
     grid: tuple[int, int] | None = None,
+    processes: int = 1,
 ) -> Plan:
     """How :func:`nerve_fast.random_walk` would carry out a walk, without running it.
 
@@ -70,6 +71,7 @@ def plan(
         weights_given: whether the caller gives the head weights, so that no entropy is computed.
         requires_grad: whether an input requires a gradient.
         grid: ``(h, w)``; without it the memory is that of the grid whose windows take the most.
+        processes: of a group that share the walk: cost and memory are those of the largest share.
 
     Returns:
         The plan, which ``random_walk(plan=…)`` executes.
@@ -79,7 +81,7 @@ def plan(
             the backend is not available; the message says what is.
         TypeError: an argument is of the wrong type.
     """
-    problem = problem_of(shape, num_labels, config, device, dtype, weights_given, grid)
+    problem = problem_of(shape, num_labels, config, device, dtype, weights_given, grid, processes)
     if not isinstance(requires_grad, bool):
         raise TypeError(f"requires_grad is {quoted(requires_grad)}; expected True or False")
     return plan_for(problem, backend, route, max_memory, requires_grad)
@@ -166,6 +168,11 @@ def _planned(
 
 def _check_request(problem: Problem, backend: str, route: str, requires_grad: bool) -> None:
     """Refuse what no amount of memory would make possible."""
+    if problem.processes > 1 and backend not in ("auto", "blocked"):
+        raise InputError(
+            f"backend is {backend!r}, and {problem.processes} processes share the walk, which "
+            "'blocked' alone does; pass that, or 'auto'"
+        )
     if backend != "auto":
         kind = (problem.device, problem.dtype, requires_grad, problem.radius)
         CAN_RUN[backend](*kind, raise_error=True)
@@ -203,7 +210,9 @@ def _option(
         cannot = triton_obstacle(*kind)
         if cannot is None and backend not in (wanted_backend, *candidates(problem.device)):
             cannot = "interpreted here, not for speed"
-    if wanted_backend not in ("auto", backend):
+    if problem.processes > 1 and backend != "blocked":
+        refused = "takes no share of a walk"
+    elif wanted_backend not in ("auto", backend):
         refused = f"backend {wanted_backend!r} was asked for"
     elif cannot:
         refused = cannot
@@ -239,7 +248,7 @@ def _stored_rows(problem: Problem, budget: int, backend: str) -> int:
     else:
         row, itemsize = row_memory(problem, backend), problem.stored_itemsize(backend)
         size = tile_rows(problem.columns, problem.device, itemsize)
-    return min(max(room // row // size * size, size), problem.tokens)
+    return min(max(room // row // size * size, size), problem.own)
 
 
 def _reason(best: Option, possible: list[Option], problem: Problem) -> str:
@@ -250,6 +259,6 @@ def _reason(best: Option, possible: list[Option], problem: Problem) -> str:
     if best.seconds == 0:
         return "there is nothing to compute"
     reason = f"the fastest of {len(possible)} that fit, {second / best.seconds:.1f} times the next"
-    if best.route == "dense" and best.backend != "reference" and best.stored_rows < problem.tokens:
-        reason += f", keeping {best.stored_rows / problem.tokens:.0%} of S"
+    if best.route == "dense" and best.backend != "reference" and best.stored_rows < problem.own:
+        reason += f", keeping {best.stored_rows / problem.own:.0%} of S"
     return reason

@@ -28,6 +28,8 @@ class Problem:
         device, dtype: of ``q`` and ``k``.
         weights_given: whether head weights come from the caller, so that no entropy is computed.
         grid: ``(h, w)``, or ``None`` where it is not known.
+        processes: how many share the tokens.
+        own_tokens: tokens that this process holds; 0: as many as any has where they share alike.
     """
 
     batch: int
@@ -41,6 +43,16 @@ class Problem:
     dtype: torch.dtype
     weights_given: bool
     grid: tuple[int, int] | None = None
+    processes: int = 1
+    own_tokens: int = 0
+
+    @property
+    def own(self) -> int:
+        """The tokens of this process."""
+        if self.own_tokens:
+            return self.own_tokens
+        height, width = self.sides
+        return -(-height // self.processes) * width
 
     @property
     def steps(self) -> int:
@@ -82,8 +94,14 @@ class Problem:
 
     @property
     def padded(self) -> int:
-        """Tokens of the grid with the window's radius on all sides."""
-        return math.prod(side + 2 * self.radius for side in self.sides)
+        """Tokens of the own rows of the grid, with twice the window's radius on all sides.
+
+        Once is the padding, and once, above and below, the halo that other processes hold.
+        """
+        height, width = self.sides
+        if self.processes > 1:
+            height = -(-self.own // width) + 2 * self.radius
+        return (height + 2 * self.radius) * (width + 2 * self.radius)
 
     @property
     def itemsize(self) -> int:
@@ -107,6 +125,7 @@ class Problem:
             ("dtype", "q of {}"),
             ("config", "{}"),
             ("rule", "{}"),
+            ("processes", "{} processes"),
         ):
             mine, its = getattr(self, name), getattr(other, name)
             if mine != its:
@@ -122,6 +141,8 @@ class Problem:
             return f"it was made for {self.device}, and this walk is on {other.device}"
         if self.grid not in (None, other.grid):
             return f"it was made for a grid of {self.grid}, and this walk has {other.grid}"
+        if self.own < other.own:
+            return f"it was made for a share of {self.own} tokens, and this one has {other.own}"
         if self.weights_given and not other.weights_given:
             return "it was made for head weights that are given, and this walk has none"
         return None
@@ -139,6 +160,8 @@ def problem_of(
     dtype: torch.dtype,
     weights_given: bool,
     grid: tuple[int, int] | None,
+    processes: int = 1,
+    own_tokens: int = 0,
 ) -> Problem:
     """The problem that the arguments of :func:`nerve_fast.plan` describe, checked.
 
@@ -169,6 +192,19 @@ def problem_of(
                 f"grid is {quoted(sides)}; expected h · w = {tokens}, the tokens of shape"
             )
         grid = (sides[0], sides[1])
+    if not _is_whole(processes):
+        raise TypeError(f"processes is {quoted(processes)}; expected a whole number, 1 or more")
+    if processes > 1 and grid is None:
+        raise InputError(
+            f"grid is None and processes {quoted(processes)}; expected (height, width), as each "
+            "process holds whole rows of the grid"
+        )
+    rows = 1 if grid is None else grid[0]
+    if not 1 <= processes <= rows:
+        raise InputError(
+            f"processes is {quoted(processes)}; expected from 1 to {rows}, as each holds whole rows"
+            " of the grid"
+        )
     return Problem(
         batch=math.prod(batch),
         heads=heads,
@@ -181,6 +217,8 @@ def problem_of(
         dtype=dtype,
         weights_given=weights_given,
         grid=grid,
+        processes=int(processes),
+        own_tokens=own_tokens,
     )
 
 

@@ -14,12 +14,13 @@ STRIPE_BYTES = 1 << 20
 whole in memory."""
 
 
-def to_tokens(probabilities: Tensor, grid: tuple[int, int]) -> Tensor:
+def to_tokens(probabilities: Tensor, grid: tuple[int, int], rows: slice = slice(None)) -> Tensor:
     """The prior ``G``: probabilities, not similarities, resampled to the tokens and renormalised.
 
     Args:
         probabilities: ``(B, K, h', w')``.
         grid: ``(h, w)`` of the tokens.
+        rows: of the grid, those that are wanted.
 
     Returns:
         ``(B, N, K)`` float32, rows sum to 1.
@@ -27,7 +28,7 @@ def to_tokens(probabilities: Tensor, grid: tuple[int, int]) -> Tensor:
     resampled = interpolate(
         probabilities, grid, mode="bilinear", align_corners=False, antialias=True
     )
-    prior = resampled.flatten(2).mT
+    prior = resampled[..., rows, :].flatten(2).mT
     return prior / prior.sum(-1, keepdim=True)
 
 

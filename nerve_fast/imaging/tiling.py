@@ -1,6 +1,7 @@
 """A large plane cut into overlapping tiles, and the weights that join the tiles' results."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -18,12 +19,15 @@ class Tiling:
         size: ``(height, width)`` of the plane.
         tile: ``(height, width)`` of a tile.
         tops, lefts: where rows and columns of tiles start.
+        first, last: of the tiles, row by row, the run that this stands for; ``None``: to the end.
     """
 
     size: tuple[int, int]
     tile: tuple[int, int]
     tops: tuple[int, ...]
     lefts: tuple[int, ...]
+    first: int = 0
+    last: int | None = None
 
     @classmethod
     def of(cls, size: tuple[int, int], tile: int, overlap: int, multiple: int) -> "Tiling":
@@ -54,13 +58,31 @@ class Tiling:
         return cls(size, (height, width), tops, lefts)
 
     def __len__(self) -> int:
-        return len(self.tops) * len(self.lefts)
+        return (self.in_all if self.last is None else self.last) - self.first
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         """Iterate over ``(top, left)`` of the tiles, row by row."""
-        for top in self.tops:
-            for left in self.lefts:
-                yield top, left
+        corners = itertools.product(self.tops, self.lefts)
+        return itertools.islice(corners, self.first, self.last)
+
+    @property
+    def in_all(self) -> int:
+        """Tiles of the whole plane."""
+        return len(self.tops) * len(self.lefts)
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """The first row of the plane that a tile of the run covers, and the one after the last."""
+        if not len(self):
+            return 0, 0
+        columns = len(self.lefts)
+        last = (self.first + len(self) - 1) // columns
+        return self.tops[self.first // columns], self.tops[last] + self.tile[0]
+
+    def part(self, index: int, parts: int) -> "Tiling":
+        """One of ``parts`` runs of tiles, as equal as can be."""
+        first, last = (self.in_all * number // parts for number in (index, index + 1))
+        return dataclasses.replace(self, first=first, last=last)
 
     def in_units(self, unit: int) -> "Tiling":
         """The same tiles on a grid whose cells are ``unit × unit``."""
@@ -68,7 +90,8 @@ class Tiling:
         def divided(values):
             return tuple(value // unit for value in values)
 
-        return Tiling(*map(divided, (self.size, self.tile, self.tops, self.lefts)))
+        size, tile, tops, lefts = map(divided, (self.size, self.tile, self.tops, self.lefts))
+        return Tiling(size, tile, tops, lefts, self.first, self.last)
 
     def weights(self) -> tuple[Tensor, Tensor]:
         """The weights of each tile's rows and columns; at each place those of all tiles sum to 1.

@@ -45,8 +45,8 @@ def check_qk(q: Tensor, k: Tensor) -> None:
             raise ValueError(f"k has {what} {mine}; expected that of q, {other}")
 
 
-def check_grid(grid: tuple[int, int], tokens: int) -> tuple[int, int]:
-    """The grid as two ints ``(h, w)`` with ``h · w = tokens``."""
+def check_grid(grid: tuple[int, int], tokens: int | None) -> tuple[int, int]:
+    """The grid as two ints ``(h, w)`` with ``h · w = tokens``, or of any number for ``None``."""
     try:
         h, w = grid
     except (TypeError, ValueError):
@@ -54,6 +54,8 @@ def check_grid(grid: tuple[int, int], tokens: int) -> tuple[int, int]:
     for side in (h, w):
         if not isinstance(side, numbers.Integral) or isinstance(side, bool):
             raise TypeError(f"grid is {quoted(grid)}; expected two whole numbers (height, width)")
+    if tokens is None:
+        tokens = h * w
     if h < 1 or w < 1 or h * w != tokens:
         raise ValueError(
             f"grid is {h} × {w} = {h * w} tokens; expected height · width = N = {tokens}, the "

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from nerve_fast import dispatch, reference
+from nerve_fast.blocked import entropy as blocked_entropy
+from nerve_fast.blocked.entropy import entropy_of_all
 from nerve_fast.clusters import Clusters, cluster_keys
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan
 from nerve_fast.errors import InputError
 from nerve_fast.numerics import upcast
 from nerve_fast.ops.checks import check_logits, check_values, check_weight_sum
+from nerve_fast.shares import Share
 from nerve_fast.utils.windows import clipped_radius
 from nerve_fast.walked import Walked
 from nerve_fast.weights import is_capturing, remember
@@ -41,6 +44,35 @@ def head_entropy(
     """See :func:`nerve_fast.head_entropy`."""
     check_logits(check_values(q=q, k=k), q, scale)
     return _module(backend, q, requires_grad).head_entropy(q, k, scale)
+
+
+@without_autocast
+def entropy_of_shares(q: Tensor, k: Tensor, backend: str, share: Share) -> Tensor:
+    """:func:`head_entropy` of the tokens of all processes that share them, on all of these."""
+    if share.alone:
+        return head_entropy(q, k, None, backend, dispatch.wants_grad(q, k))
+    share.agreed(lambda: check_logits(check_values(q=q, k=k), q, None))
+    return entropy_of_all(q, k, share)
+
+
+@without_autocast
+def grouped_entropy(groups: Tensor, k: Tensor, backend: str, share: Share) -> Tensor:
+    """Entropies ``(groups, …, H)`` of groups of rows ``(groups, …, H, rows, D)``.
+
+    Of shared tokens ``k`` holds those of this process, and all have the same rows.
+    """
+    share.agreed(lambda: check_logits(check_values(q=groups, k=k), groups, None))
+    count, *batch = groups.shape[:-3]
+    found = []
+    members = groups.reshape(count, -1, *groups.shape[-3:]).unbind(1)
+    for rows, keys in zip(members, k.reshape(-1, *k.shape[-3:]), strict=True):
+        # Not copied: a view that has the keys again for each group.
+        keys = keys.expand(count, *keys.shape)
+        if share.alone:
+            found.append(_module(backend, rows, False).head_entropy(rows, keys, None))
+        else:
+            found.append(blocked_entropy.head_entropy(rows, keys, None, share))
+    return torch.stack(found, 1).unflatten(1, batch or (1,)).reshape(count, *batch, -1)
 
 
 @without_autocast
@@ -115,49 +147,72 @@ def walked(
     on_step: Callable[[], None] | None,
     requires_grad: bool,
     clusters: Clusters | None = None,
+    share: Share | None = None,
 ) -> Walked:
-    """See :func:`nerve_fast.ops.walk.walked`."""
-    magnitudes = check_values(q=q, k=k, prior=prior, head_weights=head_weights)
-    check_weight_sum(head_weights, config.rule)
-    if torch.float64 in (q.dtype, prior.dtype):
-        q, k = q.double(), k.double()
-    if head_weights is None and config.sharpness > 0:
-        check_logits(magnitudes, q, None)
-    problem = dispatch.problem_of(
-        q.shape, prior.shape[-1], config, q.device, q.dtype, head_weights is not None, grid
-    )
-    if plan is None:
-        plan = dispatch.plan_for(problem, backend, route, max_memory, requires_grad)
-    elif (backend, route, max_memory) != ("auto", "auto", None):
-        raise InputError(
-            "plan is given together with backend, route or max_memory, which it settles already; "
-            "pass the plan alone, or leave it out"
+    """See :func:`nerve_fast.ops.walk.walked`; ``share``: which rows of the grid these are."""
+    share = share or Share(grid)
+    wide = torch.float64 in (q.dtype, prior.dtype)
+
+    def planned(route: str) -> Plan:
+        magnitudes = check_values(q=q, k=k, prior=prior, head_weights=head_weights)
+        check_weight_sum(head_weights, config.rule)
+        if head_weights is None and config.sharpness > 0:
+            check_logits(magnitudes, q.new_empty(0, q.shape[-1]).double() if wide else q, None)
+        problem = dispatch.problem_of(
+            (*q.shape[:-2], share.tokens, q.shape[-1]),
+            prior.shape[-1],
+            config,
+            q.device,
+            torch.float64 if wide else q.dtype,
+            head_weights is not None,
+            grid,
+            share.processes,
+            q.shape[-2],
         )
-    else:
+        if clusters is not None and clusters.count != config.global_keys:
+            raise InputError(
+                f"clusters holds {clusters.count} of them; expected config.global_keys, which is "
+                f"{config.global_keys}"
+            )
+        if plan is None:
+            return dispatch.plan_for(problem, backend, route, max_memory, requires_grad)
+        if (backend, route, max_memory) != ("auto", "auto", None):
+            raise InputError(
+                "plan is given together with backend, route or max_memory, which it settles "
+                "already; pass the plan alone, or leave it out"
+            )
         dispatch.check_plan(plan, problem, requires_grad)
-    if clusters is not None and clusters.count != config.global_keys:
-        raise InputError(
-            f"clusters holds {clusters.count} of them; expected config.global_keys, which is "
-            f"{config.global_keys}"
-        )
+        return plan
+
+    taken = share.agreed(lambda: planned(route))
+    routes = set(share.each(taken.route))
+    if "factorized" in routes and len(routes) > 1:
+        # It exchanges other sums than the others, so all have to take it.
+        if plan is not None:
+            raise InputError("plan says route 'factorized' on some processes of the group only")
+        taken = share.agreed(lambda: planned("factorized"))
+    problem = taken.problem
+    if wide:
+        q, k = q.double(), k.double()
     if clusters is None and problem.clustered and config.moves(return_steps):
         head_weights, clusters = _clustered(
-            plan.backend, q, k, prior, head_weights, config, problem.columns
+            taken.backend, q, k, prior, head_weights, config, problem.columns, share
         )
     # Windows that reach beyond the grid from every token would only be larger in memory.
     config = config.replace(radius=clipped_radius(config.radius, grid))
-    out = dispatch.module_of(plan.backend, q.device).random_walk(
+    out = dispatch.module_of(taken.backend, q.device).random_walk(
         q,
         k,
         prior,
         grid,
         config,
         head_weights,
-        route=plan.route,
-        stored_rows=plan.stored_rows,
+        route=taken.route,
+        stored_rows=taken.stored_rows,
         return_steps=return_steps,
         on_step=on_step,
         clusters=clusters,
+        **({} if share.alone else {"share": share}),
     )
     return Walked(
         out.probabilities.to(prior.dtype),
@@ -174,6 +229,7 @@ def _clustered(
     head_weights: Tensor | None,
     config: NerveConfig,
     count: int,
+    share: Share,
 ) -> tuple[Tensor, Clusters]:
     """The head weights, and ``count`` clusters of the keys that they weight."""
     if is_capturing(q.device):
@@ -184,9 +240,12 @@ def _clustered(
     if head_weights is None and config.sharpness == 0:
         head_weights = upcast(q).new_full(q.shape[:-2], 1 / q.shape[-3])
     elif head_weights is None:
-        entropy = dispatch.module_of(backend, q.device).head_entropy(q, k, None)
+        if share.alone:
+            entropy = dispatch.module_of(backend, q.device).head_entropy(q, k, None)
+        else:
+            entropy = entropy_of_all(q, k, share)
         head_weights = remember(reference.entropy_weights(entropy, config.sharpness), 1.0)
-    return head_weights, cluster_keys(k, head_weights, count, prior)
+    return head_weights, cluster_keys(k, head_weights, count, prior, share)
 
 
 def _module(backend: str, x: Tensor, requires_grad: bool, radius: int = 1):

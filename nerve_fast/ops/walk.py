@@ -1,9 +1,11 @@
 """The random walk: the whole graph stage in one call."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
+from nerve_fast.blocked.precision import product_dtype
 from nerve_fast.clusters import Clusters
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan, checked_config, wants_grad
@@ -16,6 +18,7 @@ from nerve_fast.ops.checks import (
     check_qk,
     check_return_steps,
 )
+from nerve_fast.shares import Share, carries, shared
 from nerve_fast.walked import Walked
 
 
@@ -33,6 +36,7 @@ def random_walk(
     max_memory: int | str | None = None,
     return_steps: Sequence[int] = (),
     on_step: Callable[[], None] | None = None,
+    group: Any = None,
 ) -> Tensor | tuple[Tensor, dict[int, Tensor]]:
     r"""Spread labels over the graph of image tokens (NERVE, slides 4.1 to 4.4).
 
@@ -59,6 +63,11 @@ def random_walk(
             they may exceed ``config.steps``.
         on_step: called after each step; by the backend ``blocked`` for each member of a batch, by
             the others for all members at once. What it raises ends the walk.
+        group: a ``torch.distributed`` process group whose processes take part in one walk: ``q``,
+            ``k``, ``prior`` and the result of each are a share of it, one or more whole rows of the
+            grid, in the order of their ranks. ``grid`` is that of all of them. All arguments but
+            these, ``max_memory``, ``on_step`` and the share that a ``plan`` is for have to be the
+            same. A walk that is shared runs on ``blocked``, and has no gradients.
 
     Returns:
         ``P (…, N, K)`` in the dtype of ``prior``; with ``return_steps`` the pair of it and
@@ -70,6 +79,8 @@ def random_walk(
         ValueError, TypeError: an argument is not as described; the message says how.
     """
     if library.compiled():
+        if group is not None:
+            raise InputError("group is not taken under torch.compile; call the walk outside of it")
         grid, config, return_steps = _checked(q, k, prior, grid, config, head_weights, return_steps)
         if plan is not None:
             raise InputError(
@@ -93,6 +104,7 @@ def random_walk(
         max_memory=max_memory,
         return_steps=return_steps,
         on_step=on_step,
+        group=group,
     )
     return (P, at_steps) if len(at_steps) else P
 
@@ -112,6 +124,7 @@ def walked(
     return_steps: Sequence[int] = (),
     on_step: Callable[[], None] | None = None,
     clusters: Clusters | None = None,
+    group: Any = None,
 ) -> Walked:
     """:func:`random_walk` with the number of steps that it took; not for ``torch.compile``.
 
@@ -119,7 +132,13 @@ def walked(
         clusters: of the keys, ``config.global_keys`` of them; ``None`` finds them where they are
             wanted.
     """
-    grid, config, return_steps = _checked(q, k, prior, grid, config, head_weights, return_steps)
+    share: Share | None = None
+    if group is None:
+        grid, config, return_steps = _checked(q, k, prior, grid, config, head_weights, return_steps)
+    else:
+        given = (q, k, prior, grid, config, head_weights, return_steps)
+        share = shared(group, lambda: _described(group, *given))
+        grid, config, return_steps = _checked(*given, shared=True)
     return eager.walked(
         q,
         k,
@@ -135,16 +154,51 @@ def walked(
         on_step,
         wants_grad(q, k, prior, head_weights),
         clusters,
+        share,
     )
 
 
+def _described(group, q, k, prior, grid, config, head_weights, return_steps) -> dict:
+    """What all processes of a group have to have alike, and the tokens of this one; checked."""
+    given = (q, k, prior, grid, config, head_weights, return_steps)
+    grid, config, return_steps = _checked(*given, shared=True)
+    if wants_grad(q, k, prior, head_weights):
+        raise InputError(
+            "group is given, and an input requires a gradient; a shared walk has none: detach it"
+        )
+    if not carries(group, q.device):
+        raise InputError(
+            f"q is on {q.device}, where group exchanges nothing; pass tensors on a device of the "
+            "group's backend, or make a group for theirs"
+        )
+    weights = None if head_weights is None else head_weights.tolist()
+    return {
+        "grid": list(grid),
+        "tokens": q.shape[-2],
+        "the batch of q": list(q.shape[:-3]),
+        "the number of heads": q.shape[-3],
+        "the dimension of heads": q.shape[-1],
+        "the number of labels": prior.shape[-1],
+        "the dtype of q": str(q.dtype),
+        "the dtype of prior": str(prior.dtype),
+        "the kind of device": q.device.type,
+        "the dtype of products": str(product_dtype(q.dtype, q.device)),
+        "head_weights": weights,
+        "config": str(config),
+        "return_steps": list(return_steps),
+    }
+
+
 def _checked(
-    q, k, prior, grid, config, head_weights, return_steps
+    q, k, prior, grid, config, head_weights, return_steps, *, shared: bool = False
 ) -> tuple[tuple[int, int], NerveConfig, tuple[int, ...]]:
-    """The grid, the settings and the numbers of steps, after checks of everything but values."""
+    """The grid, the settings and the numbers of steps, after checks of everything but values.
+
+    ``shared``: the grid is larger than what is here of it.
+    """
     check_qk(q, k)
     check_prior(prior, q)
-    grid = check_grid(grid, q.shape[-2])
+    grid = check_grid(grid, None if shared else q.shape[-2])
     config = checked_config(config)
     if head_weights is not None:
         check_head_weights(head_weights, q)

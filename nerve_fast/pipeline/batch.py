@@ -6,14 +6,14 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tqdm import tqdm
 
 from nerve_fast.backbones.loading import hide_loading_bars
 from nerve_fast.config import NerveConfig, default_config
-from nerve_fast.errors import InputError, quoted
+from nerve_fast.errors import InputError, SettingError, quoted
 from nerve_fast.imaging import visualize
 from nerve_fast.imaging.tiling import Tiling
 from nerve_fast.pipeline import NervePipeline, SegmentationOutput
@@ -33,9 +33,10 @@ from nerve_fast.pipeline.output import NPZ_MARK
 from nerve_fast.pipeline.seeding import SeedSettings
 from nerve_fast.pipeline.settings import ModelSettings, check_count
 from nerve_fast.priors import PriorConfig
+from nerve_fast.shares import ExchangeError, agreed, check_same
 from nerve_fast.utils.files import prepare_folder, refuse_foreign, written_whole
 from nerve_fast.utils.labels import parse_labels
-from nerve_fast.utils.processes import process_group
+from nerve_fast.utils.processes import process_group, shared_group
 from nerve_fast.utils.provenance import file_digest
 from nerve_fast.utils.units import format_bytes, parse_bytes
 
@@ -74,6 +75,8 @@ class SegmentSettings:
         prior: how CLIP's patches become the prior.
         config: of the graph stage; ``None`` is the default, which with seeds alone is another.
         models: the networks.
+        share_images: whether processes that are started together share each image, its tiles,
+            windows and walk, rather than the list of images.
 
     Raises:
         SettingError, InputError: a value is out of its range.
@@ -99,6 +102,7 @@ class SegmentSettings:
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     config: NerveConfig | None = None
     models: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+    share_images: bool = False
 
     def __post_init__(self):
         for name, kind in CLASSES.items():
@@ -114,6 +118,11 @@ class SegmentSettings:
         if self.labels or not self.seeds:
             parse_labels(self.labels)
         check_count("batch_size", self.batch_size, 1)
+        if self.share_images and self.verify:
+            raise SettingError(
+                "{share_images} and {verify} are both set; expected one of them, as the reference "
+                "takes images whole"
+            )
         check_keys(self.global_keys, self.max_key_error)
         if self.max_memory is not None:
             parse_bytes(self.max_memory)
@@ -153,7 +162,8 @@ def segment(
 ) -> SegmentResults:
     """Segment images and write the results.
 
-    Under ``accelerate launch`` each process takes its share of the images, on its device. An image
+    Under ``accelerate launch`` each process takes its share of the images, on its device; with
+    ``asked.share_images`` its share of each image, and the first one writes the results. An image
     that cannot be segmented is logged as an error, and the others are segmented all the same.
 
     Args:
@@ -169,7 +179,8 @@ def segment(
     check_names(paths, output)
     asked.seeds.check(len(paths))
     with process_group(asked.models.device) as (index, processes, device):
-        mine = paths[index::processes]
+        sharing = shared_group(processes) if asked.share_images else None
+        mine = paths if sharing is not None else paths[index::processes]
         made_with = settings_digest(asked, device)
         known: set[Path] = set()
         if asked.resume:
@@ -179,6 +190,7 @@ def segment(
                 if is_whole(output / path.stem, wanted(asked), settings=made_with, source=path)
             }
         missing = [path for path in mine if path not in known]
+        check_same(sharing, "the images that they see, or have results of", repr(missing))
         written = 0
         failed: dict[Path, str] = {}
         with contextlib.closing(readable(missing, asked.batch_size, failed)) as images:
@@ -191,7 +203,9 @@ def segment(
                 if asked.labels and pipe.prior is not None:
                     pipe.prior.check_labels(parse_labels(list(asked.labels)), progress=progress)
                     pipe.prior.view((1, 1))
-            run = Run(asked, made_with, say, progress)
+            # Of one image that all work on one process tells.
+            progress = progress and (sharing is None or index == 0)
+            run = Run(asked, made_with, say, progress, sharing)
             hidden = None if progress else True
             bar = tqdm(total=len(missing), desc="images", unit="image", disable=hidden)
             with bar:
@@ -199,6 +213,9 @@ def segment(
                     written += segment_group(pipe, group, run, failed)
                     bar.update(written + len(failed) - bar.n)
                     group = next(groups, None)
+        if sharing is not None and index:
+            # What is written, the first one writes.
+            return SegmentResults(0, 0, failed)
     return SegmentResults(written, len(known), failed)
 
 
@@ -210,12 +227,14 @@ class Run:
         asked: what is done.
         made_with: the digest of all that results depend on but the image.
         say, progress: as for :func:`segment`.
+        group: of the processes that share each image; ``None`` where they do not.
     """
 
     asked: SegmentSettings
     made_with: str
     say: Callable[[str], None] | None
     progress: bool
+    group: Any = None
 
 
 def segment_group(
@@ -229,6 +248,9 @@ def segment_group(
     try:
         segment_images(pipe, group, run)
         return len(group)
+    except ExchangeError:
+        # Nothing that comes can be shared any more.
+        raise
     except InputError as error:
         if len(group) > 1:
             return sum(segment_group(pipe, [one], run, failed) for one in group)
@@ -245,12 +267,17 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
             is there that was not made by ``segment``.
     """
     asked = run.asked
-    seeds = [asked.seeds.of(one.path) for one in group]
-    for one in group:
-        for ending in wanted(asked):
-            mark = NPZ_MARK if ending == "npz" else visualize.PNG_MARK
-            refuse_foreign(Path(asked.output, f"{one.path.stem}.{ending}"), mark)
-    check_drawing(asked, [one.image.size for one in group])
+
+    def checked():
+        for one in group:
+            for ending in wanted(asked):
+                mark = NPZ_MARK if ending == "npz" else visualize.PNG_MARK
+                refuse_foreign(Path(asked.output, f"{one.path.stem}.{ending}"), mark)
+        check_drawing(asked, [one.image.size for one in group])
+        return [asked.seeds.of(one.path) for one in group]
+
+    check_same(run.group, "the image that they have read", repr([one.digest for one in group]))
+    seeds = agreed(run.group, checked)
 
     def call(pipe):
         return pipe(
@@ -272,9 +299,13 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
             tile=asked.tile,
             overlap=asked.overlap,
             progress=run.progress,
+            group=run.group,
         )
 
     results = call(pipe)
+    if None in results:
+        # The first process has them.
+        return
     if asked.verify:
         reference = copy.copy(pipe)
         reference.backend = "reference"

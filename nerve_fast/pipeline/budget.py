@@ -20,6 +20,7 @@ from nerve_fast.imaging.resampling import STRIPE_BYTES
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.pipeline.stages import GraphView, graph_view
 from nerve_fast.priors import Prior
+from nerve_fast.shares import heights
 from nerve_fast.utils.processes import process_count
 from nerve_fast.utils.tiles import GPU_TILE_BYTES
 from nerve_fast.utils.units import format_bytes, parse_bytes
@@ -103,12 +104,15 @@ class CallPlan(EncodePlan):
         entropy_rows: rows that head entropies are the mean of; ``None`` is all.
         walk: how the walk will be carried out.
         cluster_error: how far the clusters were found to be off, once they are there.
+        entropy_error: the standard error of the head entropies, in nats, the largest of all heads,
+            once they are there; ``None`` where they are those of all rows.
     """
 
     config: NerveConfig
     entropy_rows: int | None
     walk: Plan
     cluster_error: ClusterError | None = None
+    entropy_error: float | None = None
 
     def __str__(self) -> str:
         h, w = self.grid
@@ -116,7 +120,10 @@ class CallPlan(EncodePlan):
         if self.cluster_error is not None:
             notes.append(str(self.cluster_error))
         if self.entropy_rows is not None and self.entropy_rows < h * w:
-            notes.append(f"entropies of {self.entropy_rows} rows")
+            said = f"entropies of {self.entropy_rows} rows"
+            if self.entropy_error is not None:
+                said += f", standard error {self.entropy_error:.1e} nats"
+            notes.append(said)
         said = f" ({', '.join(notes)})" if notes else ""
         return (
             f"{self._seen()}; {h * w:,} tokens{said}, {self.walk.backend} / {self.walk.route}; "
@@ -144,6 +151,7 @@ class Request:
         further_steps: numbers of steps after which the walk is wanted too.
         encoded: the plan by which the networks have run, where they have.
         held: bytes of what they gave, where it was made for this call.
+        processes: how many share each image.
     """
 
     prior: Prior | None
@@ -161,6 +169,7 @@ class Request:
     further_steps: int = 0
     encoded: EncodePlan | None = None
     held: int = 0
+    processes: int = 1
 
     def planned(self, max_memory: int | str | None) -> EncodePlan | CallPlan:
         """The plan within ``max_memory`` bytes; ``None`` is what is free, less a margin.
@@ -202,6 +211,9 @@ class Request:
         side = side or min(self.image_size)
         while self.encoded is None and (side := int(side * 0.8)) >= self.source.multiple:
             smaller = dataclasses.replace(self, processing_resolution=side)
+            rows = graph_view(self.source, self.image_size, side).grid[0]
+            if rows < self.processes:
+                break
             if any(plan.peak_memory <= budget for plan in smaller._plans(budget, narrow)):
                 return f"a processing resolution of {side} would fit"
         return "give it more memory, or fewer labels"
@@ -239,21 +251,30 @@ class Request:
             resized += 4 * self.images * math.prod(view.size)
             resized += 4 * view.size[0] * self.image_size[1]
         heads, head_dim = heads_of(source)
-        tokens = self.images * math.prod(seen.grid)
+        tokens = self.images * self._own(seen.grid)
+        # What runs of tiles cover, beside what they are joined to.
+        parts = [
+            seen.tiling.part(index, self.processes).in_units(source.unit)
+            for index in range(self.processes)
+        ]
+        covered = max(part.rows[1] - part.rows[0] for part in parts) * seen.grid[1]
         on_gpu = source.device.type == "cuda"
         at_once = GPU_PIXELS if on_gpu else CPU_PIXELS
         most = max(at_once // math.prod(seen.tiling.tile), 1)
-        most = min(most, self.images * len(seen.tiling))
+        most = min(most, self.images * max(map(len, parts)))
         dtypes = [source.dtype]
         if narrow and dtypes[0] == torch.float32:
             dtypes.append(torch.bfloat16)
         for dtype in dtypes:
             features = 2 * tokens * heads * head_dim * dtype.itemsize
+            joined = features
+            if self.processes > 1:
+                joined = 2 * (covered + tokens) * heads * head_dim * dtype.itemsize
             for halved in range(most.bit_length()):
                 tile_batch = most >> halved
-                parts = (looking, features + tile_batch * source.tile_memory(seen.tiling.tile))
+                each = (looking, joined + tile_batch * source.tile_memory(seen.tiling.tile))
                 # On a GPU the two networks run at the same time.
-                networks = sum(parts) if on_gpu else max(parts)
+                networks = sum(each) if on_gpu else max(each)
                 encode = EncodePlan(
                     size=seen.size,
                     grid=seen.grid,
@@ -296,17 +317,22 @@ class Request:
                 # The entropies come first; only the reference's take more than its walk.
                 weights_given=config.sharpness == 0,
                 grid=encode.grid,
+                processes=self.processes,
             )
 
         # The prior, what the walk makes of it, after how many steps ever, and both in another
         # layout.
-        kept = resized + 4 * (4 + self.further_steps) * self.images * tokens * self.labels
+        own = self._own(encode.grid)
+        kept = resized + 4 * (4 + self.further_steps) * self.images * own * self.labels
+        if self.processes > 1:
+            # What the first process puts together, and the prior before each has its own rows.
+            kept += 4 * (4 + self.further_steps) * tokens * self.labels
         least = min(way.peak_memory for way in walk(UNLIMITED).options if way.refused is None)
         walked = walk(max(budget - features - kept - SLACK, least))
         graph_stage = walked.peak_memory
         if walked.problem.clustered:
             sums = walked.problem.itemsize
-            compared = error_memory(heads, tokens, head_dim, self.labels, sums)
+            compared = error_memory(heads, own, head_dim, self.labels, sums)
             graph_stage = max(graph_stage, cluster_memory(walked.problem) + compared)
         largest = max(networks, features + graph_stage, self._pixel_memory(encode.size))
         return CallPlan(
@@ -320,6 +346,10 @@ class Request:
             entropy_rows=None if exact else ENTROPY_ROWS,
             walk=walked,
         )
+
+    def _own(self, grid: tuple[int, int]) -> int:
+        """Tokens of an image that this process holds, at most."""
+        return heights(grid[0], self.processes)[0] * grid[1]
 
     def _clustered(self, grid: tuple[int, int]) -> NerveConfig:
         """The settings with as many clusters as the call asks for, on a grid of tokens."""

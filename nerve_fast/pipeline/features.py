@@ -4,9 +4,9 @@ import dataclasses
 from typing import Any
 
 from PIL import Image
-from torch import Tensor
 
 from nerve_fast.backbones.source import GraphFeatures
+from nerve_fast.ops.entropy import SampledEntropy
 from nerve_fast.pipeline.budget import EncodePlan
 from nerve_fast.refiners.walk import entropies
 
@@ -28,7 +28,7 @@ class ImageFeatures:
     plan: EncodePlan
     _entropies: dict = dataclasses.field(default_factory=dict, repr=False)
 
-    def entropies(self, max_rows: int | None, backend: str) -> Tensor:
+    def entropies(self, max_rows: int | None, backend: str) -> SampledEntropy:
         """``(1, H)`` of :func:`nerve_fast.head_entropy`, computed once for all calls.
 
         Args:

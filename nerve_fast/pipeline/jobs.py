@@ -5,7 +5,7 @@ import itertools
 import numbers
 import os
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ class Call:
     tile: int | None
     overlap: int | None
     progress: bool
+    group: Any = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,6 +1,7 @@
 """The whole method: an image and words in, a label for every pixel out."""
 
 import dataclasses
+import functools
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ from nerve_fast.config import NerveConfig, default_config
 from nerve_fast.dispatch import choose
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.resampling import as_maps, to_tokens
+from nerve_fast.ops.entropy import SampledEntropy
 from nerve_fast.pipeline import stages
 from nerve_fast.pipeline.budget import CallPlan, DoesNotFitError, EncodePlan, Request
 from nerve_fast.pipeline.features import ImageFeatures
@@ -28,7 +30,8 @@ from nerve_fast.pipeline.output import SegmentationOutput
 from nerve_fast.priors import CLIPPrior, Prior, PriorConfig
 from nerve_fast.priors.patchwise import check_finite
 from nerve_fast.priors.seeds import Boxes, Points, Scribbles
-from nerve_fast.refiners.walk import clusters_of, entropies, weights_of
+from nerve_fast.refiners.walk import WalkedMaps, clusters_of, entropies, weights_of
+from nerve_fast.shares import Share, agreed, check_same, heights
 from nerve_fast.utils.heap import give_back
 from nerve_fast.utils.labels import parse_labels
 
@@ -170,6 +173,7 @@ class NervePipeline:
         tile: int | None = None,
         overlap: int | None = None,
         progress: bool = False,
+        group: Any = None,
     ) -> SegmentationOutput | list[SegmentationOutput]:
         """Segment one image, or each of a list.
 
@@ -218,6 +222,10 @@ class NervePipeline:
                 network was trained at, 768 for 512.
             overlap: of neighbouring tiles, in pixels, at most half a tile; ``None`` is a sixth.
             progress: show bars over windows, tiles and steps, on a terminal.
+            group: a ``torch.distributed`` process group whose processes share each image: they make
+                the same call, each sees a part of the tiles and windows and has a share of the walk
+                (see :func:`nerve_fast.random_walk`). The first one has the results, the others
+                ``None`` in their place. ``batch_size`` is then 1.
 
         Raises:
             InputError: an image cannot be read, labels are empty, repeated or too long, the memory
@@ -266,9 +274,15 @@ class NervePipeline:
             tile=tile,
             overlap=overlap,
             progress=progress,
+            group=group,
         )
-        results: list[SegmentationOutput] = []
-        for jobs in groups(images, generator, batch_size, seeds):
+        results: list[Any] = []
+        for jobs in groups(images, generator, batch_size if group is None else 1, seeds):
+            if jobs[0].features and group is not None:
+                raise InputError(
+                    "image holds what encode gave, and group is given; pass the image itself, "
+                    "whose tiles the processes share"
+                )
             if jobs[0].features:
                 for job in jobs:
                     results += self._segment_features(job, cast(ImageFeatures, job.features), call)
@@ -327,19 +341,32 @@ class NervePipeline:
     def _segment(self, jobs: Sequence[Job], call: Call) -> list[SegmentationOutput]:
         """Images of one size, together, or where the memory is too small half of them at a time."""
         try:
-            plan = self._planned(jobs, call)
+            plan = agreed(call.group, lambda: self._planned(jobs, call))
         except DoesNotFitError:
             if len(jobs) == 1:
                 raise
             half = len(jobs) // 2
             return self._segment(jobs[:half], call) + self._segment(jobs[half:], call)
+        share = self._share(jobs, plan, call)
         self._say(plan, call)
         self._begin(plan)
-        probabilities, graph = self._networks(jobs, call.classes, plan, call.progress)
+        probabilities, graph = self._networks(jobs, call.classes, plan, call.progress, share)
         entropy = None
         if call.config.moves(call.return_steps) and call.config.sharpness > 0:
-            entropy = entropies(graph, max_rows=plan.entropy_rows, backend=self.backend)
-        return self._walked(jobs, probabilities, graph, entropy, plan, call)
+            entropy = entropies(
+                graph, max_rows=plan.entropy_rows, backend=self.backend, share=share
+            )
+        return self._walked(jobs, probabilities, graph, entropy, plan, call, share)
+
+    def _share(self, jobs: Sequence[Job], plan: CallPlan, call: Call) -> Share:
+        """The rows of the tokens' grid that this process has of an image."""
+        if call.group is None:
+            return Share(plan.grid)
+        job = jobs[0]
+        alike = (job.image.size, plan.grid, plan.tiling, plan.feature_dtype, plan.config)
+        asked = (job.labels(call), call.words, call.return_steps, plan.entropy_rows)
+        check_same(call.group, "the image, the labels or the settings", repr((*alike, *asked)))
+        return Share(plan.grid, heights(plan.grid[0], call.group.size()), call.group)
 
     def _segment_features(
         self, job: Job, features: ImageFeatures, call: Call
@@ -355,7 +382,8 @@ class NervePipeline:
         entropy = None
         if call.config.moves(call.return_steps) and call.config.sharpness > 0:
             entropy = features.entropies(plan.entropy_rows, self.backend)
-        return self._walked([job], probabilities, features.graph, entropy, plan, call)
+        share = Share(plan.grid)
+        return self._walked([job], probabilities, features.graph, entropy, plan, call, share)
 
     def _planned(
         self,
@@ -380,6 +408,7 @@ class NervePipeline:
             further_steps=len(call.return_steps),
             encoded=encoded,
             held=held,
+            processes=1 if call.group is None else call.group.size(),
         )
         # With labels there is a walk to plan.
         return cast(CallPlan, request.planned(call.max_memory))
@@ -404,11 +433,13 @@ class NervePipeline:
         classes: Sequence[Sequence[str]] | None,
         plan: EncodePlan,
         progress: bool,
+        share: Share | None = None,
     ) -> tuple[Any, GraphFeatures]:
         """Stages 1 and 2: probabilities ``(B, K, h', w')``, and ``q, k (B, H, N, D)``.
 
-        Where ``classes`` is ``None``, what the prior keeps of the images in place of probabilities;
-        where it is empty, nothing.
+        Of an image that processes ``share`` queries and keys are those of the own rows. Where
+        ``classes`` is ``None``, what the prior keeps of the images in place of probabilities; where
+        it is empty, nothing.
         """
         images = [job.image for job in jobs]
         generators = [job.generator for job in jobs]
@@ -417,21 +448,26 @@ class NervePipeline:
             if plan.view is None or self.prior is None:
                 return None
             with _bar("prior", "window", len(images) * len(plan.view), progress) as windows:
+                if share is not None and not share.alone:
+                    return stages.shared_prior_of(
+                        self.prior, images, classes or (), plan.view, share, _advance(windows)
+                    )
                 if classes is None:
                     return self.prior.encode(images, plan.view, _advance(windows))
                 return stages.prior_of(self.prior, images, classes, plan.view, _advance(windows))
 
         def see():
             with _bar("graph", "tile", len(images) * len(plan.tiling), progress) as tiles:
-                return stages.graph_of(
-                    self.graph,
-                    images,
-                    plan.graph_view,
-                    generators,
-                    batch_size=plan.tile_batch,
-                    dtype=plan.feature_dtype,
-                    advance=_advance(tiles),
-                )
+                way: dict[str, Any] = {
+                    "batch_size": plan.tile_batch,
+                    "dtype": plan.feature_dtype,
+                    "advance": _advance(tiles),
+                }
+                if share is not None and not share.alone:
+                    return stages.shared_graph_of(
+                        self.graph, images[0], plan.graph_view, generators[0], share, **way
+                    )
+                return stages.graph_of(self.graph, images, plan.graph_view, generators, **way)
 
         return stages.networks(look, see, self.graph.device)
 
@@ -440,19 +476,25 @@ class NervePipeline:
         jobs: Sequence[Job],
         probabilities: Tensor | None,
         graph: GraphFeatures,
-        entropy: Tensor | None,
+        sampled: SampledEntropy | None,
         plan: CallPlan,
         call: Call,
+        share: Share,
     ) -> list[SegmentationOutput]:
-        """Stages 3 and 4."""
+        """Stages 3 and 4; of a shared image the first process has the result."""
         # The prior on the tokens: G (B, N, K).
-        words = None if probabilities is None else to_tokens(probabilities, graph.grid)
+        words = None
+        if probabilities is not None:
+            width = share.grid[1]
+            rows = slice(share.own.start // width, share.own.stop // width)
+            words = to_tokens(probabilities, share.grid, rows)
         del probabilities
         labels = [job.labels(call) for job in jobs]
         prior = stages.prior_on_tokens(
-            words, [job.seeds for job in jobs], labels, graph.grid, graph.q.device
+            words, [job.seeds for job in jobs], labels, share.grid, graph.q.device, share.own
         )
-        plan, clusters, errors = self._clustered(jobs, graph, prior, entropy, plan, call)
+        entropy = None if sampled is None else sampled.mean
+        plan, clusters, errors = self._clustered(jobs, graph, prior, entropy, plan, call, share)
         # The steps of kernels are too short to watch.
         watched = plan.walk.backend == "blocked"
         total = len(jobs) * plan.walk.problem.steps * watched
@@ -468,10 +510,15 @@ class NervePipeline:
                 return_steps=call.return_steps,
                 on_step=_advance(steps),
                 seeds_alone=words is None,
+                share=share,
             )
-        results = []
+        if not share.alone:
+            prior, walked = _on_first(share, prior, walked)
+            if share.index:
+                return cast(list[SegmentationOutput], [None])
+        results: list[SegmentationOutput] = []
         found = zip(jobs, labels, prior, walked, errors, strict=True)
-        for job, names, tokens, one, error in found:
+        for number, (job, names, tokens, one, error) in enumerate(found):
             width, height = job.image.size if call.match_input_resolution else plan.size
             label_map = stages.to_labels(one.maps, (height, width))
             if job.seeds is not None and (width, height) == job.image.size:
@@ -481,11 +528,17 @@ class NervePipeline:
                     label_map=label_map,
                     labels=names,
                     image=job.image,
-                    prior=as_maps(tokens, graph.grid).cpu(),
+                    prior=as_maps(tokens, share.grid).cpu(),
                     walked=one.maps.cpu(),
                     steps={count: maps.cpu() for count, maps in one.at_steps.items()},
                     steps_taken=one.steps_taken,
-                    plan=dataclasses.replace(plan, cluster_error=error),
+                    plan=dataclasses.replace(
+                        plan,
+                        cluster_error=error,
+                        entropy_error=None
+                        if sampled is None or sampled.error is None
+                        else sampled.error[number].max().item(),
+                    ),
                 )
             )
         return results
@@ -498,6 +551,7 @@ class NervePipeline:
         entropy: Tensor | None,
         plan: CallPlan,
         call: Call,
+        share: Share,
     ) -> tuple[CallPlan, Clusters | None, Sequence[ClusterError | None]]:
         """The plan of the walk, clusters of keys that hold the error asked for, and each error."""
         if not (plan.walk.problem.clustered and plan.config.moves(call.return_steps)):
@@ -506,7 +560,7 @@ class NervePipeline:
         tokens = math.prod(plan.grid)
         while True:
             count = plan.walk.problem.columns
-            clusters, errors = clusters_of(graph, prior, plan.config, weights, count)
+            clusters, errors = clusters_of(graph, prior, plan.config, weights, count, share)
             worst = max(errors, key=lambda error: error.relative)
             said = f"keys of {tokens} tokens are in {clusters.count} clusters: {worst}"
             if call.max_key_error is None or worst.relative <= call.max_key_error:
@@ -516,11 +570,30 @@ class NervePipeline:
             # Features that the caller brought are in no plan.
             held = 0 if jobs[0].features else graph.q.nbytes + graph.k.nbytes
             more = dataclasses.replace(call, global_keys=min(2 * clusters.count, tokens))
-            wider = self._planned(jobs, more, plan, held)
+            planned = functools.partial(self._planned, jobs, more, plan, held)
+            wider = agreed(call.group, planned)
             plan = dataclasses.replace(wider, peak_memory=max(plan.peak_memory, wider.peak_memory))
             if not plan.walk.problem.clustered:
                 logger.warning("no clusters of %d tokens are within max_key_error", tokens)
                 return plan, None, [None] * len(jobs)
+
+
+def _on_first(
+    share: Share, prior: Tensor, walked: Sequence[WalkedMaps]
+) -> tuple[Tensor, list[WalkedMaps]]:
+    """The prior ``(1, N, K)`` and the maps of a shared image, whole on the first process."""
+
+    def whole(rows: Tensor) -> Tensor:
+        found = share.to_first(rows)
+        return rows[:0] if found is None else found
+
+    def maps(one: Tensor) -> Tensor:
+        rows = whole(one.flatten(1).T)
+        return one if share.index else as_maps(rows, share.grid)
+
+    (one,) = walked
+    at_steps = {count: maps(step) for count, step in one.at_steps.items()}
+    return whole(prior[0])[None], [WalkedMaps(maps(one.maps), at_steps, one.steps_taken)]
 
 
 def _advance(bar: tqdm) -> Callable[..., None]:

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.profiler import record_function
 
-from nerve_fast.backbones.source import AffinitySource, GraphFeatures, check_finite
+from nerve_fast.backbones.source import AffinitySource, GraphFeatures, check_finite, heads_of
+from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import model_size
 from nerve_fast.imaging.resampling import likeliest
 from nerve_fast.imaging.tiling import Tiling
@@ -25,6 +26,7 @@ from nerve_fast.priors import Prior
 from nerve_fast.priors.patchwise import check_finite as check_prior
 from nerve_fast.priors.seeds import Seeds
 from nerve_fast.refiners.walk import walk
+from nerve_fast.shares import Share
 
 __all__ = [
     "GraphView",
@@ -33,6 +35,8 @@ __all__ = [
     "networks",
     "prior_of",
     "prior_on_tokens",
+    "shared_graph_of",
+    "shared_prior_of",
     "to_labels",
     "walk",
 ]
@@ -94,6 +98,19 @@ def prior_of(
         return prior(images, classes, view, advance)
 
 
+def shared_prior_of(
+    prior: Prior,
+    images: Sequence[Image.Image],
+    classes: Sequence[Sequence[str]],
+    view: Any,
+    share: Share,
+    advance: Callable[[int], None],
+) -> Tensor:
+    """Stage 1 by several processes, each of which sees a part; all have the whole result."""
+    with record_function("nerve_fast: prior"):
+        return prior.shared(images, classes, view, share, advance)
+
+
 def graph_of(
     source: AffinitySource,
     images: Sequence[Image.Image],
@@ -124,6 +141,55 @@ def graph_of(
     return features
 
 
+def shared_graph_of(
+    source: AffinitySource,
+    image: Image.Image,
+    view: GraphView,
+    generator: torch.Generator,
+    share: Share,
+    *,
+    batch_size: int,
+    dtype: torch.dtype,
+    advance: Callable[[int], None],
+) -> GraphFeatures:
+    """Stage 2 by several processes: each sees a run of the tiles, and has its rows of the result.
+
+    Raises:
+        InputError: the network of one of them gave values that are not finite; on all of them.
+    """
+    width = view.grid[1]
+    parts = [view.tiling.part(index, share.processes) for index in range(share.processes)]
+    spans = [part.in_units(source.unit).rows for part in parts]
+    mine = dataclasses.replace(view, tiling=parts[share.index])
+    top, bottom = spans[share.index]
+
+    def see():
+        if not len(mine.tiling):
+            heads, head_dim = heads_of(source)
+            none = torch.empty(1, heads, 0, head_dim, dtype=dtype, device=source.device)
+            return GraphFeatures(none, none, (0, width))
+        found = graph_of(
+            source, [image], mine, [generator], batch_size=batch_size, dtype=dtype, advance=advance
+        )
+        if found.grid != (bottom - top, width):
+            raise InputError(
+                f"the graph's source gave a grid of {found.grid} for a run of tiles; expected "
+                f"{(bottom - top, width)}, the rows that they cover, as tiled_features does"
+            )
+        return found
+
+    found = share.agreed(see)
+    heads = found.q.shape[1]
+    tokens = [(first * width, last * width) for first, last in spans]
+    q, k = (
+        share.joined(x[0].transpose(0, 1).flatten(1), tokens)
+        .unflatten(1, (heads, -1))
+        .transpose(0, 1)[None]
+        for x in (found.q, found.k)
+    )
+    return GraphFeatures(q, k, share.own_grid)
+
+
 def networks(
     look: Callable[[], Any], see: Callable[[], GraphFeatures], device: torch.device
 ) -> tuple[Any, GraphFeatures]:
@@ -142,6 +208,7 @@ def prior_on_tokens(
     labels: Sequence[Sequence[str]],
     grid: tuple[int, int],
     device: torch.device,
+    own: slice = slice(None),
 ) -> Tensor:
     """The node-to-label matrix ``G`` of images, ``(B, N, K)`` float32, of words and of seeds.
 
@@ -152,17 +219,20 @@ def prior_on_tokens(
         labels: all ``K`` labels of each image.
         grid: ``(h, w)`` of the tokens.
         device: of the result where there are no words.
+        own: the tokens of the grid that are wanted, and that ``words`` holds.
     """
     if words is None:
-        alone = [one.prior(grid, names) for one, names in zip(seeds, labels, strict=True) if one]
+        alone = [
+            one.prior(grid, names, own=own) for one, names in zip(seeds, labels, strict=True) if one
+        ]
         return torch.stack(alone).to(device)
     if not any(seeds):
         return words
     words = pad(words, (0, len(labels[0]) - words.shape[-1]))
     return torch.stack(
         [
-            own if one is None else one.prior(grid, names, own)
-            for one, names, own in zip(seeds, labels, words, strict=True)
+            said if one is None else one.prior(grid, names, said, own)
+            for one, names, said in zip(seeds, labels, words, strict=True)
         ]
     ).to(device)
 

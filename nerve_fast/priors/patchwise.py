@@ -21,6 +21,7 @@ from nerve_fast.priors.prior import Prior
 from nerve_fast.priors.probabilities import probabilities_of
 from nerve_fast.priors.registry import ACTIVATIONS, METHODS, Windows
 from nerve_fast.priors.views import View, resized, view_of
+from nerve_fast.shares import Share
 
 WINDOW_BATCH = 16
 """Windows that go through CLIP at a time."""
@@ -133,6 +134,24 @@ class CLIPPrior(Prior):
         """:meth:`probabilities` of :meth:`encode`, equal to the bit; no features are kept."""
         return self.probabilities(self._passing(images, view, advance), classes)
 
+    def shared(
+        self,
+        images: Sequence[Image.Image],
+        classes: Sequence[Sequence[str]],
+        view: View,
+        share: Share,
+        advance: Callable[[int], None] = lambda windows: None,
+    ) -> Tensor:
+        """See :meth:`Prior.shared`: each process sees a part of several windows."""
+        if share.alone or len(view) == 1:
+            return self(images, classes, view, advance)
+        passing = PatchFeatures(
+            view, len(images), self._windows(images, view, advance, share.index, share.processes)
+        )
+        words = [word for words in classes for word in words]
+        similarity = self._similarities(passing, words, share)
+        return probabilities_of(similarity, classes, self.config.logit_scale)
+
     def similarities(
         self,
         images: Sequence[Image.Image],
@@ -166,12 +185,18 @@ class CLIPPrior(Prior):
         return PatchFeatures(view, len(images), self._windows(images, view, advance))
 
     def _windows(
-        self, images: Sequence[Image.Image], view: View, advance: Callable[[int], None]
+        self,
+        images: Sequence[Image.Image],
+        view: View,
+        advance: Callable[[int], None],
+        part: int = 0,
+        parts: int = 1,
     ) -> Iterator[tuple[Sequence[tuple[int, int, int]], Tensor]]:
         clip, offset = self.clip, self.config.position_offset
         images = [resized(clip, image, view.size, self.config) for image in images]
         tall, wide = view.window
         jobs = list(itertools.product(range(len(images)), view.tops, view.lefts))
+        jobs = jobs[len(jobs) * part // parts : len(jobs) * (part + 1) // parts]
         for first in range(0, len(jobs), WINDOW_BATCH):
             batch = jobs[first : first + WINDOW_BATCH]
             crops = [images[i].crop((x, y, x + wide, y + tall)) for i, y, x in batch]
@@ -182,11 +207,17 @@ class CLIPPrior(Prior):
             advance(len(batch))
 
     @torch.no_grad()
-    def _similarities(self, encoded: PatchFeatures, words: Sequence[str]) -> Tensor:
+    def _similarities(
+        self, encoded: PatchFeatures, words: Sequence[str], share: Share | None = None
+    ) -> Tensor:
+        """``share``: of several windows that processes see parts of; ``None`` has seen them all."""
         text = self.clip.encode_words(words)  # (words, E)
         view, images = encoded.view, encoded.images
         (tall, wide), unit = view.window, view.unit
         total = count = None
+        if share is not None:
+            whole = (view.size[1] // unit, view.size[0] // unit)
+            total, count = text.new_zeros(images, len(words), *whole), text.new_zeros(whole)
         for batch, features in encoded.batches:
             similarity = (features @ text.T).permute(0, 3, 1, 2)
             # Windows meet on cells that all of them have; alone, one keeps what it has.
@@ -207,6 +238,8 @@ class CLIPPrior(Prior):
                     count[rows, columns] += 1
         if total is None or count is None:
             raise InputError("images is empty; expected one image or more")
+        if share is not None:
+            total, count = share.total(total), share.total(count)
         return total.div_(count)
 
 

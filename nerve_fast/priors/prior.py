@@ -7,6 +7,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from nerve_fast.shares import Share
+
 
 @dataclasses.dataclass(frozen=True)
 class WholeImage:
@@ -99,3 +101,17 @@ class Prior:
     ) -> Tensor:
         """:meth:`probabilities` of :meth:`encode`; a prior may spare what lies between."""
         return self.probabilities(self.encode(images, view, advance), classes)
+
+    def shared(
+        self,
+        images: Sequence[Image.Image],
+        classes: Sequence[Sequence[str]],
+        view,
+        share: Share,
+        advance: Callable[[int], None] = lambda windows: None,
+    ) -> Tensor:
+        """The same for processes that see the same images, and have all of the result.
+
+        Each does all of it, unless a prior can share its windows.
+        """
+        return self(images, classes, view, advance)

@@ -102,7 +102,11 @@ class Seeds:
         return cls(labels, pixels)
 
     def prior(
-        self, grid: tuple[int, int], labels: Sequence[str], words: Tensor | None = None
+        self,
+        grid: tuple[int, int],
+        labels: Sequence[str],
+        words: Tensor | None = None,
+        own: slice = slice(None),
     ) -> Tensor:
         """The node-to-label matrix ``G`` of these seeds.
 
@@ -114,6 +118,7 @@ class Seeds:
             grid: ``(h, w)`` of the tokens.
             labels: all ``K`` labels of the result, these seeds' among them.
             words: ``(N, K)`` float32, the prior of the words.
+            own: the tokens of the grid that are wanted, and that the words' prior is of.
 
         Returns:
             ``(N, K)`` float32.
@@ -128,8 +133,8 @@ class Seeds:
         total = share.sum(1, keepdim=True)
         share = share / total.clamp(min=1)
         if words is not None:
-            return torch.where(total.to(words.device) > 0, share.to(words), words)
-        return share / share.sum(0).clamp(min=torch.finfo(share.dtype).tiny)
+            return torch.where(total[own].to(words.device) > 0, share[own].to(words), words)
+        return share[own] / share.sum(0).clamp(min=torch.finfo(share.dtype).tiny)
 
     def overrule(self, label_map: Tensor, labels: Sequence[str]) -> Tensor:
         """A label map ``(H, W)`` of the image's size in which each seeded pixel keeps its label."""

@@ -161,6 +161,7 @@ def towards_limit(
     alpha: float,
     tolerance: float,
     on_step: Callable[[], None] = lambda: None,
+    largest: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> tuple[Tensor, int]:
     r"""``P∞`` within ``tolerance``, and the number of steps that it took.
 
@@ -177,15 +178,16 @@ def towards_limit(
         alpha: probability that a walker moves on, below 1.
         tolerance: above 0.
         on_step: called after each step.
+        largest: of a number that several processes have, each of some rows; they stop together.
     """
-    steps = steps_to_limit(alpha, tolerance, G.detach().abs().sum(-1).max().item())
+    steps = steps_to_limit(alpha, tolerance, largest(G.detach().abs().sum(-1).max()).item())
     source = (1 - alpha) * G
     # A result of its own, where no step is needed.
     X = G.clone()
     for t in range(1, steps + 1):
         before, X = X, advance(X, source)
         on_step()
-        change = (X - before).detach().abs().sum(-1).max().item()
+        change = largest((X - before).detach().abs().sum(-1).max()).item()
         if change * alpha / (1 - alpha) <= tolerance:
             return X, t
     return X, steps
@@ -207,6 +209,7 @@ def walk_along(
     config,
     return_steps: Collection[int] = (),
     on_step: Callable[[], None] = lambda: None,
+    largest: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Walked:
     """The walk that ``config`` describes, and ``P_t`` for each ``t`` in ``return_steps``."""
     if config.steps is not None:
@@ -214,7 +217,9 @@ def walk_along(
         at_steps = power_series(advance, G, config.alpha, steps, on_step)
         probabilities, taken = at_steps[config.steps], config.steps
     else:
-        probabilities, taken = towards_limit(advance, G, config.alpha, config.tolerance, on_step)
+        probabilities, taken = towards_limit(
+            advance, G, config.alpha, config.tolerance, on_step, largest
+        )
         at_steps = power_series(advance, G, config.alpha, return_steps, on_step)
     return Walked(probabilities, {t: at_steps[t] for t in return_steps}, taken)
 

@@ -14,10 +14,12 @@ from nerve_fast.clusters import ClusterError, Clusters, cluster_keys
 from nerve_fast.config import NerveConfig
 from nerve_fast.dispatch import Plan
 from nerve_fast.imaging.resampling import as_distribution, as_maps, to_tokens
-from nerve_fast.ops import entropy_weights, head_entropy
+from nerve_fast.ops import entropy_weights
+from nerve_fast.ops.entropy import SampledEntropy, sampled_entropy
 from nerve_fast.ops.walk import walked
 from nerve_fast.refiners.checks import check_graph, check_maps
 from nerve_fast.refiners.registry import registered
+from nerve_fast.shares import Share
 from nerve_fast.weights import remember
 
 
@@ -68,11 +70,18 @@ class WalkedMaps:
 
 
 def entropies(
-    graph: GraphFeatures, *, max_rows: int | None = None, backend: str = "auto"
-) -> Tensor:
-    """``(B, H)`` of :func:`nerve_fast.head_entropy`, which several walks can share."""
+    graph: GraphFeatures,
+    *,
+    max_rows: int | None = None,
+    backend: str = "auto",
+    share: Share | None = None,
+) -> SampledEntropy:
+    """``(B, H)`` of :func:`nerve_fast.head_entropy`, which several walks can share.
+
+    ``share``: which rows of a grid, that processes share, these are; ``None``: all of them.
+    """
     with record_function("nerve_fast: entropy"):
-        return head_entropy(graph.q, graph.k, max_rows=max_rows, backend=backend)
+        return sampled_entropy(graph.q, graph.k, max_rows, backend=backend, share=share)
 
 
 def weights_of(graph: GraphFeatures, config: NerveConfig, entropy: Tensor | None) -> Tensor:
@@ -85,7 +94,12 @@ def weights_of(graph: GraphFeatures, config: NerveConfig, entropy: Tensor | None
 
 @torch.no_grad()
 def clusters_of(
-    graph: GraphFeatures, prior: Tensor, config: NerveConfig, weights: Tensor, count: int
+    graph: GraphFeatures,
+    prior: Tensor,
+    config: NerveConfig,
+    weights: Tensor,
+    count: int,
+    share: Share | None = None,
 ) -> tuple[Clusters, list[ClusterError]]:
     """Clusters of the keys of images, and how far each image's are off.
 
@@ -95,12 +109,13 @@ def clusters_of(
         config: settings of the graph stage.
         weights: of the heads, ``(B, H)``.
         count: the number of clusters of each.
+        share: which tokens of the grid these are; ``None``: all of them.
     """
     with (
         record_function("nerve_fast: clusters"),
         torch.autocast(graph.q.device.type, enabled=False),
     ):
-        clusters = cluster_keys(graph.k, weights, count, prior)
+        clusters = cluster_keys(graph.k, weights, count, prior, share)
         errors = [
             cluster_error(q, k, G, w, config, own)
             for q, k, G, w, own in zip(
@@ -123,6 +138,7 @@ def walk(
     return_steps: Sequence[int] = (),
     on_step: Callable[[], None] | None = None,
     seeds_alone: bool = False,
+    share: Share | None = None,
 ) -> list[WalkedMaps]:
     """``P_L`` of images: the third stage of the pipeline, and of whatever is compared with it.
 
@@ -130,8 +146,8 @@ def walk(
         graph: ``q, k (B, H, N, D)``.
         prior: ``G``, ``(B, N, K)`` float32.
         config: settings of the graph stage.
-        entropy: ``(B, H)`` of :func:`entropies`; ``None`` computes those of all rows, where the
-            settings need them.
+        entropy: ``(B, H)``, the mean of :func:`entropies`; ``None`` computes those of all rows,
+            where the settings need them.
         clusters: of the keys; ``None`` finds them where the settings want them.
         backend: who computes the entropies, and carries the walk out where there is no plan.
         plan: of the walk, executed as it is; ``None`` plans with the memory that is free.
@@ -139,13 +155,15 @@ def walk(
         on_step: called after each step of each image where the backend's steps can be watched.
         seeds_alone: ``prior`` holds seeds without words, whose labels are calibrated: see
             :func:`calibration`.
+        share: which rows of a grid, that processes share, these are; ``None``: all of them.
 
     Returns:
-        One an image.
+        One an image; of a share the rows of this process.
     """
     q, k, grid = graph.q, graph.k, graph.grid
+    share = share or Share(grid)
     if entropy is None and config.moves(return_steps) and config.sharpness > 0:
-        entropy = entropies(graph, backend=backend)
+        entropy = entropies(graph, backend=backend, share=share).mean
     weights = weights_of(graph, config, entropy)
 
     with record_function("nerve_fast: walk"):
@@ -153,7 +171,7 @@ def walk(
             q,
             k,
             prior,
-            grid,
+            share.grid,
             config,
             head_weights=weights,
             backend=backend if plan is None else "auto",
@@ -161,11 +179,12 @@ def walk(
             return_steps=return_steps,
             on_step=on_step,
             clusters=clusters,
+            group=share.group,
         )
 
     def maps_of(P: Tensor, i: int, steps: int) -> Tensor:
         if seeds_alone:
-            P = P / calibration(P, prior[i], config.alpha, steps)
+            P = P / calibration(P, prior[i], config.alpha, steps, share)
         return as_maps(as_distribution(P), grid)
 
     return [
@@ -178,7 +197,9 @@ def walk(
     ]
 
 
-def calibration(P: Tensor, seeds: Tensor, alpha: float, steps: int) -> Tensor:
+def calibration(
+    P: Tensor, seeds: Tensor, alpha: float, steps: int, share: Share | None = None
+) -> Tensor:
     r"""By what each label of a walk from seeds is divided: its mean at its own seeds, returned.
 
     A walker inside a thing of ``n`` tokens meets any one of them with a probability of about
@@ -195,14 +216,16 @@ def calibration(P: Tensor, seeds: Tensor, alpha: float, steps: int) -> Tensor:
         P: ``P_L``, ``(N, K)``.
         seeds: ``G``, ``(N, K)``.
         alpha, steps: of the walk.
+        share: which tokens these are; ``None``: all of them.
 
     Returns:
         ``(K,)``; 1 for a label whose walkers never come back, as without any step.
     """
     start = (1 - alpha) / (1 - alpha ** (steps + 1)) if alpha < 1 else 1 / (steps + 1)
+    total = (share or Share((1, len(P)))).total
     own = seeds > 0
-    count = own.sum(0).clamp(min=1)
-    returned = ((P - start * seeds).clamp(min=0) * own).sum(0) / count
+    count = total(own.sum(0)).clamp(min=1)
+    returned = total(((P - start * seeds).clamp(min=0) * own).sum(0)) / count
     # Below this it is rounding of what stayed.
-    least = 16 * torch.finfo(P.dtype).eps * start * (seeds * own).sum(0) / count
+    least = 16 * torch.finfo(P.dtype).eps * start * total((seeds * own).sum(0)) / count
     return torch.where(returned > least, returned, 1)

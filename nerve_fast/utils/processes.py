@@ -77,6 +77,11 @@ def process_group(
         state.destroy_process_group()
 
 
+def shared_group(processes: int):
+    """The group of all processes, for what they do together; ``None`` for a single one."""
+    return torch.distributed.group.WORLD if processes > 1 else None
+
+
 def wait(processes: int) -> None:
     """Wait until all processes of the group have come to this point."""
     if processes > 1:

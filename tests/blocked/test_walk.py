@@ -166,7 +166,7 @@ def test_the_plain_mean_of_heads_needs_no_entropy(make_qk, make_prior, monkeypat
     q, k = make_qk(3, 66, 8)
     G = make_prior(66, 4)
     config = nf.NerveConfig(sharpness=0.0)
-    monkeypatch.setattr(blocked.walk, "head_entropy", None)
+    monkeypatch.setattr(blocked.walk, "entropy_of_all", None)
     out = blocked_walk(q, k, G, (6, 11), config, None, route="streaming")
     torch.testing.assert_close(out, reference_walk(q, k, G, (6, 11), config, None))
 

@@ -99,6 +99,38 @@ def test_two_processes_share_the_images(folder, tmp_path):
     assert all(np.array_equal(alone[name], shared[name]) for name in alone)
 
 
+def test_two_processes_share_each_image(folder, tmp_path):
+    assert segment(folder, "-o", tmp_path / "alone", "--tile", 48, "--save-probabilities") == 2
+    launch = "-m torch.distributed.run --standalone --nproc-per-node=2 -m nerve_fast segment"
+    flags = [folder, "-o", tmp_path / "shared", "--labels", LABELS, "--models", "tiny"]
+    more = ["--tile", "48", "--save-probabilities"]
+    started = subprocess.run(
+        [sys.executable, *launch.split(), *flags, *["--share-images", "--device", "cpu"], *more],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    # A file that is no image stops nothing here either.
+    assert started.returncode != 0
+    assert "broken.jpg: not an image" in started.stderr
+    assert started.stdout.count("4 images written to") == 1
+    alone, shared = maps_in(tmp_path / "alone"), maps_in(tmp_path / "shared")
+    assert list(alone) == list(shared)
+    for name, expected in alone.items():
+        assert (shared[name] == expected).mean() > 0.999
+        probabilities = (
+            np.load(tmp_path / where / name.replace("labels.png", "npz"))["probabilities"]
+            for where in ("alone", "shared")
+        )
+        one, other = probabilities
+        assert np.linalg.norm(one - other) <= 1e-5 * np.linalg.norm(one)
+
+
+def test_shared_images_have_no_reference(folder, tmp_path, capsys):
+    assert segment(folder, "-o", tmp_path / "out", "--share-images", "--verify") == 2
+    assert "--share-images and --verify are both set" in capsys.readouterr().err
+
+
 def test_an_interruption_leaves_whole_files_and_what_was_done(folder, tmp_path, monkeypatch):
     out, done = tmp_path / "out", []
     write = command.write

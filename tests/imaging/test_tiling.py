@@ -53,3 +53,16 @@ def test_a_grid_has_the_same_tiles():
 def test_tiles_that_make_no_sense_are_refused(tile, overlap, said):
     with pytest.raises(InputError, match=said):
         Tiling.of((512, 512), tile, overlap, 8)
+
+
+def test_runs_of_tiles_are_those_of_the_whole():
+    whole = Tiling.of((96, 160), 64, 16, 8)
+    for parts in (1, 2, 3, 20):
+        runs = [whole.part(index, parts) for index in range(parts)]
+        assert [corner for run in runs for corner in run] == list(whole)
+        assert sum(map(len, runs)) == len(whole)
+        for run in runs:
+            top, bottom = run.rows
+            assert all(top <= y and y + run.tile[0] <= bottom for y, _ in run)
+            assert run.in_units(8).rows == (top // 8, bottom // 8)
+            assert torch.equal(run.weights()[0], whole.weights()[0])

@@ -3,6 +3,7 @@ import torch
 
 import nerve_fast as nf
 from nerve_fast import reference
+from nerve_fast.ops.entropy import sampled_entropy, spread, spread_in_groups
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
@@ -49,3 +50,26 @@ def test_head_entropy_of_some_rows_is_near_that_of_all(make_qk, backend):
 def test_head_entropy_refuses_a_number_of_rows_that_is_none(make_qk, rows, error):
     with pytest.raises(error, match="max_rows is"):
         nf.head_entropy(*make_qk(1, 4, 2), max_rows=rows)
+
+
+def test_the_standard_error_is_that_of_sampled_rows(generator):
+    q, k = (torch.randn(2, 3, 2048, 8, generator=generator) for _ in range(2))
+    found = sampled_entropy(q, k, 256)
+    assert found.rows == 256
+    assert found.error.shape == found.mean.shape == (2, 3)
+    exact = nf.head_entropy(q, k)
+    torch.testing.assert_close(found.mean, nf.head_entropy(q, k, max_rows=256))
+    # Six heads: a mean of squared errors over those said, which is 1 in expectation.
+    squared = ((found.mean - exact) / found.error).square().mean()
+    assert 0.02 < squared < 8
+    every = sampled_entropy(q, k, 2048)
+    assert every.error is None
+    assert torch.equal(every.mean, exact)
+
+
+def test_groups_of_rows_are_spread_over_columns():
+    """Where the grid is as wide as sixteen sampled rows are apart."""
+    drawn = spread_in_groups(64 * 64, 1024)
+    assert sorted(drawn.flatten().tolist()) == spread(64 * 64, 1024).tolist()
+    for group in (drawn % 64).unbind(1):
+        assert len(group.unique()) > 16

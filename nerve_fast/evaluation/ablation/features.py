@@ -87,7 +87,7 @@ class Source:
             self.graph.device,
         )
         prior = to_tokens(probabilities, graph.grid)[0].mT.unflatten(1, graph.grid)
-        entropy = entropies(graph, backend=self.backend)
+        entropy = entropies(graph, backend=self.backend).mean
         return Features(prior, graph.q, graph.k, entropy).to("cpu")
 
     def key(self) -> str:
