@@ -105,18 +105,15 @@ def test_the_graph_stage_works_with_torch_alone():
     assert done.stdout == "[]\n"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("extras", [(), ("test",), ("docs",)], ids=lambda extras: "".join(extras))
-@pytest.mark.parametrize("python", ["3.10", "3.13"])
-def test_lower_bounds_can_be_resolved(python, extras, tmp_path):
+def resolve(tmp_path, *arguments):
+    """What uv resolves the project to, with arguments; where it can be asked."""
     if importlib.util.find_spec("uv") is None:
         pytest.skip("uv is not installed; the extra 'release' brings it")
+    resolved = tmp_path / "resolved.txt"
     done = subprocess.run(
         [
             *(sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--no-python-downloads"),
-            *("--resolution", "lowest-direct", "--python-version", python),
-            *("--only-binary", ":all:", "--output-file", str(tmp_path / "lowest.txt")),
-            *itertools.chain(*(["--extra", extra] for extra in extras)),
+            *("--only-binary", ":all:", "--output-file", str(resolved), *arguments),
             str(ROOT / "pyproject.toml"),
         ],
         capture_output=True,
@@ -126,7 +123,26 @@ def test_lower_bounds_can_be_resolved(python, extras, tmp_path):
     if re.search("dns error|error sending request|connection refused", done.stderr, re.IGNORECASE):
         pytest.skip("no package index can be reached")
     assert done.returncode == 0, done.stderr
-    resolved = (tmp_path / "lowest.txt").read_text(encoding="utf-8")
+    return resolved.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("python", ["3.11", "3.13"])
+def test_constraints_hold_with_the_torch_of_the_index(python, tmp_path):
+    """Which is built for GPUs, and with a Triton of its own."""
+    chosen = ("--extra", "test", "--python-version", python)
+    resolved = resolve(tmp_path, *chosen, "--constraint", str(ROOT / "constraints.txt"))
+    (torch,) = re.findall(r"^torch==(.*)$", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    assert f"\ntorch=={torch}\n" in resolved
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extras", [(), ("test",), ("docs",)], ids=lambda extras: "".join(extras))
+@pytest.mark.parametrize("python", ["3.10", "3.13"])
+def test_lower_bounds_can_be_resolved(python, extras, tmp_path):
+    chosen = itertools.chain(*(["--extra", extra] for extra in extras))
+    lowest = ("--resolution", "lowest-direct", "--python-version", python)
+    resolved = resolve(tmp_path, *lowest, *chosen)
     bounds = re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(PROJECT["dependencies"]), re.MULTILINE)
     if not extras:
         for name, bound in bounds:

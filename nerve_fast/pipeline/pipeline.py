@@ -494,6 +494,9 @@ class NervePipeline:
             words, [job.seeds for job in jobs], labels, share.grid, graph.q.device, share.own
         )
         entropy = None if sampled is None else sampled.mean
+        if sampled is not None and sampled.error is not None and not share.index:
+            error = sampled.error.max().item()
+            logger.info("head entropies have a standard error of up to %.1e nats", error)
         plan, clusters, errors = self._clustered(jobs, graph, prior, entropy, plan, call, share)
         # The steps of kernels are too short to watch.
         watched = plan.walk.backend == "blocked"
