@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 from nerve_fast.cli import flags
+from nerve_fast.cli.labels import add_labels, add_threshold, labels_of, threshold_of
 from nerve_fast.cli.messages import notes
 from nerve_fast.cli.seeds import add_seeds, places, points_by_image
 from nerve_fast.config import default_config
@@ -25,6 +26,7 @@ PASSED_ON = (
     "max_key_error",
     "tile",
     "overlap",
+    "background",
 )
 """Flags that are settings of the same name."""
 
@@ -39,10 +41,7 @@ def add_segment(commands) -> None:
     )
     command.set_defaults(run=_run)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
-    command.add_argument(
-        "--labels",
-        help='classes, ";" between them, "," between synonyms: "cat; dog, puppy; grass"',
-    )
+    add_labels(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     command.add_argument("--save-heatmaps", action="store_true", help="also NAME.heatmaps.png")
     command.add_argument("--save-probabilities", action="store_true", help="also NAME.npz")
@@ -57,6 +56,7 @@ def add_segment(commands) -> None:
         "--verify", action="store_true", help="also run the reference, and say how far they differ"
     )
 
+    add_threshold(command)
     add_seeds(command)
     flags.add_models(command)
     flags.add_large(command)
@@ -65,8 +65,7 @@ def add_segment(commands) -> None:
 
 
 def _run(options) -> int:
-    labels = [label.strip() for label in (options.labels or "").split(";")]
-    labels = labels if options.labels is not None else []
+    labels = labels_of(options.labels)
     points, boxes = places("--points", options.points, 2), places("--boxes", options.boxes, 4)
     if not (labels or points or boxes or options.points_file or options.scribbles):
         raise InputError(
@@ -81,13 +80,15 @@ def _run(options) -> int:
             'note: commas separate synonyms of one class; between classes put ";"', file=sys.stderr
         )
     # transformers and diffusers take seconds to import; mistakes above should not.
-    from nerve_fast.pipeline.batch import SegmentSettings, segment
+    from nerve_fast.pipeline.asked import SegmentSettings
+    from nerve_fast.pipeline.batch import segment
     from nerve_fast.pipeline.seeding import SeedSettings
     from nerve_fast.priors import PriorConfig
 
     settings = SegmentSettings(
         **{name: getattr(options, name) for name in PASSED_ON},
         labels=labels,
+        threshold=threshold_of(options.threshold),
         seeds=SeedSettings(
             points=points,
             boxes=boxes,

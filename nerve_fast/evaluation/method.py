@@ -23,6 +23,7 @@ from nerve_fast.errors import InputError, SettingError
 from nerve_fast.evaluation.presets import Settings, clip_of, iseg_of, note_of, settings_of
 from nerve_fast.evaluation.segmenter import Segmenter, prior_of
 from nerve_fast.evaluation.settings import AblationSettings, EvaluationSettings, MethodSettings
+from nerve_fast.pipeline.certainty import Certainty
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.settings import ModelSettings
 from nerve_fast.priors import CLIPPrior
@@ -69,9 +70,11 @@ def settings_asked_for(asked: EvaluationSettings | AblationSettings, dataset: Da
         stride=asked.prior_stride,
         logit_scale=asked.logit_scale,
         threshold=asked.threshold,
+        under=asked.background,
         proxy=asked.prior_proxy,
     )
     prior_of(settings)
+    Certainty(settings.threshold, settings.under).check(dataset.classes)
     refuse_unread(asked.models, asked.config, settings.refiner)
     return settings
 
@@ -223,7 +226,14 @@ def load_segmenter(
     classes = datasets.words(dataset, settings.vocabulary)
     prior.check_labels(classes, progress=progress)
     segmenter = Segmenter(
-        prior, settings, classes, dataset.has_background, refiner, graph, models.seed
+        prior,
+        settings,
+        classes,
+        dataset.has_background,
+        refiner,
+        graph,
+        models.seed,
+        dataset.classes,
     )
     return segmenter, weights
 

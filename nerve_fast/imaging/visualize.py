@@ -97,7 +97,10 @@ def save_label_map(path: str | os.PathLike, label_map: np.ndarray, labels: Seque
         Image.fromarray(label_map.astype(np.uint16)).save(path, format="PNG", pnginfo=info)
         return
     image = Image.fromarray(label_map.astype(np.uint8)).convert("P")
-    image.putpalette(palette(len(labels)).tobytes())
+    # All 256 colours: with fewer, Pillow writes fewer bits a pixel, in which 255 has no place.
+    colours = np.full((256, 3), NO_LABEL)
+    colours[: len(labels)] = palette(len(labels))
+    image.putpalette(colours.tobytes())
     image.save(path, format="PNG", pnginfo=info)
 
 

@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import numbers
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.images import load_image
 from nerve_fast.numerics import is_finite
 from nerve_fast.ops.checks import check_return_steps
+from nerve_fast.pipeline.certainty import Certainty
 from nerve_fast.pipeline.features import ImageFeatures
 from nerve_fast.priors.seeds import Seeds
 
@@ -37,6 +38,7 @@ class Call:
     max_key_error: float | None
     tile: int | None
     overlap: int | None
+    certainty: Certainty
     progress: bool
 
 
@@ -79,6 +81,13 @@ def per_image(images: int, alone: bool, **seeds) -> list[dict]:
         {name: given if given is None or alone else given[number] for name, given in seeds.items()}
         for number in range(images)
     ]
+
+
+def labels_of_all(words: Sequence[str], seeds: Sequence[dict]) -> tuple[str, ...]:
+    """Return the labels of the words, then those that only seeds of some image have."""
+    marked = (given for one in seeds for given in one.values() if isinstance(given, Mapping))
+    names = (name for given in marked for name in given if isinstance(name, str))
+    return tuple(dict.fromkeys((*words, *names)))
 
 
 def groups(

@@ -1,35 +1,35 @@
 """The whole method: an image and words in, a label for every pixel out."""
 
-import dataclasses
 import logging
-import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.graph import load_graph
-from nerve_fast.backbones.source import AffinitySource, GraphFeatures
-from nerve_fast.clusters import ClusterError, Clusters
+from nerve_fast.backbones.source import AffinitySource
 from nerve_fast.config import NerveConfig, default_config
 from nerve_fast.dispatch import choose
 from nerve_fast.errors import InputError
-from nerve_fast.imaging.resampling import as_maps, to_tokens
-from nerve_fast.pipeline import stages
-from nerve_fast.pipeline.budget import CallPlan, DoesNotFitError, EncodePlan, Request
+from nerve_fast.pipeline.budget import Request
+from nerve_fast.pipeline.certainty import Certainty, Threshold
+from nerve_fast.pipeline.execution import Execution
 from nerve_fast.pipeline.features import ImageFeatures
-from nerve_fast.pipeline.jobs import Call, ImageInput, Job, check_inputs, groups, per_image
+from nerve_fast.pipeline.jobs import (
+    Call,
+    ImageInput,
+    check_inputs,
+    groups,
+    labels_of_all,
+    per_image,
+)
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.output import SegmentationOutput
 from nerve_fast.priors import CLIPPrior, Prior, PriorConfig
-from nerve_fast.priors.patchwise import check_finite
 from nerve_fast.priors.seeds import Boxes, Points, Scribbles
-from nerve_fast.refiners.walk import clusters_of, entropies, weights_of
-from nerve_fast.utils.heap import give_back
+from nerve_fast.utils.heap import Heap
 from nerve_fast.utils.labels import parse_labels
 
 logger = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class NervePipeline:
         self.graph = graph
         self.config = config
         self.backend = backend
-        self._size: tuple[int, int] | None = None
+        self._heap = Heap()
 
     @classmethod
     def from_pretrained(
@@ -169,6 +169,8 @@ class NervePipeline:
         max_key_error: float | None = None,
         tile: int | None = None,
         overlap: int | None = None,
+        threshold: Threshold | None = None,
+        background: str | None = None,
         progress: bool = False,
     ) -> SegmentationOutput | list[SegmentationOutput]:
         """Segment one image, or each of a list.
@@ -217,6 +219,10 @@ class NervePipeline:
             tile: longest side of a tile, in pixels; ``None`` is 1.5 times the size that the graph's
                 network was trained at, 768 for 512.
             overlap: of neighbouring tiles, in pixels, at most half a tile; ``None`` is a sixth.
+            threshold: the least probability of a pixel's label, from 0 to 1: a number for all
+                labels, or numbers by label or by a synonym of it, where those not named need none.
+                Seeded pixels keep their labels.
+            background: the label of pixels under the threshold; ``None`` gives them −1.
             progress: show bars over windows, tiles and steps, on a terminal.
 
         Raises:
@@ -225,7 +231,8 @@ class NervePipeline:
             TypeError: an argument is of the wrong type.
         """
         # 0. Inputs. The labels are encoded first: a mistake in them should not cost a forward pass.
-        config = config or self.config or default_config(labels is not None)
+        if config is None:
+            config = self.config or default_config(labels is not None)
         check_inputs(
             config,
             processing_resolution,
@@ -245,6 +252,8 @@ class NervePipeline:
                 "neither labels nor seeds are given; pass labels, points, boxes or scribbles"
             )
         classes = [] if labels is None else parse_labels(labels)
+        certainty = Certainty(threshold, background)
+        certainty.check(labels_of_all(labels or (), seeds))
         if classes:
             if self.prior is None:
                 raise InputError(
@@ -264,15 +273,13 @@ class NervePipeline:
             max_key_error=max_key_error,
             tile=tile,
             overlap=overlap,
+            certainty=certainty,
             progress=progress,
         )
+        execution = self._execution()
         results: list[SegmentationOutput] = []
         for jobs in groups(images, generator, batch_size, seeds):
-            if jobs[0].features:
-                for job in jobs:
-                    results += self._segment_features(job, cast(ImageFeatures, job.features), call)
-            else:
-                results += self._segment(jobs, call)
+            results += execution.segment(jobs, call)
         return results[0] if alone else results
 
     @torch.no_grad()
@@ -304,6 +311,7 @@ class NervePipeline:
         check_inputs(config, processing_resolution, generator, (), 1, progress=progress)
         alone = not isinstance(image, (list, tuple))
         images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
+        execution = self._execution()
         results = []
         for (job,) in groups(images, generator, 1, [{}] * len(images)):
             plan = Request(
@@ -318,220 +326,10 @@ class NervePipeline:
                 overlap=overlap,
             ).planned(max_memory)
             logger.info("%s", plan)
-            self._begin(plan)
-            encoded, graph = self._networks([job], None, plan, progress)
+            execution.begin(plan)
+            encoded, graph = execution.networks([job], None, plan, progress)
             results.append(ImageFeatures(job.image, encoded, graph, plan))
         return results[0] if alone else results
 
-    def _segment(self, jobs: Sequence[Job], call: Call) -> list[SegmentationOutput]:
-        """Images of one size, together, or where the memory is too small half of them at a time."""
-        try:
-            plan = self._planned(jobs, call)
-        except DoesNotFitError:
-            if len(jobs) == 1:
-                raise
-            half = len(jobs) // 2
-            return self._segment(jobs[:half], call) + self._segment(jobs[half:], call)
-        self._say(plan, call)
-        self._begin(plan)
-        probabilities, graph = self._networks(jobs, call.classes, plan, call.progress)
-        entropy = None
-        if call.config.moves(call.return_steps) and call.config.sharpness > 0:
-            entropy = entropies(graph, max_rows=plan.entropy_rows, backend=self.backend)
-        return self._walked(jobs, probabilities, graph, entropy, plan, call)
-
-    def _segment_features(
-        self, job: Job, features: ImageFeatures, call: Call
-    ) -> list[SegmentationOutput]:
-        """One image that has been encoded."""
-        plan = self._planned([job], call, features.plan)
-        self._say(plan, call)
-        self._begin(plan)
-        probabilities = None
-        if call.classes and self.prior is not None:
-            probabilities = self.prior.probabilities(features.encoded, call.classes)
-            check_finite(probabilities)
-        entropy = None
-        if call.config.moves(call.return_steps) and call.config.sharpness > 0:
-            entropy = features.entropies(plan.entropy_rows, self.backend)
-        return self._walked([job], probabilities, features.graph, entropy, plan, call)
-
-    def _planned(
-        self,
-        jobs: Sequence[Job],
-        call: Call,
-        encoded: EncodePlan | None = None,
-        held: int = 0,
-    ) -> CallPlan:
-        request = Request(
-            prior=self.prior if call.classes else None,
-            source=self.graph,
-            backend=self.backend,
-            images=len(jobs),
-            image_size=jobs[0].image.size,
-            words=sum(map(len, call.classes)),
-            labels=max(len(job.labels(call)) for job in jobs),
-            config=call.config,
-            processing_resolution=call.processing_resolution,
-            tile=call.tile,
-            overlap=call.overlap,
-            global_keys=call.global_keys,
-            further_steps=len(call.return_steps),
-            encoded=encoded,
-            held=held,
-        )
-        # With labels there is a walk to plan.
-        return cast(CallPlan, request.planned(call.max_memory))
-
-    def _say(self, plan: CallPlan, call: Call) -> None:
-        """The plan, and what of it the caller may not expect, to the log."""
-        logger.info("%s", plan)
-        if plan.feature_dtype != self.graph.dtype:
-            logger.warning(
-                "to fit %s, queries and keys are kept in %s", call.max_memory, plan.feature_dtype
-            )
-
-    def _begin(self, plan: EncodePlan) -> None:
-        """Return freed heap memory to the system before work of another size than the last."""
-        if plan.size != self._size:
-            self._size = plan.size
-            give_back()
-
-    def _networks(
-        self,
-        jobs: Sequence[Job],
-        classes: Sequence[Sequence[str]] | None,
-        plan: EncodePlan,
-        progress: bool,
-    ) -> tuple[Any, GraphFeatures]:
-        """Stages 1 and 2: probabilities ``(B, K, h', w')``, and ``q, k (B, H, N, D)``.
-
-        Where ``classes`` is ``None``, what the prior keeps of the images in place of probabilities;
-        where it is empty, nothing.
-        """
-        images = [job.image for job in jobs]
-        generators = [job.generator for job in jobs]
-
-        def look():
-            if plan.view is None or self.prior is None:
-                return None
-            with _bar("prior", "window", len(images) * len(plan.view), progress) as windows:
-                if classes is None:
-                    return self.prior.encode(images, plan.view, _advance(windows))
-                return stages.prior_of(self.prior, images, classes, plan.view, _advance(windows))
-
-        def see():
-            with _bar("graph", "tile", len(images) * len(plan.tiling), progress) as tiles:
-                return stages.graph_of(
-                    self.graph,
-                    images,
-                    plan.graph_view,
-                    generators,
-                    batch_size=plan.tile_batch,
-                    dtype=plan.feature_dtype,
-                    advance=_advance(tiles),
-                )
-
-        return stages.networks(look, see, self.graph.device)
-
-    def _walked(
-        self,
-        jobs: Sequence[Job],
-        probabilities: Tensor | None,
-        graph: GraphFeatures,
-        entropy: Tensor | None,
-        plan: CallPlan,
-        call: Call,
-    ) -> list[SegmentationOutput]:
-        """Stages 3 and 4."""
-        # The prior on the tokens: G (B, N, K).
-        words = None if probabilities is None else to_tokens(probabilities, graph.grid)
-        del probabilities
-        labels = [job.labels(call) for job in jobs]
-        prior = stages.prior_on_tokens(
-            words, [job.seeds for job in jobs], labels, graph.grid, graph.q.device
-        )
-        plan, clusters, errors = self._clustered(jobs, graph, prior, entropy, plan, call)
-        # The steps of kernels are too short to watch.
-        watched = plan.walk.backend == "blocked"
-        total = len(jobs) * plan.walk.problem.steps * watched
-        with _bar("walk", "step", total, call.progress) as steps:
-            walked = stages.walk(
-                graph,
-                prior,
-                plan.config,
-                entropy=entropy,
-                clusters=clusters,
-                backend=self.backend,
-                plan=plan.walk,
-                return_steps=call.return_steps,
-                on_step=_advance(steps),
-                seeds_alone=words is None,
-            )
-        results = []
-        found = zip(jobs, labels, prior, walked, errors, strict=True)
-        for job, names, tokens, one, error in found:
-            width, height = job.image.size if call.match_input_resolution else plan.size
-            label_map = stages.to_labels(one.maps, (height, width))
-            if job.seeds is not None and (width, height) == job.image.size:
-                label_map = job.seeds.overrule(label_map, names)
-            results.append(
-                SegmentationOutput(
-                    label_map=label_map,
-                    labels=names,
-                    image=job.image,
-                    prior=as_maps(tokens, graph.grid).cpu(),
-                    walked=one.maps.cpu(),
-                    steps={count: maps.cpu() for count, maps in one.at_steps.items()},
-                    steps_taken=one.steps_taken,
-                    plan=dataclasses.replace(plan, cluster_error=error),
-                )
-            )
-        return results
-
-    def _clustered(
-        self,
-        jobs: Sequence[Job],
-        graph: GraphFeatures,
-        prior: Tensor,
-        entropy: Tensor | None,
-        plan: CallPlan,
-        call: Call,
-    ) -> tuple[CallPlan, Clusters | None, Sequence[ClusterError | None]]:
-        """The plan of the walk, clusters of keys that hold the error asked for, and each error."""
-        if not (plan.walk.problem.clustered and plan.config.moves(call.return_steps)):
-            return plan, None, [None] * len(jobs)
-        weights = weights_of(graph, plan.config, entropy)
-        tokens = math.prod(plan.grid)
-        while True:
-            count = plan.walk.problem.columns
-            clusters, errors = clusters_of(graph, prior, plan.config, weights, count)
-            worst = max(errors, key=lambda error: error.relative)
-            said = f"keys of {tokens} tokens are in {clusters.count} clusters: {worst}"
-            if call.max_key_error is None or worst.relative <= call.max_key_error:
-                logger.warning("%s", said)
-                return plan, clusters, errors
-            logger.info("%s; twice as many are tried", said)
-            # Features that the caller brought are in no plan.
-            held = 0 if jobs[0].features else graph.q.nbytes + graph.k.nbytes
-            more = dataclasses.replace(call, global_keys=min(2 * clusters.count, tokens))
-            wider = self._planned(jobs, more, plan, held)
-            plan = dataclasses.replace(wider, peak_memory=max(plan.peak_memory, wider.peak_memory))
-            if not plan.walk.problem.clustered:
-                logger.warning("no clusters of %d tokens are within max_key_error", tokens)
-                return plan, None, [None] * len(jobs)
-
-
-def _advance(bar: tqdm) -> Callable[..., None]:
-    """Return the function that advances a bar by 1 or by a number."""
-
-    def advance(number: int = 1) -> None:
-        bar.update(number)
-
-    return advance
-
-
-def _bar(name: str, unit: str, total: int, progress: bool) -> tqdm:
-    """A progress bar that is shown where there is more than one thing to wait for."""
-    hidden = None if progress and total > 1 else True
-    return tqdm(total=total, desc=name, unit=unit, leave=False, disable=hidden)
+    def _execution(self) -> Execution:
+        return Execution(self.prior, self.graph, self.backend, self._heap)

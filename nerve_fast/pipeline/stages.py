@@ -167,13 +167,20 @@ def prior_on_tokens(
     ).to(device)
 
 
-def to_labels(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def to_labels(
+    maps: Tensor, size: tuple[int, int], least: Tensor | None = None, instead: int = -1
+) -> Tensor:
     """Stage 4: the likeliest label of each pixel, ``(K, h, w)`` to ``(H, W)`` int64 on the CPU.
 
-    Where no label has any probability, which only seeds can leave so, it is −1.
+    Args:
+        maps: ``(K, h, w)`` probabilities.
+        size: ``(H, W)``.
+        least: ``(K,)``, the probability that a pixel's label must have; ``None`` takes any.
+        instead: the label where it has less, and where no label has any probability, which only
+            seeds can leave so.
     """
     with record_function("nerve_fast: resampling"):
-        return likeliest(maps, size).cpu()
+        return likeliest(maps, size, least, instead).cpu()
 
 
 @contextlib.contextmanager

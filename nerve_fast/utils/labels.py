@@ -29,7 +29,7 @@ def parse_labels(labels: Sequence[str]) -> list[list[str]]:
                 f"label {number} is {label!r}; it holds a line break or another character that is "
                 "not text"
             )
-    classes = [[_normalised(word) for word in label.split(",")] for label in labels]
+    classes = [_words(label) for label in labels]
     owner: dict[str, int] = {}
     for number, words in enumerate(classes, start=1):
         for word in words:
@@ -45,6 +45,22 @@ def parse_labels(labels: Sequence[str]) -> list[list[str]]:
                 )
             owner[word.casefold()] = number
     return classes
+
+
+def number_of(name: str, labels: Sequence[str]) -> int | None:
+    """The place of a label among others, by all of its text or by one of its words; or ``None``."""
+    if name in labels:
+        return list(labels).index(name)
+    asked = _normalised(name).casefold()
+    for number, label in enumerate(labels):
+        if asked in (word.casefold() for word in _words(label)):
+            return number
+    return None
+
+
+def _words(label: str) -> list[str]:
+    """The synonyms inside a label, normalised."""
+    return [_normalised(word) for word in label.split(",")]
 
 
 def _normalised(word: str) -> str:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from nerve_fast import InputError
 from nerve_fast.cli import main as cli
+from nerve_fast.imaging import visualize
 from nerve_fast.imaging.images import load_image
 from nerve_fast.pipeline import batch as command
 from nerve_fast.pipeline import inputs, stages
@@ -120,7 +121,7 @@ def test_resume_after_an_interruption_within_an_image(folder, tmp_path, monkeypa
     """Results of other labels are there; of the new ones the label map is not yet."""
     scene, out = folder / "scene0.png", tmp_path / "out"
     assert segment(scene, "-o", out) == 0
-    monkeypatch.setattr(command.visualize, "save_label_map", interrupt)
+    monkeypatch.setattr(visualize, "save_label_map", interrupt)
     assert segment(scene, "-o", out, labels="grass; ball; sand") == 130
     monkeypatch.undo()
     capsys.readouterr()

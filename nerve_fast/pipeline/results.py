@@ -1,0 +1,87 @@
+"""The files that a run writes for each image: which, whether they fit the memory, and how."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from nerve_fast.errors import InputError
+from nerve_fast.imaging import visualize
+from nerve_fast.pipeline.asked import SegmentSettings
+from nerve_fast.pipeline.budget import DoesNotFitError, drawing_memory
+from nerve_fast.pipeline.inputs import ENDINGS
+from nerve_fast.pipeline.marks import stamped
+from nerve_fast.pipeline.output import SegmentationOutput
+from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.provenance import file_digest
+from nerve_fast.utils.units import format_bytes, parse_bytes
+
+
+def wanted(asked: SegmentSettings) -> list[str]:
+    """Return the endings of the results that were asked for."""
+    optional = {
+        "heatmaps.png": asked.save_heatmaps,
+        "steps.png": asked.save_steps,
+        "npz": asked.save_probabilities,
+    }
+    return [ending for ending in ENDINGS if optional.get(ending, True)]
+
+
+def check_drawing(asked: SegmentSettings, sizes: Sequence[tuple[int, int]]) -> None:
+    """Raise where results of images of these sizes cannot be drawn and written within the memory.
+
+    Raises:
+        DoesNotFitError: the message says what would help.
+    """
+    if asked.max_memory is None:
+        return
+    pixels = [width * height for width, height in sizes]
+    size = sizes[pixels.index(max(pixels))]
+    needed = drawing_memory(
+        size,
+        len(asked.labels),
+        heat_maps=asked.save_heatmaps,
+        steps=len(visualize.strip_stages(asked.taken_config.steps)) if asked.save_steps else 0,
+        probabilities=asked.save_probabilities,
+    )
+    # The label maps of the others.
+    needed += 8 * (sum(pixels) - max(pixels))
+    if needed > parse_bytes(asked.max_memory):
+        raise DoesNotFitError(
+            f"max_memory is {asked.max_memory}; drawing and writing the results of "
+            f"{size[0]} × {size[1]} pixels takes up to {format_bytes(needed)}: give it more "
+            "memory, or make the image smaller"
+        )
+
+
+def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings, made: dict) -> None:
+    """Write the pictures and the probabilities that were asked for; the label map last.
+
+    Args:
+        out: of an image.
+        stem: of the files, the folder included.
+        asked: says which files.
+        made: what the label map says it was made of, see :mod:`nerve_fast.pipeline.marks`.
+    """
+    pictures = {"overlay": out.overlay()}
+    if asked.save_heatmaps:
+        pictures["heatmaps"] = visualize.heat_maps(out.image, out.walked.numpy(), out.labels)
+    if asked.save_steps:
+        steps = {count: maps.numpy() for count, maps in out.steps.items()}
+        pictures["steps"] = visualize.steps_strip(out.image, out.prior.numpy(), steps, out.labels)
+    label_map = Path(f"{stem}.labels.png")
+    try:
+        # What is there of an earlier run is no longer whole from here on.
+        label_map.unlink(missing_ok=True)
+    except OSError as error:
+        raise InputError(f"{label_map}: cannot be replaced: {error.strerror or error}") from error
+    for kind, picture in pictures.items():
+        visualize.save_picture(picture, Path(f"{stem}.{kind}.png"))
+    if asked.save_probabilities:
+        out.save(Path(f"{stem}.npz"))
+    results = {
+        ending: file_digest(Path(f"{stem}.{ending}"))
+        for ending in wanted(asked)
+        if ending != "labels.png"
+    }
+    with written_whole(label_map) as file:
+        visualize.save_label_map(file, out.label_map.numpy(), out.labels)
+        file.write_bytes(stamped(file.read_bytes(), {**made, "results": results}))
