@@ -54,7 +54,7 @@ class CLIPPrior(Prior):
 
     def __init__(self, clip: CLIPBackbone, config: PriorConfig | None = None):
         self.clip = clip
-        self.config = config or PriorConfig()
+        self.config = PriorConfig() if config is None else config
         self.method = METHODS[self.config.name]
         self.read_out = read_out_of(self.config, clip)
 

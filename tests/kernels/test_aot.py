@@ -20,10 +20,10 @@ def compiled(*arguments):
     return done.returncode, done.stdout.splitlines() or [done.stderr]
 
 
-SLOW = [pytest.param(target, marks=pytest.mark.slow) for target in ("sm_80", "sm_100")]
+SLOW = [pytest.param(target, marks=pytest.mark.slow) for target in TENSOR_CORES if target != "sm_90"]
 
 
-@pytest.mark.parametrize("target", ["sm_90", "gfx942", *SLOW])
+@pytest.mark.parametrize("target", ["sm_90", *SLOW])
 def test_every_kernel_compiles_for(target):
     code, lines = compiled("--target", target, "--dtype", "bfloat16")
     assert code == 0, lines[-1]
