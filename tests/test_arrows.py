@@ -22,7 +22,7 @@ LEVELS = (
     ("dispatch",),
     ("blocked", "kernels"),
     ("reference",),
-    ("clusters", "config", "walked", "weights"),
+    ("certainty", "clusters", "config", "walked", "weights"),
     ("normalization", "numerics"),
     ("imaging", "tiny"),
     ("utils",),

@@ -1,5 +1,9 @@
 """The flags for labels, and for how probable they must be."""
 
+import os
+
+from nerve_fast import datasets
+from nerve_fast.datasets.label_files import read_labels
 from nerve_fast.errors import InputError
 
 
@@ -7,7 +11,15 @@ def add_labels(command) -> None:
     """Add the flags to a command."""
     command.add_argument(
         "--labels",
-        help='classes, ";" between them, "," between synonyms: "cat; dog, puppy; grass"',
+        metavar="TEXT|NAME|FILE",
+        help='classes, ";" between them, "," between synonyms: "cat; dog, puppy; grass"; or those '
+        f"of a data set, {', '.join(datasets.NAMES)}; or a file, one class a line",
+    )
+    command.add_argument(
+        "--top",
+        type=int,
+        metavar="N",
+        help="of many labels take for each image the N that are likeliest on most of it",
     )
 
 
@@ -24,8 +36,31 @@ def add_threshold(group) -> None:
 
 
 def labels_of(text: str | None) -> list[str]:
-    """The labels of the flag; none where it is not given."""
-    return [] if text is None else [label.strip() for label in text.split(";")]
+    """The labels of the flag: of a data set, of a file, or as they stand; none without it.
+
+    A text without ";" is a file where there is one of that name, or where it looks like a path.
+
+    Raises:
+        InputError: a file is not there, or holds no labels.
+    """
+    if text is None:
+        return []
+    if text in datasets.NAMES:
+        return list(datasets.labels_of(text))
+    if ";" not in text and _is_path(text):
+        return list(read_labels(text))
+    return [label.strip() for label in text.split(";")]
+
+
+def _is_path(text: str) -> bool:
+    try:
+        is_file, is_folder = os.path.isfile(text), os.path.isdir(text)
+    except ValueError:  # With a null byte.
+        return False
+    # A single label may have the name of a folder, such as the one of its images.
+    return (
+        is_file or text.lower().endswith(".txt") or (is_folder and os.path.basename(text) != text)
+    )
 
 
 def threshold_of(text: str | None) -> float | dict[str, float] | None:

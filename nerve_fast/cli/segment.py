@@ -26,6 +26,7 @@ PASSED_ON = (
     "max_key_error",
     "tile",
     "overlap",
+    "top",
     "background",
 )
 """Flags that are settings of the same name."""

@@ -15,6 +15,7 @@ from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.graph import load_graph
 from nerve_fast.backbones.loading import hide_loading_bars
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
+from nerve_fast.certainty import Certainty
 from nerve_fast.config import NerveConfig
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.datasets.loading import find
@@ -23,7 +24,6 @@ from nerve_fast.errors import InputError, SettingError
 from nerve_fast.evaluation.presets import Settings, clip_of, iseg_of, note_of, settings_of
 from nerve_fast.evaluation.segmenter import Segmenter, prior_of
 from nerve_fast.evaluation.settings import AblationSettings, EvaluationSettings, MethodSettings
-from nerve_fast.pipeline.certainty import Certainty
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.settings import ModelSettings
 from nerve_fast.priors import CLIPPrior

@@ -7,8 +7,8 @@ import dataclasses
 import json
 from pathlib import Path
 
+from nerve_fast.certainty import Certainty, Threshold
 from nerve_fast.errors import InputError
-from nerve_fast.pipeline.certainty import Certainty, Threshold
 
 _TABLE = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
 

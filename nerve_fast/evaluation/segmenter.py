@@ -9,10 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from nerve_fast.backbones.source import AffinitySource
+from nerve_fast.certainty import Certainty
 from nerve_fast.evaluation.presets import Settings
 from nerve_fast.evaluation.rules import best_words, cliper, thresholded
 from nerve_fast.pipeline import stages
-from nerve_fast.pipeline.certainty import Certainty
 from nerve_fast.priors import CLIPPrior, PriorConfig, check_finite, probabilities_of
 from nerve_fast.refiners import PAMR, Refiner
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from nerve_fast.certainty import Certainty, Threshold
 from nerve_fast.config import NerveConfig
 from nerve_fast.errors import SettingError, check_choice, quoted
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting, refuse_doubles
 from nerve_fast.evaluation.presets import PRESETS, REFINERS
-from nerve_fast.pipeline.certainty import Certainty, Threshold
 from nerve_fast.pipeline.settings import ModelSettings, check_count
 from nerve_fast.utils.units import parse_bytes
 

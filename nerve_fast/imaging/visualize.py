@@ -34,6 +34,9 @@ LONGEST_NAME = 200
 """Characters of a label that a legend or a caption shows."""
 
 
+MOST_LABELS = 65_535
+"""Labels that a label map can have as a PNG: one value of 16 bits stands for none."""
+
 NO_LABEL = np.array([[255, 255, 255]], dtype=np.uint8)
 """The colour of pixels without a label."""
 

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from nerve_fast.certainty import Certainty, Threshold
 from nerve_fast.config import NerveConfig, default_config
-from nerve_fast.errors import quoted
+from nerve_fast.errors import InputError, SettingError, quoted
+from nerve_fast.imaging import visualize
 from nerve_fast.imaging.tiling import Tiling
-from nerve_fast.pipeline.certainty import Certainty, Threshold
 from nerve_fast.pipeline.jobs import check_keys
 from nerve_fast.pipeline.seeding import SeedSettings
 from nerve_fast.pipeline.settings import ModelSettings, check_count
@@ -49,6 +50,8 @@ class SegmentSettings:
             everything exactly.
         max_key_error: that the clusters may have, relative; ``None`` takes it as it is.
         tile, overlap: of large images, in pixels; ``None`` follows from the model.
+        top: of the words take for each image so many, see :class:`~nerve_fast.NervePipeline`; the
+            files have the numbers of all labels.
         threshold: the least probability of a pixel's label, a number or numbers by label.
         background: the label of pixels under it; ``None`` gives them none.
         prior: how CLIP's patches become the prior.
@@ -76,6 +79,7 @@ class SegmentSettings:
     max_key_error: float | None = None
     tile: int | None = None
     overlap: int | None = None
+    top: int | None = None
     threshold: Threshold | None = None
     background: str | None = None
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
@@ -99,8 +103,16 @@ class SegmentSettings:
         check_keys(self.global_keys, self.max_key_error)
         if self.max_memory is not None:
             parse_bytes(self.max_memory)
+        if len(self.labels) > visualize.MOST_LABELS:
+            raise InputError(
+                f"{len(self.labels):,} labels are given; a label map holds at most "
+                f"{visualize.MOST_LABELS:,}"
+            )
+        check_count("top", self.top, 1)
+        if self.top is not None and not self.labels:
+            raise SettingError("{top} chooses among words; give {labels} too, or leave it out")
         certainty = Certainty(self.threshold, self.background)
-        certainty.check([*self.labels, *self.seeds.labels])
+        certainty.check(self.vocabulary)
         object.__setattr__(self, "threshold", certainty.threshold)
         if self.tile is not None:
             overlap = 0 if self.overlap is None else self.overlap
@@ -108,6 +120,11 @@ class SegmentSettings:
         object.__setattr__(self, "images", tuple(map(Path, self.images)))
         object.__setattr__(self, "labels", tuple(self.labels))
         object.__setattr__(self, "output", Path(self.output))
+
+    @property
+    def vocabulary(self) -> tuple[str, ...]:
+        """All labels that results may have: of the words, then those that only seeds have."""
+        return tuple(dict.fromkeys((*self.labels, *self.seeds.labels)))
 
     @property
     def taken_config(self) -> NerveConfig:

@@ -171,6 +171,7 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
             max_key_error=asked.max_key_error,
             tile=asked.tile,
             overlap=asked.overlap,
+            top=asked.top,
             threshold=asked.threshold,
             background=asked.background,
             progress=run.progress,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -92,7 +93,7 @@ class Execution:
             images=len(jobs),
             image_size=jobs[0].image.size,
             words=sum(map(len, call.classes)),
-            labels=max(len(job.labels(call)) for job in jobs),
+            labels=max(job.count(call) for job in jobs),
             config=call.config,
             processing_resolution=call.processing_resolution,
             tile=call.tile,
@@ -164,10 +165,17 @@ class Execution:
         call: Call,
     ) -> list[SegmentationOutput]:
         """Stages 3 and 4."""
+        labels = [job.labels(call) for job in jobs]
+        if probabilities is not None and call.top is not None:
+            chosen = [
+                stages.carried_most(maps, job.words(call), job.always(call))
+                for job, maps in zip(jobs, probabilities, strict=True)
+            ]
+            labels = [job.labels(call, one.tolist()) for job, one in zip(jobs, chosen, strict=True)]
+            probabilities = torch.stack(list(map(stages.among, probabilities, chosen)))
         # The prior on the tokens: G (B, N, K).
         words = None if probabilities is None else to_tokens(probabilities, graph.grid)
         del probabilities
-        labels = [job.labels(call) for job in jobs]
         prior = stages.prior_on_tokens(
             words, [job.seeds for job in jobs], labels, graph.grid, graph.q.device
         )

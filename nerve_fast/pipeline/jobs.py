@@ -11,14 +11,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from nerve_fast.certainty import Certainty
 from nerve_fast.config import NerveConfig
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.images import load_image
 from nerve_fast.numerics import is_finite
 from nerve_fast.ops.checks import check_return_steps
-from nerve_fast.pipeline.certainty import Certainty
 from nerve_fast.pipeline.features import ImageFeatures
 from nerve_fast.priors.seeds import Seeds
+from nerve_fast.utils.labels import number_of
 
 ImageInput = Image.Image | np.ndarray | str | os.PathLike
 
@@ -38,6 +39,7 @@ class Call:
     max_key_error: float | None
     tile: int | None
     overlap: int | None
+    top: int | None
     certainty: Certainty
     progress: bool
 
@@ -58,9 +60,34 @@ class Job:
     generator: torch.Generator
     seeds: Seeds | None
 
-    def labels(self, call: Call) -> tuple[str, ...]:
-        """Return the labels of the words, then those that only the seeds have."""
-        return tuple(dict.fromkeys((*call.words, *(self.seeds.labels if self.seeds else ()))))
+    def labels(self, call: Call, words: Sequence[int] | None = None) -> tuple[str, ...]:
+        """Return the labels of the words, then those that only the seeds have.
+
+        Args:
+            call: that the image is of.
+            words: the numbers of those that are taken; ``None`` are all.
+        """
+        taken = call.words if words is None else [call.words[number] for number in words]
+        return tuple(dict.fromkeys((*taken, *(self.seeds.labels if self.seeds else ()))))
+
+    def count(self, call: Call) -> int:
+        """The number of labels of the result."""
+        return len(self.labels(call)) - len(call.words) + self.words(call)
+
+    def words(self, call: Call) -> int:
+        """The number of words' labels that are taken."""
+        if call.top is None:
+            return len(call.words)
+        return min(max(call.top, len(self.always(call))), len(call.words))
+
+    def always(self, call: Call) -> list[int]:
+        """The numbers of the words that are taken in any case: of seeds, and the background."""
+        named = {name for name in self.seeds.labels if name in call.words} if self.seeds else set()
+        numbers = {call.words.index(name) for name in named}
+        if call.certainty.background is not None:
+            number = number_of(call.certainty.background, call.words)
+            numbers |= set() if number is None else {number}
+        return sorted(numbers)
 
     def kind(self):
         """Return the key that images of one batch share."""

@@ -10,11 +10,11 @@ import torch
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.graph import load_graph
 from nerve_fast.backbones.source import AffinitySource
+from nerve_fast.certainty import Certainty, Threshold
 from nerve_fast.config import NerveConfig, default_config
 from nerve_fast.dispatch import choose
 from nerve_fast.errors import InputError
 from nerve_fast.pipeline.budget import Request
-from nerve_fast.pipeline.certainty import Certainty, Threshold
 from nerve_fast.pipeline.execution import Execution
 from nerve_fast.pipeline.features import ImageFeatures
 from nerve_fast.pipeline.jobs import (
@@ -27,6 +27,7 @@ from nerve_fast.pipeline.jobs import (
 )
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.output import SegmentationOutput
+from nerve_fast.pipeline.settings import check_count
 from nerve_fast.priors import CLIPPrior, Prior, PriorConfig
 from nerve_fast.priors.seeds import Boxes, Points, Scribbles
 from nerve_fast.utils.heap import Heap
@@ -169,6 +170,7 @@ class NervePipeline:
         max_key_error: float | None = None,
         tile: int | None = None,
         overlap: int | None = None,
+        top: int | None = None,
         threshold: Threshold | None = None,
         background: str | None = None,
         progress: bool = False,
@@ -219,6 +221,10 @@ class NervePipeline:
             tile: longest side of a tile, in pixels; ``None`` is 1.5 times the size that the graph's
                 network was trained at, 768 for 512.
             overlap: of neighbouring tiles, in pixels, at most half a tile; ``None`` is a sixth.
+            top: of the words' labels take for each image so many: those likeliest at most places of
+                the prior, and in any case those of the seeds and the background. The walk and the
+                result are of these alone, in the order given, and ``labels`` of the result names
+                them. For large vocabularies, of which few occur in an image.
             threshold: the least probability of a pixel's label, from 0 to 1: a number for all
                 labels, or numbers by label or by a synonym of it, where those not named need none.
                 Seeded pixels keep their labels.
@@ -252,6 +258,9 @@ class NervePipeline:
                 "neither labels nor seeds are given; pass labels, points, boxes or scribbles"
             )
         classes = [] if labels is None else parse_labels(labels)
+        check_count("top", top, 1)
+        if top is not None and not classes:
+            raise InputError("top chooses among words; pass labels too, or leave it out")
         certainty = Certainty(threshold, background)
         certainty.check(labels_of_all(labels or (), seeds))
         if classes:
@@ -273,6 +282,7 @@ class NervePipeline:
             max_key_error=max_key_error,
             tile=tile,
             overlap=overlap,
+            top=top,
             certainty=certainty,
             progress=progress,
         )

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from nerve_fast.errors import InputError
 from nerve_fast.imaging import visualize
 from nerve_fast.pipeline.asked import SegmentSettings
@@ -42,6 +44,8 @@ def check_drawing(asked: SegmentSettings, sizes: Sequence[tuple[int, int]]) -> N
         steps=len(visualize.strip_stages(asked.taken_config.steps)) if asked.save_steps else 0,
         probabilities=asked.save_probabilities,
     )
+    if asked.top is not None:
+        needed += 4 * max(pixels)  # The label map with the numbers of all labels.
     # The label maps of the others.
     needed += 8 * (sum(pixels) - max(pixels))
     if needed > parse_bytes(asked.max_memory):
@@ -50,6 +54,19 @@ def check_drawing(asked: SegmentSettings, sizes: Sequence[tuple[int, int]]) -> N
             f"{size[0]} × {size[1]} pixels takes up to {format_bytes(needed)}: give it more "
             "memory, or make the image smaller"
         )
+
+
+def renumbered(
+    label_map: np.ndarray, labels: Sequence[str], vocabulary: Sequence[str]
+) -> np.ndarray:
+    """A label map with the numbers that its labels have in a vocabulary; −1 stays.
+
+    Returns:
+        ``(H, W)`` int32.
+    """
+    places = {label: number for number, label in enumerate(vocabulary)}
+    # The last one is that of −1.
+    return np.array([*(places[label] for label in labels), -1], np.int32)[label_map]
 
 
 def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings, made: dict) -> None:
@@ -61,18 +78,22 @@ def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings, made: dic
         asked: says which files.
         made: what the label map says it was made of, see :mod:`nerve_fast.pipeline.marks`.
     """
-    pictures = {"overlay": out.overlay()}
+    label_map, labels = out.label_map.numpy(), out.labels
+    if asked.top is not None:
+        # One numbering for all images, of which each has labels of its own.
+        label_map, labels = renumbered(label_map, labels, asked.vocabulary), asked.vocabulary
+    pictures = {"overlay": visualize.overlay(out.image, label_map, labels)}
     if asked.save_heatmaps:
         pictures["heatmaps"] = visualize.heat_maps(out.image, out.walked.numpy(), out.labels)
     if asked.save_steps:
         steps = {count: maps.numpy() for count, maps in out.steps.items()}
         pictures["steps"] = visualize.steps_strip(out.image, out.prior.numpy(), steps, out.labels)
-    label_map = Path(f"{stem}.labels.png")
+    last = Path(f"{stem}.labels.png")
     try:
         # What is there of an earlier run is no longer whole from here on.
-        label_map.unlink(missing_ok=True)
+        last.unlink(missing_ok=True)
     except OSError as error:
-        raise InputError(f"{label_map}: cannot be replaced: {error.strerror or error}") from error
+        raise InputError(f"{last}: cannot be replaced: {error.strerror or error}") from error
     for kind, picture in pictures.items():
         visualize.save_picture(picture, Path(f"{stem}.{kind}.png"))
     if asked.save_probabilities:
@@ -82,6 +103,6 @@ def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings, made: dic
         for ending in wanted(asked)
         if ending != "labels.png"
     }
-    with written_whole(label_map) as file:
-        visualize.save_label_map(file, out.label_map.numpy(), out.labels)
+    with written_whole(last) as file:
+        visualize.save_label_map(file, label_map, labels)
         file.write_bytes(stamped(file.read_bytes(), {**made, "results": results}))

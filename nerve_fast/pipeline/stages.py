@@ -28,6 +28,8 @@ from nerve_fast.refiners.walk import walk
 
 __all__ = [
     "GraphView",
+    "among",
+    "carried_most",
     "graph_of",
     "graph_view",
     "networks",
@@ -36,6 +38,10 @@ __all__ = [
     "to_labels",
     "walk",
 ]
+
+
+LEAST_PROBABILITY = 1e-30
+"""Of a label at a place, where some of many are taken: what is made to sum to 1 must not be 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,6 +140,36 @@ def networks(
     if isinstance(looks, Tensor):
         check_prior(looks)
     return looks, graph
+
+
+def carried_most(maps: Tensor, count: int, always: Sequence[int]) -> Tensor:
+    """The labels that would carry most of an image by its prior alone.
+
+    They are those that are likeliest at most places; of labels that are likeliest at equally many,
+    those with the larger mean.
+
+    Args:
+        maps: ``(K, h', w')`` probabilities.
+        count: how many, at most ``K``.
+        always: labels that are among them in any case, at most ``count``.
+
+    Returns:
+        ``(count,)`` int64 on the CPU, ascending.
+    """
+    places = maps.flatten(1)
+    areas = torch.bincount(places.argmax(0).cpu(), minlength=len(maps))
+    # A mean is at most 1, and a place counts 1.
+    score = areas + places.mean(1).cpu().double()
+    score[list(always)] = torch.inf
+    return score.topk(count).indices.sort().values
+
+
+def among(maps: Tensor, labels: Tensor) -> Tensor:
+    """Probabilities of some labels, ``(K', h', w')`` of ``(K, h', w')``, not yet made to sum to 1.
+
+    A place where none of them has any holds all of them alike.
+    """
+    return maps[labels.to(maps.device)].clamp(min=LEAST_PROBABILITY)
 
 
 def prior_on_tokens(

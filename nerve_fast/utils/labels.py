@@ -1,5 +1,6 @@
 """Labels and the synonyms inside them."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -7,7 +8,9 @@ from nerve_fast.errors import InputError, quoted
 
 
 def parse_labels(labels: Sequence[str]) -> list[list[str]]:
-    """Split each label into its words: ``"cat, kitten"`` is one class with two synonyms.
+    r"""Split each label into its words: ``"cat, kitten"`` is one class with two synonyms.
+
+    ``\,`` is a comma inside a word.
 
     Args:
         labels: one string a class.
@@ -60,7 +63,8 @@ def number_of(name: str, labels: Sequence[str]) -> int | None:
 
 def _words(label: str) -> list[str]:
     """The synonyms inside a label, normalised."""
-    return [_normalised(word) for word in label.split(",")]
+    words = re.split(r"(?<!\\),", label)
+    return [_normalised(word.replace("\\,", ",")) for word in words]
 
 
 def _normalised(word: str) -> str:

@@ -4,7 +4,7 @@ from PIL import Image
 
 from nerve_fast import InputError
 from nerve_fast.cli import main as cli
-from nerve_fast.cli.labels import threshold_of
+from nerve_fast.cli.labels import labels_of, threshold_of
 from nerve_fast.tiny.scenes import generate
 
 LABELS = "grass; water, sea; ball"
@@ -75,3 +75,44 @@ def test_mistakes_are_one_line_and_leave_nothing(scene, tmp_path, capsys, flags,
     assert said in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def labels_in(folder):
+    with Image.open(folder / "scene.labels.png") as image:
+        return image.text["labels"].split("\n")
+
+
+def test_labels_by_name_or_from_a_file(scene, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("grass\nwater, sea\n# none\n")
+    assert labels_of("voc21")[0] == "background"
+    assert labels_of("mine") == labels_of(str(tmp_path / "mine")) == ["grass", "water, sea"]
+    # The name of a folder may be a label, as may what holds a semicolon.
+    assert labels_of("in") == ["in"]
+    assert labels_of("mine; in") == ["mine", "in"]
+    assert labels_of("a\0b") == ["a\0b"]
+    assert labels_of(None) == []
+    assert segment(scene, tmp_path / "out", labels="mine") == 0
+    assert labels_in(tmp_path / "out") == ["grass", "water, sea"]
+
+
+def test_wrong_labels_are_one_line_and_leave_nothing(scene, tmp_path, capsys):
+    out = tmp_path / "out"
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "latin.txt").write_bytes(b"k\xf6tt")
+    (tmp_path / "many.txt").write_text("\n".join(f"label {i}" for i in range(65_536)))
+    cases = {
+        tmp_path: "is a folder; expected a file of labels",
+        tmp_path / "empty.txt": "empty.txt: holds no label",
+        tmp_path / "latin.txt": "latin.txt: is not UTF-8 text at byte 1",
+        tmp_path / "none.txt": "none.txt: cannot be read: No such file",
+        tmp_path / "many.txt": "65,536 labels are given; a label map holds at most 65,535",
+    }
+    for labels, said in cases.items():
+        assert segment(scene, out, labels=labels) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert err.count("\n") == 1
+    assert segment(scene, out, "--top", 0) == 2
+    assert "--top is 0; expected 1 or more" in capsys.readouterr().err
+    assert not out.exists()

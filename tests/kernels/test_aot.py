@@ -20,7 +20,9 @@ def compiled(*arguments):
     return done.returncode, done.stdout.splitlines() or [done.stderr]
 
 
-SLOW = [pytest.param(target, marks=pytest.mark.slow) for target in TENSOR_CORES if target != "sm_90"]
+SLOW = [
+    pytest.param(target, marks=pytest.mark.slow) for target in TENSOR_CORES if target != "sm_90"
+]
 
 
 @pytest.mark.parametrize("target", ["sm_90", *SLOW])

@@ -262,9 +262,7 @@ def test_channels_in_blocks_of_unequal_width(
         check(device, q, k, G, (5, 7), settings(normalization, beta=1.0))
 
 
-@pytest.mark.parametrize(
-    ("splits", "kind"), [(1, torch.float32), (3, torch.float16)], ids=str
-)
+@pytest.mark.parametrize(("splits", "kind"), [(1, torch.float32), (3, torch.float16)], ids=str)
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
 def test_columns_in_any_number_of_splits(
     make_qk, make_prior, device, monkeypatch, normalization, splits, kind

@@ -98,6 +98,7 @@ def test_results_are_whole_of_these_settings_and_this_image(png, tmp_path):
         {"config": NerveConfig(temperature=0.06)},
         {"resolution": 96},
         {"tile": 64},
+        {"top": 1},
         {"threshold": 0.3},
         {"threshold": {"cat": 0.3}},
         {"threshold": {"cat": 0.3}, "background": "dog"},

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import nerve_fast as nf
-from nerve_fast.pipeline.certainty import Certainty
+from nerve_fast.certainty import Certainty
 from nerve_fast.tiny.scenes import generate
 
 LABELS = ["grass", "water, sea", "ball"]
