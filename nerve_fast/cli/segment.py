@@ -9,6 +9,7 @@ from nerve_fast.cli.messages import notes
 from nerve_fast.cli.seeds import add_seeds, places, points_by_image
 from nerve_fast.config import default_config
 from nerve_fast.errors import InputError
+from nerve_fast.imaging.exports import EXPORTS
 from nerve_fast.utils.labels import parse_labels
 
 PASSED_ON = (
@@ -17,6 +18,8 @@ PASSED_ON = (
     "save_heatmaps",
     "save_probabilities",
     "save_steps",
+    "export",
+    "polygon_tolerance",
     "resume",
     "batch_size",
     "verify",
@@ -47,6 +50,20 @@ def add_segment(commands) -> None:
     command.add_argument("--save-heatmaps", action="store_true", help="also NAME.heatmaps.png")
     command.add_argument("--save-probabilities", action="store_true", help="also NAME.npz")
     command.add_argument("--save-steps", action="store_true", help="also NAME.steps.png")
+    command.add_argument(
+        "--export",
+        nargs="+",
+        default=[],
+        metavar="FORMAT",
+        help="also " + "; ".join(f"{name}: {one.about}" for name, one in EXPORTS.items()),
+    )
+    command.add_argument(
+        "--polygon-tolerance",
+        type=float,
+        default=1.0,
+        metavar="PIXELS",
+        help="how far exported outlines may be from the edges of pixels (default: 1)",
+    )
     command.add_argument(
         "--resume", action="store_true", help="leave out images whose results are there"
     )

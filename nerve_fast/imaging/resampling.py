@@ -93,6 +93,28 @@ def likeliest(
     return label_map
 
 
+def mean_under(maps: Tensor, label_map: Tensor) -> Tensor:
+    """The mean, over the pixels of each label, of the label's own map.
+
+    Args:
+        maps: ``(K, h, w)``.
+        label_map: ``(H, W)`` int64, below ``K``, −1 where there is no label.
+
+    Returns:
+        ``(K,)`` float64, ``nan`` for a label without pixels.
+    """
+    count = len(maps)
+    sums = torch.zeros(count, dtype=torch.float64)
+    pixels = torch.zeros(count, dtype=torch.int64)
+    for rows, stripe in stripes(maps, (label_map.shape[0], label_map.shape[1])):
+        labels = label_map[rows]
+        own = stripe.gather(0, labels.clamp(min=0)[None])[0]
+        labelled = labels >= 0
+        sums += torch.bincount(labels[labelled], own[labelled].double(), minlength=count)
+        pixels += torch.bincount(labels[labelled], minlength=count)
+    return sums / pixels
+
+
 def stripes(
     maps: Tensor, size: tuple[int, int], *, antialias: bool = True
 ) -> Iterator[tuple[slice, Tensor]]:

@@ -9,11 +9,11 @@ from typing import Literal
 from nerve_fast.certainty import Certainty, Threshold
 from nerve_fast.config import NerveConfig, default_config
 from nerve_fast.errors import InputError, SettingError, quoted
-from nerve_fast.imaging import visualize
+from nerve_fast.imaging import exports, visualize
 from nerve_fast.imaging.tiling import Tiling
 from nerve_fast.pipeline.jobs import check_keys
 from nerve_fast.pipeline.seeding import SeedSettings
-from nerve_fast.pipeline.settings import ModelSettings, check_count
+from nerve_fast.pipeline.settings import ModelSettings, check_count, check_tolerance
 from nerve_fast.priors import PriorConfig
 from nerve_fast.utils.labels import parse_labels
 from nerve_fast.utils.units import parse_bytes
@@ -38,6 +38,8 @@ class SegmentSettings:
         output: the folder that results are written to.
         save_heatmaps, save_probabilities, save_steps: also write ``NAME.heatmaps.png``,
             ``NAME.npz``, ``NAME.steps.png``.
+        export: formats of :data:`nerve_fast.imaging.exports.EXPORTS` that are written too.
+        polygon_tolerance: how far, in pixels, exported outlines may be from the edges of pixels.
         resume: leave out images whose results are there.
         batch_size: number of images that are worked on together.
         verify: also run the reference backend and report the difference.
@@ -70,6 +72,8 @@ class SegmentSettings:
     save_heatmaps: bool = False
     save_probabilities: bool = False
     save_steps: bool = False
+    export: Sequence[str] = ()
+    polygon_tolerance: float = 1.0
     resume: bool = False
     batch_size: int = 1
     verify: bool = False
@@ -109,6 +113,12 @@ class SegmentSettings:
                 f"{visualize.MOST_LABELS:,}"
             )
         check_count("top", self.top, 1)
+        if not isinstance(self.export, (list, tuple)):
+            raise TypeError(f"export is {quoted(self.export)}; expected a list of formats")
+        exports.check(self.export, self.vocabulary)
+        object.__setattr__(self, "export", tuple(dict.fromkeys(self.export)))
+        check_tolerance("polygon_tolerance", self.polygon_tolerance)
+        object.__setattr__(self, "polygon_tolerance", float(self.polygon_tolerance))
         if self.top is not None and not self.labels:
             raise SettingError("{top} chooses among words; give {labels} too, or leave it out")
         certainty = Certainty(self.threshold, self.background)

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from nerve_fast.backbones.loading import hide_loading_bars
 from nerve_fast.errors import InputError
 from nerve_fast.imaging import visualize
-from nerve_fast.pipeline import NervePipeline, SegmentationOutput
+from nerve_fast.pipeline import NervePipeline, SegmentationOutput, exporting
 from nerve_fast.pipeline.asked import SegmentSettings
 from nerve_fast.pipeline.inputs import (
     Opened,
@@ -24,10 +24,10 @@ from nerve_fast.pipeline.inputs import (
 )
 from nerve_fast.pipeline.marks import is_whole, settings_digest
 from nerve_fast.pipeline.output import NPZ_MARK
-from nerve_fast.pipeline.results import check_drawing, wanted, write
+from nerve_fast.pipeline.results import check_drawing, exported, wanted, write
 from nerve_fast.utils.files import prepare_folder, refuse_foreign
 from nerve_fast.utils.labels import parse_labels
-from nerve_fast.utils.processes import process_group
+from nerve_fast.utils.processes import process_group, wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,13 @@ def segment(
             known = {
                 path
                 for path in mine
-                if is_whole(output / path.stem, wanted(asked), settings=made_with, source=path)
+                if is_whole(
+                    output / path.stem,
+                    wanted(asked),
+                    settings=made_with,
+                    source=path,
+                    exports=exported(asked),
+                )
             }
         missing = [path for path in mine if path not in known]
         written = 0
@@ -85,6 +91,8 @@ def segment(
             # The first images before the networks, which take long to load.
             groups = batches(images, asked.batch_size)
             group = next(groups, None)
+            if index == 0:
+                exporting.begin(asked, changes=group is not None)
             if group:
                 prepare_folder(output)
                 pipe = load_pipeline(asked, device)
@@ -99,6 +107,10 @@ def segment(
                     written += segment_group(pipe, group, run, failed)
                     bar.update(written + len(failed) - bar.n)
                     group = next(groups, None)
+        if asked.export:
+            wait(processes)
+            if index == 0:
+                exporting.finish(asked, paths, made_with)
     return SegmentResults(written, len(known), failed)
 
 
@@ -147,6 +159,7 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
     asked = run.asked
     seeds = [asked.seeds.of(one.path) for one in group]
     for one in group:
+        exporting.refuse_foreign_files(asked, one.path.stem)
         for ending in wanted(asked):
             mark = NPZ_MARK if ending == "npz" else visualize.PNG_MARK
             refuse_foreign(Path(asked.output, f"{one.path.stem}.{ending}"), mark)
@@ -187,7 +200,12 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
     results.reverse()
     for one in group:
         # One at a time: probabilities of all pixels are made, and kept, where they are asked for.
-        made = {"settings": run.made_with, "source": one.digest, "revisions": revisions(pipe)}
+        made = {
+            "settings": run.made_with,
+            "source": one.digest,
+            "image": one.path.name,
+            "revisions": revisions(pipe),
+        }
         write(results.pop(), Path(asked.output) / one.path.stem, asked, made)
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -94,7 +95,14 @@ def _state_of(source: str | os.PathLike | None) -> list:
     return [str(source), revision_of(str(source))]
 
 
-def is_whole(stem: Path, endings: list[str], *, settings: str, source: Path) -> bool:
+def is_whole(
+    stem: Path,
+    endings: list[str],
+    *,
+    settings: str,
+    source: Path,
+    exports: Collection[str] = (),
+) -> bool:
     """Whether the results of an image are there, whole, and of these settings and this image.
 
     Args:
@@ -102,6 +110,7 @@ def is_whole(stem: Path, endings: list[str], *, settings: str, source: Path) -> 
         endings: of the results that are wanted, the label map's among them.
         settings: of :func:`settings_digest`.
         source: the image.
+        exports: that are wanted.
     """
     made = stamp_of(Path(f"{stem}.labels.png"))
     if made is None or made.get("settings") != settings:
@@ -113,7 +122,15 @@ def is_whole(stem: Path, endings: list[str], *, settings: str, source: Path) -> 
             if ending != "labels.png"
         }
         same_source = made.get("source") == file_digest(source)
-    except OSError:
+        exported = all(_is_exported(made, name, stem.parent) for name in exports)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
     results = made.get("results")
-    return same_source and isinstance(results, dict) and beside.items() <= results.items()
+    whole = isinstance(results, dict) and beside.items() <= results.items()
+    return same_source and exported and whole
+
+
+def _is_exported(made: dict, name: str, folder: Path) -> bool:
+    """Whether an image's files of an export are there and whole."""
+    digests = made["exports"][name]
+    return all(file_digest(folder / path) == known for path, known in digests.items())

@@ -1,12 +1,13 @@
 """The files that a run writes for each image: which, whether they fit the memory, and how."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from nerve_fast.errors import InputError
 from nerve_fast.imaging import visualize
+from nerve_fast.imaging.exports import EXPORTS, Labelled
+from nerve_fast.imaging.exports.labelled import numbered
 from nerve_fast.pipeline.asked import SegmentSettings
 from nerve_fast.pipeline.budget import DoesNotFitError, drawing_memory
 from nerve_fast.pipeline.inputs import ENDINGS
@@ -25,6 +26,14 @@ def wanted(asked: SegmentSettings) -> list[str]:
         "npz": asked.save_probabilities,
     }
     return [ending for ending in ENDINGS if optional.get(ending, True)]
+
+
+def exported(asked: SegmentSettings) -> list[str]:
+    """Return what the label map says of the exports that were asked for."""
+    return [
+        f"polygons within {asked.polygon_tolerance}" if name == "polygons" else name
+        for name in asked.export
+    ]
 
 
 def check_drawing(asked: SegmentSettings, sizes: Sequence[tuple[int, int]]) -> None:
@@ -46,6 +55,8 @@ def check_drawing(asked: SegmentSettings, sizes: Sequence[tuple[int, int]]) -> N
     )
     if asked.top is not None:
         needed += 4 * max(pixels)  # The label map with the numbers of all labels.
+    if asked.export:
+        needed += 16 * max(pixels)  # A mask, in two layouts, and its runs.
     # The label maps of the others.
     needed += 8 * (sum(pixels) - max(pixels))
     if needed > parse_bytes(asked.max_memory):
@@ -54,19 +65,6 @@ def check_drawing(asked: SegmentSettings, sizes: Sequence[tuple[int, int]]) -> N
             f"{size[0]} × {size[1]} pixels takes up to {format_bytes(needed)}: give it more "
             "memory, or make the image smaller"
         )
-
-
-def renumbered(
-    label_map: np.ndarray, labels: Sequence[str], vocabulary: Sequence[str]
-) -> np.ndarray:
-    """A label map with the numbers that its labels have in a vocabulary; −1 stays.
-
-    Returns:
-        ``(H, W)`` int32.
-    """
-    places = {label: number for number, label in enumerate(vocabulary)}
-    # The last one is that of −1.
-    return np.array([*(places[label] for label in labels), -1], np.int32)[label_map]
 
 
 def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings, made: dict) -> None:
@@ -81,7 +79,8 @@ def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings, made: dic
     label_map, labels = out.label_map.numpy(), out.labels
     if asked.top is not None:
         # One numbering for all images, of which each has labels of its own.
-        label_map, labels = renumbered(label_map, labels, asked.vocabulary), asked.vocabulary
+        label_map, _ = numbered(label_map, labels, {}, asked.vocabulary)
+        labels = asked.vocabulary
     pictures = {"overlay": visualize.overlay(out.image, label_map, labels)}
     if asked.save_heatmaps:
         pictures["heatmaps"] = visualize.heat_maps(out.image, out.walked.numpy(), out.labels)
@@ -103,6 +102,36 @@ def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings, made: dic
         for ending in wanted(asked)
         if ending != "labels.png"
     }
+    made = {**made, "results": results}
+    if asked.export:
+        each = zip(out.labels, out.confidences.tolist(), strict=True)
+        made["confidences"] = {label: value for label, value in each if not math.isnan(value)}
+        made["exports"] = export(out, stem, asked, made)
     with written_whole(last) as file:
         visualize.save_label_map(file, label_map, labels)
-        file.write_bytes(stamped(file.read_bytes(), {**made, "results": results}))
+        file.write_bytes(stamped(file.read_bytes(), made))
+
+
+def export(
+    out: SegmentationOutput, stem: Path, asked: SegmentSettings, made: dict
+) -> dict[str, dict[str, str]]:
+    """Write an image's files of the exports that were asked for.
+
+    Returns:
+        By what :func:`exported` names, the digest of each file by its path in the folder.
+    """
+    labels = asked.vocabulary
+    one = Labelled(
+        made["image"],
+        stem.name,
+        *numbered(out.label_map.numpy(), out.labels, made["confidences"], labels),
+        labels,
+    )
+    files = {}
+    for name, kind in zip(asked.export, exported(asked), strict=True):
+        write_image = EXPORTS[name].write_image
+        paths = write_image(one, stem.parent, asked.polygon_tolerance) if write_image else []
+        files[kind] = {
+            path.relative_to(stem.parent).as_posix(): file_digest(path) for path in paths
+        }
+    return files

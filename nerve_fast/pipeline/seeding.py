@@ -35,7 +35,8 @@ class SeedSettings:
     def labels(self) -> tuple[str, ...]:
         """The labels that any image's seeds may have."""
         each = [self.points, self.boxes, *(self.points_by_image or {}).values()]
-        names = [name for given in each for name in given or ()]
+        # What is of another form is refused where it is read.
+        names = [name for given in each if isinstance(given, Mapping) for name in given]
         if self.scribbles is not None:
             names += self._scribble_labels
         return tuple(dict.fromkeys(names))

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import nerve_fast as nf
-from nerve_fast.pipeline.results import renumbered
+from nerve_fast.imaging.exports.labelled import numbered
 from nerve_fast.pipeline.stages import among, carried_most
 from nerve_fast.tiny.scenes import NAMES, generate
 
@@ -90,10 +90,10 @@ def test_without_words_there_is_nothing_to_choose_among(pipe, features):
 
 def test_a_label_map_in_the_numbers_of_a_vocabulary():
     label_map = np.array([[0, 1], [-1, 2]])
-    assert renumbered(label_map, ["d", "a", "b"], ["a", "b", "c", "d"]).tolist() == [
-        [3, 0],
-        [-1, 1],
-    ]
+    vocabulary = ["a", "b", "c", "d"]
+    found, confidences = numbered(label_map, ["d", "a", "b"], {"d": 0.5, "a": 0.7}, vocabulary)
+    assert found.tolist() == [[3, 0], [-1, 1]]
+    assert str(confidences.tolist()) == "[0.7, nan, nan, 0.5]"
 
 
 def test_files_have_the_numbers_of_all_labels(pipe, tmp_path, monkeypatch):
