@@ -4,7 +4,7 @@ import dataclasses
 import itertools
 import numbers
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Literal
 
 import numpy as np
@@ -22,6 +22,12 @@ from nerve_fast.priors.seeds import Seeds
 from nerve_fast.utils.labels import number_of
 
 ImageInput = Image.Image | np.ndarray | str | os.PathLike
+
+NO_STREAMS = (
+    *(list, tuple, str, bytes, bytearray, os.PathLike, Image.Image, np.ndarray, torch.Tensor),
+    *(ImageFeatures, Mapping, Set),
+)
+"""What is an image, a list of images or a mistake, although some of it can be iterated over."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +116,16 @@ def per_image(images: int, alone: bool, **seeds) -> list[dict]:
     ]
 
 
+def refuse_seeds(**seeds) -> None:
+    """Raise an :class:`InputError` where a stream of images is given seeds."""
+    for name, given in seeds.items():
+        if given is not None:
+            raise InputError(
+                f"{name} are given, and the images come one after another; pass a list of images, "
+                "or call with one image and its seeds at a time"
+            )
+
+
 def labels_of_all(words: Sequence[str], seeds: Sequence[dict]) -> tuple[str, ...]:
     """Return the labels of the words, then those that only seeds of some image have."""
     marked = (given for one in seeds for given in one.values() if isinstance(given, Mapping))
@@ -117,24 +133,62 @@ def labels_of_all(words: Sequence[str], seeds: Sequence[dict]) -> tuple[str, ...
     return tuple(dict.fromkeys((*words, *names)))
 
 
-def groups(
-    images: Sequence, generator, batch_size: int, seeds: Sequence[dict]
-) -> Iterator[list[Job]]:
+def is_stream(image) -> bool:
+    """Whether an argument gives images one after another and is no list, as a generator does."""
+    if isinstance(image, NO_STREAMS):
+        return False
+    kind = type(image)
+    return hasattr(kind, "__iter__") or (hasattr(kind, "__getitem__") and hasattr(kind, "__len__"))
+
+
+def entries(images: Iterable, generator, seeds: Sequence[dict] | None) -> Iterator[tuple]:
+    """Each image with the generator of its noise and its seeds.
+
+    Args:
+        images: a list, or a stream.
+        generator: as of a call.
+        seeds: of each image of a list; ``None`` for a stream.
+
+    Raises:
+        InputError: the generators are not one for each image.
+    """
+    if seeds is None:
+        if isinstance(generator, (list, tuple)):
+            raise InputError(
+                f"generator is a list of {len(generator)}, and the images come one after another; "
+                "pass one generator or None, or a list of images"
+            )
+        return ((image, generator or seeded(), {}) for image in images)
+    return zip(images, _generators(generator, len(seeds)), seeds, strict=True)
+
+
+def groups(entries: Iterator[tuple], batch_size: int) -> Iterator[list[Job]]:
     """Loaded images, in order: up to ``batch_size`` neighbours of one size and one set of labels.
 
-    Neighbours, so that a generator that all share draws in the order of the list.
+    Neighbours, so that a generator that all share draws in the order of the list. What has been
+    yielded is let go before the next images are asked for.
+
+    Args:
+        entries: of :func:`entries`.
+        batch_size: so many are asked for at a time.
     """
-    generators = _generators(generator, len(images))
-    for first in range(0, len(images), batch_size):
-        jobs = []
-        for number in range(first, min(first + batch_size, len(images))):
-            given = images[number]
-            features = given if isinstance(given, ImageFeatures) else None
-            image = features.image if features else load_image(given)
-            marked = Seeds.of(image.size, **seeds[number])
-            jobs.append(Job(image, features, generators[number], marked))
-        for _, alike in itertools.groupby(jobs, key=Job.kind):
-            yield list(alike)
+    while jobs := [_job(*entry) for entry in itertools.islice(entries, batch_size)]:
+        alike = [list(group) for _, group in itertools.groupby(jobs, key=lambda job: job.kind())]
+        del jobs
+        alike.reverse()
+        while alike:
+            yield alike.pop()
+
+
+def _job(given, generator: torch.Generator, seeds: dict) -> Job:
+    features = given if isinstance(given, ImageFeatures) else None
+    image = features.image if features else load_image(given)
+    return Job(image, features, generator, Seeds.of(image.size, **seeds))
+
+
+def seeded() -> torch.Generator:
+    """The generator of an image's noise where the caller brings none."""
+    return torch.Generator().manual_seed(0)
 
 
 def _generators(generator, images: int) -> list[torch.Generator]:
@@ -146,7 +200,7 @@ def _generators(generator, images: int) -> list[torch.Generator]:
                 f"{images} images"
             )
         return list(generator)
-    return [generator or torch.Generator().manual_seed(0) for _ in range(images)]
+    return [generator or seeded() for _ in range(images)]
 
 
 def check_inputs(

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -21,9 +21,12 @@ from nerve_fast.pipeline.jobs import (
     Call,
     ImageInput,
     check_inputs,
+    entries,
     groups,
+    is_stream,
     labels_of_all,
     per_image,
+    refuse_seeds,
 )
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.output import SegmentationOutput
@@ -153,7 +156,7 @@ class NervePipeline:
     @torch.no_grad()
     def __call__(
         self,
-        image: ImageInput | ImageFeatures | Sequence[ImageInput | ImageFeatures],
+        image: ImageInput | ImageFeatures | Iterable[ImageInput | ImageFeatures],
         labels: Sequence[str] | None = None,
         *,
         points: Points | Sequence[Points | None] | None = None,
@@ -174,8 +177,8 @@ class NervePipeline:
         threshold: Threshold | None = None,
         background: str | None = None,
         progress: bool = False,
-    ) -> SegmentationOutput | list[SegmentationOutput]:
-        """Segment one image, or each of a list.
+    ) -> SegmentationOutput | list[SegmentationOutput] | Iterator[SegmentationOutput]:
+        """Segment one image, or each of a list or of a stream.
 
         An image that the graph's network would see larger than ``tile`` goes through the networks
         in tiles and windows; one walk over the tokens of the whole image follows.
@@ -183,6 +186,9 @@ class NervePipeline:
         Args:
             image: a PIL image, a path, an array ``(H, W, 3)`` uint8, what :meth:`encode` gave, or a
                 list of any of them; a list gives what one call an image, in that order, would give.
+                Any other iterable of them, such as a generator or a data set, gives an iterator of
+                results: each is made when it is asked for, with ``batch_size`` images in memory.
+                It takes words alone.
             labels: one string a class; commas separate synonyms: ``"cat, kitten"``. ``None`` where
                 seeds say all.
             points: clicks: ``{label: [(x, y), …]}`` in pixels of the image, from its top left
@@ -250,10 +256,14 @@ class NervePipeline:
             match_input_resolution=match_input_resolution,
             progress=progress,
         )
-        alone = not isinstance(image, (list, tuple))
-        images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
-        seeds = per_image(len(images), alone, points=points, boxes=boxes, scribbles=scribbles)
-        if labels is None and not all(any(one.values()) for one in seeds):
+        given = {"points": points, "boxes": boxes, "scribbles": scribbles}
+        stream = is_stream(image)
+        alone = not stream and not isinstance(image, (list, tuple))
+        images: Any = [image] if alone else image
+        if stream:
+            refuse_seeds(**given)
+        seeds = [] if stream else per_image(len(images), alone, **given)
+        if labels is None and (stream or not all(any(one.values()) for one in seeds)):
             raise InputError(
                 "neither labels nor seeds are given; pass labels, points, boxes or scribbles"
             )
@@ -286,11 +296,25 @@ class NervePipeline:
             certainty=certainty,
             progress=progress,
         )
+        every = entries(images, generator, None if stream else seeds)
+        results = self._results(every, batch_size, call)
+        if stream:
+            return results
+        return next(results) if alone else list(results)
+
+    def _results(
+        self, entries: Iterator[tuple], batch_size: int, call: Call
+    ) -> Iterator[SegmentationOutput]:
+        """Results one after another, of which none is kept."""
         execution = self._execution()
-        results: list[SegmentationOutput] = []
-        for jobs in groups(images, generator, batch_size, seeds):
-            results += execution.segment(jobs, call)
-        return results[0] if alone else results
+        for jobs in groups(entries, batch_size):
+            # Not around what is yielded: the caller's code runs there.
+            with torch.no_grad():
+                results = execution.segment(jobs, call)
+            del jobs
+            results.reverse()
+            while results:
+                yield results.pop()
 
     @torch.no_grad()
     def encode(
@@ -323,7 +347,7 @@ class NervePipeline:
         images: Sequence[Any] = [image] if alone else cast(Sequence[Any], image)
         execution = self._execution()
         results = []
-        for (job,) in groups(images, generator, 1, [{}] * len(images)):
+        for (job,) in groups(entries(images, generator, [{}] * len(images)), 1):
             plan = Request(
                 prior=self.prior,
                 source=self.graph,
