@@ -86,6 +86,7 @@ def test_two_processes_share_the_images(folder, tmp_path):
     assert segment(folder, "-o", tmp_path / "alone") == 2
     launch = "-m torch.distributed.run --standalone --nproc-per-node=2 -m nerve_fast segment"
     flags = [folder, "-o", tmp_path / "shared", "--labels", LABELS, "--models", "tiny"]
+    flags += ["--export", "voc"]
     started = subprocess.run(
         [sys.executable, *launch.split(), *flags],
         capture_output=True,
@@ -95,6 +96,8 @@ def test_two_processes_share_the_images(folder, tmp_path):
     assert started.returncode != 0
     assert "broken.jpg: not an image" in started.stderr
     assert started.stdout.count("2 images written to") == 2
+    names = tmp_path / "shared/voc/ImageSets/Segmentation/default.txt"
+    assert names.read_text().split() == [f"scene{i}" for i in range(4)]
     alone, shared = maps_in(tmp_path / "alone"), maps_in(tmp_path / "shared")
     assert list(alone) == list(shared)
     assert all(np.array_equal(alone[name], shared[name]) for name in alone)
