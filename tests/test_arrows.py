@@ -22,7 +22,7 @@ LEVELS = (
     ("dispatch",),
     ("blocked", "kernels"),
     ("reference",),
-    ("clusters", "config", "walked", "weights"),
+    ("certainty", "clusters", "config", "walked", "weights"),
     ("shares",),
     ("normalization", "numerics"),
     ("imaging", "tiny"),

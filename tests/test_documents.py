@@ -98,6 +98,7 @@ def taken(words, folder, monkeypatch):
     monkeypatch.chdir(folder)
     if words[0] == "segment":
         generate(970_000)[0].save(options.images[0])
+        Path("labels.txt").write_text("cat, kitten\ndog\n", encoding="utf-8")
     if words[0] in ("segment", "evaluate"):
         words = [*words, "--device", "cpu", *(["--models", "tiny"] * ("--models" not in words))]
     if words[0] == "evaluate" and "--limit" not in words:

@@ -12,6 +12,9 @@ KEYS = {
 }
 """Of the jobs that compare ways of grouping keys."""
 
+FASTER, SAME = 40, 0.985
+"""What clusters should reach at once: times faster than all keys, and share of equal labels."""
+
 
 def compared(jobs: dict) -> list[tuple[dict, str]]:
     """Jobs that compare ways of grouping keys, as far as they have run, and what they are on."""
@@ -31,13 +34,23 @@ def bars_of_growth(seconds: dict) -> list[tuple]:
 def bars_of_keys(job: dict, what: str) -> list[tuple]:
     """Those of clusters beside all keys on one image."""
     every = job["rows"][0]
-    (row,) = (
-        row for row in job["rows"] if (row["grouping"], row["keys"]) == ("clusters", GLOBAL_KEYS)
-    )
-    said = f"{GLOBAL_KEYS:,} clusters, {job['tokens']:,} tokens of {what}"
+    few = [
+        row for row in job["rows"] if row["grouping"] == "clusters" and row["keys"] <= GLOBAL_KEYS
+    ]
+    (default,) = (row for row in few if row["keys"] == GLOBAL_KEYS)
+    fast = [row for row in few if every["seconds"] >= FASTER * row["seconds"]]
+    best = max(fast, key=lambda row: row["agreement"], default=None)
+    keys = f"{best['keys']:,} clusters, which are" if best else "no number of clusters is"
+    of = f"{job['tokens']:,} tokens of {what}"
+    same = "share of labels that are those with all keys"
     return [
-        (f"{said}: share of labels that are those with all keys", row["agreement"], ">=", 0.985),
-        (f"{said}: times faster than all keys", every["seconds"] / row["seconds"], ">=", 40),
+        (f"{of}: {GLOBAL_KEYS:,} clusters, the default: {same}", default["agreement"], ">=", SAME),
+        (
+            f"{of}: {keys} {FASTER} times faster than all keys: {same}",
+            best["agreement"] if best else 0,
+            ">=",
+            SAME,
+        ),
     ]
 
 
@@ -47,11 +60,14 @@ def keys_table(job: dict, what: str) -> list[str]:
         "",
         f"{job['tokens']:,} tokens of {what}:",
         "",
-        "| | keys | time | distance | equal labels |",
-        "|---|---|---|---|---|",
+        "| | keys | time | times faster | distance | equal labels |",
+        "|---|---|---|---|---|---|",
     ]
     for row in job["rows"]:
-        off = f"{row['error']:.2g} | {row['agreement']:.2%}" if "error" in row else "|"
+        off = "| |"
+        if "error" in row:
+            faster = job["rows"][0]["seconds"] / row["seconds"]
+            off = f"{faster:.3g} | {row['error']:.2g} | {row['agreement']:.2%}"
         seconds = seconds_in_words(row["seconds"])
         lines.append(f"| {row['grouping']} | {row['keys']:,} | {seconds} | {off} |")
     return lines

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from nerve_fast.cli.labels import add_threshold, threshold_of
 from nerve_fast.config import EXACT_TOKENS, GLOBAL_KEYS, SEED_CONFIG, NerveConfig
 from nerve_fast.dispatch import BACKEND_NAMES
 from nerve_fast.errors import InputError
@@ -92,7 +93,7 @@ CHANGES = (
     "prior_stride",
     "prior_proxy",
     "logit_scale",
-    "threshold",
+    "background",
     "vocabulary",
 )
 """Names of what :func:`add_changes` adds."""
@@ -107,7 +108,7 @@ def add_changes(command) -> None:
     over.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
     over.add_argument("--prior-proxy", metavar="ID|DIR", help="the DINO of proxyclip")
     over.add_argument("--logit-scale", type=float, help="of similarities, before the softmax")
-    over.add_argument("--threshold", type=float, help="below it there is background")
+    add_threshold(over)
     over.add_argument("--vocabulary", metavar="NAME", help="plain, sclip or clearclip")
 
 
@@ -118,7 +119,11 @@ def method_of(options) -> dict:
         Arguments of :class:`~nerve_fast.evaluation.settings.MethodSettings`.
     """
     names = ("dataset", "root", "preset", "limit", "output", *CHANGES)
-    return {"models": models_of(options), **{name: getattr(options, name) for name in names}}
+    return {
+        "models": models_of(options),
+        "threshold": threshold_of(options.threshold),
+        **{name: getattr(options, name) for name in names},
+    }
 
 
 def add_models(command, *, resolution: bool = True) -> None:

@@ -4,10 +4,12 @@ import sys
 from pathlib import Path
 
 from nerve_fast.cli import flags
+from nerve_fast.cli.labels import add_labels, add_threshold, labels_of, threshold_of
 from nerve_fast.cli.messages import notes
 from nerve_fast.cli.seeds import add_seeds, places, points_by_image
 from nerve_fast.config import default_config
 from nerve_fast.errors import InputError
+from nerve_fast.imaging.exports import EXPORTS
 from nerve_fast.utils.labels import parse_labels
 
 PASSED_ON = (
@@ -16,6 +18,8 @@ PASSED_ON = (
     "save_heatmaps",
     "save_probabilities",
     "save_steps",
+    "export",
+    "polygon_tolerance",
     "resume",
     "batch_size",
     "verify",
@@ -26,6 +30,8 @@ PASSED_ON = (
     "tile",
     "overlap",
     "share_images",
+    "top",
+    "background",
 )
 """Flags that are settings of the same name."""
 
@@ -40,14 +46,25 @@ def add_segment(commands) -> None:
     )
     command.set_defaults(run=_run)
     command.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
-    command.add_argument(
-        "--labels",
-        help='classes, ";" between them, "," between synonyms: "cat; dog, puppy; grass"',
-    )
+    add_labels(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     command.add_argument("--save-heatmaps", action="store_true", help="also NAME.heatmaps.png")
     command.add_argument("--save-probabilities", action="store_true", help="also NAME.npz")
     command.add_argument("--save-steps", action="store_true", help="also NAME.steps.png")
+    command.add_argument(
+        "--export",
+        nargs="+",
+        default=[],
+        metavar="FORMAT",
+        help="also " + "; ".join(f"{name}: {one.about}" for name, one in EXPORTS.items()),
+    )
+    command.add_argument(
+        "--polygon-tolerance",
+        type=float,
+        default=1.0,
+        metavar="PIXELS",
+        help="how far exported outlines may be from the edges of pixels (default: 1)",
+    )
     command.add_argument(
         "--resume", action="store_true", help="leave out images whose results are there"
     )
@@ -63,6 +80,7 @@ def add_segment(commands) -> None:
         help="processes share each image, its tiles and its walk, not the list of images",
     )
 
+    add_threshold(command)
     add_seeds(command)
     flags.add_models(command)
     flags.add_large(command)
@@ -71,8 +89,7 @@ def add_segment(commands) -> None:
 
 
 def _run(options) -> int:
-    labels = [label.strip() for label in (options.labels or "").split(";")]
-    labels = labels if options.labels is not None else []
+    labels = labels_of(options.labels)
     points, boxes = places("--points", options.points, 2), places("--boxes", options.boxes, 4)
     if not (labels or points or boxes or options.points_file or options.scribbles):
         raise InputError(
@@ -87,13 +104,15 @@ def _run(options) -> int:
             'note: commas separate synonyms of one class; between classes put ";"', file=sys.stderr
         )
     # transformers and diffusers take seconds to import; mistakes above should not.
-    from nerve_fast.pipeline.batch import SegmentSettings, segment
+    from nerve_fast.pipeline.asked import SegmentSettings
+    from nerve_fast.pipeline.batch import segment
     from nerve_fast.pipeline.seeding import SeedSettings
     from nerve_fast.priors import PriorConfig
 
     settings = SegmentSettings(
         **{name: getattr(options, name) for name in PASSED_ON},
         labels=labels,
+        threshold=threshold_of(options.threshold),
         seeds=SeedSettings(
             points=points,
             boxes=boxes,

@@ -1,7 +1,8 @@
 """Images with their ground truth, in the layouts that people have on disk."""
 
 from nerve_fast.datasets.dataset import Dataset, Sample
+from nerve_fast.datasets.label_files import labels_of
 from nerve_fast.datasets.loading import load
 from nerve_fast.datasets.vocabulary import NAMES, VOCABULARIES, words
 
-__all__ = ["NAMES", "VOCABULARIES", "Dataset", "Sample", "load", "words"]
+__all__ = ["NAMES", "VOCABULARIES", "Dataset", "Sample", "labels_of", "load", "words"]

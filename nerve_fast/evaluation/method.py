@@ -15,6 +15,7 @@ from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.graph import load_graph
 from nerve_fast.backbones.loading import hide_loading_bars
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
+from nerve_fast.certainty import Certainty
 from nerve_fast.config import NerveConfig
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.datasets.loading import find
@@ -69,9 +70,11 @@ def settings_asked_for(asked: EvaluationSettings | AblationSettings, dataset: Da
         stride=asked.prior_stride,
         logit_scale=asked.logit_scale,
         threshold=asked.threshold,
+        under=asked.background,
         proxy=asked.prior_proxy,
     )
     prior_of(settings)
+    Certainty(settings.threshold, settings.under).check(dataset.classes)
     refuse_unread(asked.models, asked.config, settings.refiner)
     return settings
 
@@ -223,7 +226,14 @@ def load_segmenter(
     classes = datasets.words(dataset, settings.vocabulary)
     prior.check_labels(classes, progress=progress)
     segmenter = Segmenter(
-        prior, settings, classes, dataset.has_background, refiner, graph, models.seed
+        prior,
+        settings,
+        classes,
+        dataset.has_background,
+        refiner,
+        graph,
+        models.seed,
+        dataset.classes,
     )
     return segmenter, weights
 

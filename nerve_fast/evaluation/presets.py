@@ -7,6 +7,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from nerve_fast.certainty import Certainty, Threshold
 from nerve_fast.errors import InputError
 
 _TABLE = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
@@ -38,7 +39,9 @@ class Settings:
             checkpoint was trained at.
         window, stride: of the sliding window, in pixels; ``None`` shows the whole image.
         logit_scale: similarities are multiplied by it before the softmax over words.
-        threshold: where the largest probability is below it, there is background.
+        threshold: where the largest probability is below it, or below that of its class, there is
+            background; for a data set without a background, no class.
+        under: the class that is there instead; ``None`` is that background.
         area_threshold: a class that covers no larger share of what is not background is left out.
         score: CLIPer's rule in place of the two: see :func:`nerve_fast.evaluation.rules.cliper`.
         background, stretched: of that rule.
@@ -53,18 +56,18 @@ class Settings:
     window: int | None
     stride: int | None
     logit_scale: float
-    threshold: float = 0.0
+    threshold: Threshold = 0.0
     area_threshold: float = 0.0
     score: float | None = None
     background: float | None = None
     stretched: bool = False
     proxy: str | None = None
+    under: str | None = None
 
     def __post_init__(self):
         if self.refiner not in REFINERS:
             raise InputError(f"refiner is {self.refiner!r}; expected one of {', '.join(REFINERS)}")
-        if not 0 <= self.threshold <= 1:
-            raise InputError(f"threshold is {self.threshold!r}; expected a number from 0 to 1")
+        Certainty(self.threshold, self.under)
 
 
 def note_of(preset: str) -> str:
@@ -89,7 +92,7 @@ def settings_of(preset: str, dataset: str, has_background: bool, **changes) -> S
     Args:
         preset: one of :data:`PRESETS`.
         dataset: the data set's name.
-        has_background: whether it has one; without, nothing is under a threshold.
+        has_background: whether it has one; without, nothing is under the preset's threshold.
         changes: values to take in place of the preset's; those that are ``None`` change nothing.
 
     Raises:
@@ -108,17 +111,17 @@ def settings_of(preset: str, dataset: str, has_background: bool, **changes) -> S
     changes = {name: value for name, value in changes.items() if value is not None}
     if not has_background:
         row = {**row, "threshold": 0.0, "area_threshold": 0.0}
-    if "threshold" in changes:
-        if not has_background:
+    for name, said in (("threshold", "threshold"), ("under", "background")):
+        if name in changes and "score" in row:
             raise InputError(
-                f"threshold is {changes['threshold']}; the data set {dataset} has no background "
-                "for what is below it"
+                f"{said} is {changes[name]}; the preset {preset} has a rule of its own, with score "
+                f"{row['score']} and background {row['background']}"
             )
-        if "score" in row:
-            raise InputError(
-                f"threshold is {changes['threshold']}; the preset {preset} has a rule of its own, "
-                f"with score {row['score']} and background {row['background']}"
-            )
+    if "under" in changes and not {**row, **changes}.get("threshold"):
+        raise InputError(
+            f"background is {changes['under']}, the class of what is under a threshold, and there "
+            "is none; set the threshold too"
+        )
     if "window" in changes and "stride" not in changes:
         changes["stride"] = changes["window"] // 2
     return Settings(**{**common, **row, **changes})

@@ -37,8 +37,9 @@ def thresholded(
     size: tuple[int, int],
     probabilities_of: Callable[[Tensor], Tensor],
     *,
-    threshold: float,
+    least: Tensor | float,
     area_threshold: float,
+    under: int = 0,
 ) -> Tensor:
     """Label each pixel by its likeliest class, or by class 0 below a threshold: SCLIP's rule.
 
@@ -46,13 +47,18 @@ def thresholded(
         maps: ``(C, h, w)``, brought to ``size`` first.
         size: ``(H, W)``.
         probabilities_of: what makes ``(K, …)`` probabilities of ``(C, …)`` maps.
-        threshold: pixels whose largest probability is below it are of class 0.
+        least: pixels whose largest probability is below it are of the class ``under``; a number,
+            or one for each class, ``(K,)``.
         area_threshold: classes but 0 that cover no larger share of the pixels of classes but 0 are
             left out first.
+        under: a class, or ``K`` for none.
 
     Returns:
         ``(H, W)`` int64.
     """
+
+    if isinstance(least, Tensor):
+        least = least.to(maps)
 
     def labels(left_out=None):
         found = torch.empty(size, dtype=torch.int64, device=maps.device)
@@ -62,7 +68,8 @@ def thresholded(
                 probabilities[left_out] = 0
             largest, found[rows] = probabilities.max(0)
             if left_out is not None or not area_threshold:
-                found[rows].masked_fill_(largest < threshold, 0)
+                enough = least[found[rows]] if isinstance(least, Tensor) else least
+                found[rows].masked_fill_(largest < enough, under)
         return found
 
     label_map = labels()

@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from nerve_fast.backbones.source import AffinitySource
+from nerve_fast.certainty import Certainty
 from nerve_fast.evaluation.presets import Settings
 from nerve_fast.evaluation.rules import best_words, cliper, thresholded
 from nerve_fast.pipeline import stages
@@ -20,7 +21,8 @@ from nerve_fast.refiners import PAMR, Refiner
 class Segmenter:
     """A method on a data set; called with an image it gives ``(H, W)`` int64 on the CPU.
 
-    Values are indices of classes, or ``K`` for no label, which CLIPer's rule alone can give.
+    Values are indices of classes, or ``K`` for no label, which CLIPer's rule can give, and a
+    threshold on a data set without a background.
 
     Without a refiner, and with PAMR, what comes to the image's own pixels are similarities; softmax
     over words, the best word of each class and the threshold follow there, in the order of the
@@ -34,6 +36,7 @@ class Segmenter:
         refiner: of :mod:`nerve_fast.refiners`, or ``None``.
         graph: gives the queries and keys that the refiner needs, if it does.
         seed: of the graph's noise.
+        names: of the classes, where the settings name some.
     """
 
     prior: CLIPPrior
@@ -43,6 +46,7 @@ class Segmenter:
     refiner: Refiner | None = None
     graph: AffinitySource | None = None
     seed: int = 0
+    names: Sequence[str] = ()
 
     def __call__(self, image: Image.Image) -> Tensor:
         return self._labels(image).cpu()
@@ -69,10 +73,7 @@ class Segmenter:
                 background=cast(float, settings.background),
                 stretched=settings.stretched,
             )
-        thresholds = {
-            "threshold": settings.threshold,
-            "area_threshold": settings.area_threshold,
-        }
+        thresholds = rule_of(settings, self.names, len(self.classes), self.has_background)
         if self.refiner is None or isinstance(self.refiner, PAMR):
             return thresholded(
                 self._refined(image, similarity) if self.refiner else similarity,
@@ -93,6 +94,26 @@ class Segmenter:
                 self.graph, [image], view, [torch.Generator().manual_seed(self.seed)]
             )
         return self.refiner(image, maps, graph)
+
+
+def rule_of(
+    settings: Settings, names: Sequence[str], count: int, has_background: bool
+) -> dict[str, Any]:
+    """The arguments of :func:`~nerve_fast.evaluation.rules.thresholded` that follow from settings.
+
+    Args:
+        settings: of the method.
+        names: of the classes, where the settings name some.
+        count: of the classes.
+        has_background: whether class 0 is the background.
+    """
+    certainty = Certainty(settings.threshold, settings.under)
+    under = 0 if has_background else count
+    return {
+        "least": certainty.least(names) if certainty.named else certainty.threshold,
+        "area_threshold": settings.area_threshold,
+        "under": under if settings.under is None else certainty.instead(names),
+    }
 
 
 def prior_of(settings: Settings) -> PriorConfig:

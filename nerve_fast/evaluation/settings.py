@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from nerve_fast.certainty import Certainty, Threshold
 from nerve_fast.config import NerveConfig
 from nerve_fast.errors import SettingError, check_choice, quoted
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting, refuse_doubles
@@ -28,9 +29,12 @@ class MethodSettings:
             the preset.
         models: the networks.
         config: of the random walk.
-        prior, prior_resolution, prior_window, prior_stride, prior_proxy, logit_scale, threshold,
+        threshold: in place of the preset's: a number for all classes, or numbers by class.
+        background: the class of pixels under the threshold; ``None`` is the data set's background,
+            and where it has none no class, which is right nowhere.
+        prior, prior_resolution, prior_window, prior_stride, prior_proxy, logit_scale,
             vocabulary: what takes the place of the preset's ``prior``, ``resolution``, ``window``,
-            ``stride``, ``proxy``, ``logit_scale``, ``threshold`` and ``vocabulary``; ``None``
+            ``stride``, ``proxy``, ``logit_scale`` and ``vocabulary``; ``None``
             leaves the preset's. See :class:`nerve_fast.evaluation.presets.Settings`.
 
     Raises:
@@ -51,12 +55,16 @@ class MethodSettings:
     prior_stride: int | None = None
     prior_proxy: str | None = None
     logit_scale: float | None = None
-    threshold: float | None = None
+    threshold: Threshold | None = None
+    background: str | None = None
     vocabulary: str | None = None
 
     def __post_init__(self):
         check_count("limit", self.limit, 1)
         check_choice("preset", self.preset, PRESETS)
+        object.__setattr__(self, "threshold", Certainty(self.threshold).threshold)
+        if self.background is not None and not isinstance(self.background, str):
+            raise TypeError(f"background is {quoted(self.background)}; expected a class")
         for name, kind in (("models", ModelSettings), ("config", NerveConfig)):
             if not isinstance(getattr(self, name), kind):
                 raise TypeError(

@@ -61,24 +61,59 @@ def to_pixels(maps: Tensor, size: tuple[int, int]) -> Tensor:
     return pixels
 
 
-def likeliest(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def likeliest(
+    maps: Tensor, size: tuple[int, int], least: Tensor | None = None, instead: int = -1
+) -> Tensor:
     """The index of the largest of ``K`` maps at each pixel: int64 ``(H, W)``; of equals the first.
 
-    Where none of them is above 0 it is −1.
+    Args:
+        maps: ``(K, h, w)``.
+        size: ``(H, W)``.
+        least: ``(K,)``, what the largest must be at least.
+        instead: the index where it is less, and where no map is above 0.
     """
+    if least is not None:
+        least = least.to(maps)
+
+    def uncertain(best, index):
+        nothing = best <= 0
+        return nothing if least is None else nothing | (best < least[index])
+
     label_map = torch.empty(size, dtype=torch.int64, device=maps.device)
     for rows, stripe in stripes(maps, size):
         if maps.device.type != "cpu":
             best, index = stripe.max(0)
-            label_map[rows] = index.masked_fill_(best <= 0, -1)
+            label_map[rows] = index.masked_fill_(uncertain(best, index), instead)
             continue
         # On a CPU torch's argmax over the first dimension goes value by value.
         best, index = stripe[0].clone(), label_map[rows].zero_()
         for label, plane in enumerate(stripe[1:], start=1):
             index.masked_fill_(plane > best, label)
             torch.maximum(best, plane, out=best)
-        index.masked_fill_(best <= 0, -1)
+        index.masked_fill_(uncertain(best, index), instead)
     return label_map
+
+
+def mean_under(maps: Tensor, label_map: Tensor) -> Tensor:
+    """The mean, over the pixels of each label, of the label's own map.
+
+    Args:
+        maps: ``(K, h, w)``.
+        label_map: ``(H, W)`` int64, below ``K``, −1 where there is no label.
+
+    Returns:
+        ``(K,)`` float64, ``nan`` for a label without pixels.
+    """
+    count = len(maps)
+    sums = torch.zeros(count, dtype=torch.float64)
+    pixels = torch.zeros(count, dtype=torch.int64)
+    for rows, stripe in stripes(maps, (label_map.shape[0], label_map.shape[1])):
+        labels = label_map[rows]
+        own = stripe.gather(0, labels.clamp(min=0)[None])[0]
+        labelled = labels >= 0
+        sums += torch.bincount(labels[labelled], own[labelled].double(), minlength=count)
+        pixels += torch.bincount(labels[labelled], minlength=count)
+    return sums / pixels
 
 
 def stripes(

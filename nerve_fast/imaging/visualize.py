@@ -34,6 +34,9 @@ LONGEST_NAME = 200
 """Characters of a label that a legend or a caption shows."""
 
 
+MOST_LABELS = 65_535
+"""Labels that a label map can have as a PNG: one value of 16 bits stands for none."""
+
 NO_LABEL = np.array([[255, 255, 255]], dtype=np.uint8)
 """The colour of pixels without a label."""
 
@@ -97,7 +100,10 @@ def save_label_map(path: str | os.PathLike, label_map: np.ndarray, labels: Seque
         Image.fromarray(label_map.astype(np.uint16)).save(path, format="PNG", pnginfo=info)
         return
     image = Image.fromarray(label_map.astype(np.uint8)).convert("P")
-    image.putpalette(palette(len(labels)).tobytes())
+    # All 256 colours: with fewer, Pillow writes fewer bits a pixel, in which 255 has no place.
+    colours = np.full((256, 3), NO_LABEL)
+    colours[: len(labels)] = palette(len(labels))
+    image.putpalette(colours.tobytes())
     image.save(path, format="PNG", pnginfo=info)
 
 

@@ -3,23 +3,19 @@
 import contextlib
 import copy
 import dataclasses
-import os
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from nerve_fast.backbones.loading import hide_loading_bars
-from nerve_fast.config import NerveConfig, default_config
-from nerve_fast.errors import InputError, SettingError, quoted
+from nerve_fast.errors import InputError
 from nerve_fast.imaging import visualize
-from nerve_fast.imaging.tiling import Tiling
-from nerve_fast.pipeline import NervePipeline, SegmentationOutput
-from nerve_fast.pipeline.budget import DoesNotFitError, drawing_memory
+from nerve_fast.pipeline import NervePipeline, SegmentationOutput, exporting
+from nerve_fast.pipeline.asked import SegmentSettings
 from nerve_fast.pipeline.inputs import (
-    ENDINGS,
     Opened,
     batches,
     check_names,
@@ -27,116 +23,13 @@ from nerve_fast.pipeline.inputs import (
     listed,
     readable,
 )
-from nerve_fast.pipeline.jobs import check_keys
-from nerve_fast.pipeline.marks import is_whole, settings_digest, stamped
+from nerve_fast.pipeline.marks import is_whole, settings_digest
 from nerve_fast.pipeline.output import NPZ_MARK
-from nerve_fast.pipeline.seeding import SeedSettings
-from nerve_fast.pipeline.settings import ModelSettings, check_count
-from nerve_fast.priors import PriorConfig
+from nerve_fast.pipeline.results import check_drawing, exported, wanted, write
 from nerve_fast.shares import ExchangeError, agreed, check_same
-from nerve_fast.utils.files import prepare_folder, refuse_foreign, written_whole
+from nerve_fast.utils.files import prepare_folder, refuse_foreign
 from nerve_fast.utils.labels import parse_labels
-from nerve_fast.utils.processes import process_group, shared_group
-from nerve_fast.utils.provenance import file_digest
-from nerve_fast.utils.units import format_bytes, parse_bytes
-
-CLASSES = {
-    "seeds": SeedSettings,
-    "prior": PriorConfig,
-    "config": NerveConfig,
-    "models": ModelSettings,
-}
-"""Of those settings that are groups of settings."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SegmentSettings:
-    """Images, and what is made of them: immutable, checked when made.
-
-    Attributes:
-        images: files and folders of images.
-        labels: one string a class; commas separate synonyms of one class; none where seeds say all.
-        seeds: clicks, boxes and scribbles.
-        output: the folder that results are written to.
-        save_heatmaps, save_probabilities, save_steps: also write ``NAME.heatmaps.png``,
-            ``NAME.npz``, ``NAME.steps.png``.
-        resume: leave out images whose results are there.
-        batch_size: number of images that are worked on together.
-        verify: also run the reference backend and report the difference.
-        resolution: the short side that the graph's network sees, in pixels; 0 is the image's own,
-            ``None`` the model's.
-        max_memory: bytes that may be taken beyond the models, a number or such as ``"6GB"``, by the
-            networks, the walk and the drawing and writing of results, but not by the images
-            themselves, their decoding and reading ahead; ``None`` is nine tenths of what is free.
-        global_keys: clusters that the global part takes its keys in, ``"auto"``, or ``None`` for
-            everything exactly.
-        max_key_error: that the clusters may have, relative; ``None`` takes it as it is.
-        tile, overlap: of large images, in pixels; ``None`` follows from the model.
-        prior: how CLIP's patches become the prior.
-        config: of the graph stage; ``None`` is the default, which with seeds alone is another.
-        models: the networks.
-        share_images: whether processes that are started together share each image, its tiles,
-            windows and walk, rather than the list of images.
-
-    Raises:
-        SettingError, InputError: a value is out of its range.
-        TypeError: a value is of the wrong type.
-    """
-
-    images: Sequence[str | os.PathLike]
-    labels: Sequence[str]
-    output: str | os.PathLike
-    seeds: SeedSettings = dataclasses.field(default_factory=SeedSettings)
-    save_heatmaps: bool = False
-    save_probabilities: bool = False
-    save_steps: bool = False
-    resume: bool = False
-    batch_size: int = 1
-    verify: bool = False
-    resolution: int | None = None
-    max_memory: int | str | None = None
-    global_keys: int | Literal["auto"] | None = "auto"
-    max_key_error: float | None = None
-    tile: int | None = None
-    overlap: int | None = None
-    prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
-    config: NerveConfig | None = None
-    models: ModelSettings = dataclasses.field(default_factory=ModelSettings)
-    share_images: bool = False
-
-    def __post_init__(self):
-        for name, kind in CLASSES.items():
-            if name == "config" and self.config is None:
-                continue
-            if not isinstance(getattr(self, name), kind):
-                raise TypeError(
-                    f"{name} is {quoted(getattr(self, name))}; expected {kind.__name__}(…)"
-                )
-        for name in ("images", "labels"):
-            if not isinstance(getattr(self, name), (list, tuple)):
-                raise TypeError(f"{name} is {quoted(getattr(self, name))}; expected a list")
-        if self.labels or not self.seeds:
-            parse_labels(self.labels)
-        check_count("batch_size", self.batch_size, 1)
-        if self.share_images and self.verify:
-            raise SettingError(
-                "{share_images} and {verify} are both set; expected one of them, as the reference "
-                "takes images whole"
-            )
-        check_keys(self.global_keys, self.max_key_error)
-        if self.max_memory is not None:
-            parse_bytes(self.max_memory)
-        if self.tile is not None:
-            overlap = 0 if self.overlap is None else self.overlap
-            Tiling.of((1, 1), self.tile, overlap, 1)
-        object.__setattr__(self, "images", tuple(map(Path, self.images)))
-        object.__setattr__(self, "labels", tuple(self.labels))
-        object.__setattr__(self, "output", Path(self.output))
-
-    @property
-    def taken_config(self) -> NerveConfig:
-        """The settings of the graph stage that were given, or the default ones."""
-        return self.config or default_config(bool(self.labels))
+from nerve_fast.utils.processes import process_group, shared_group, wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,7 +80,13 @@ def segment(
             known = {
                 path
                 for path in mine
-                if is_whole(output / path.stem, wanted(asked), settings=made_with, source=path)
+                if is_whole(
+                    output / path.stem,
+                    wanted(asked),
+                    settings=made_with,
+                    source=path,
+                    exports=exported(asked),
+                )
             }
         missing = [path for path in mine if path not in known]
         check_same(sharing, "the images that they see, or have results of", repr(missing))
@@ -197,6 +96,8 @@ def segment(
             # The first images before the networks, which take long to load.
             groups = batches(images, asked.batch_size)
             group = next(groups, None)
+            changes = group is not None
+            agreed(sharing, lambda: None if index else exporting.begin(asked, changes=changes))
             if group:
                 prepare_folder(output)
                 pipe = load_pipeline(asked, device)
@@ -213,6 +114,10 @@ def segment(
                     written += segment_group(pipe, group, run, failed)
                     bar.update(written + len(failed) - bar.n)
                     group = next(groups, None)
+        if asked.export:
+            wait(processes)
+            if index == 0:
+                exporting.finish(asked, paths, made_with)
         if sharing is not None and index:
             # What is written, the first one writes.
             return SegmentResults(0, 0, failed)
@@ -270,6 +175,7 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
 
     def checked():
         for one in group:
+            exporting.refuse_foreign_files(asked, one.path.stem)
             for ending in wanted(asked):
                 mark = NPZ_MARK if ending == "npz" else visualize.PNG_MARK
                 refuse_foreign(Path(asked.output, f"{one.path.stem}.{ending}"), mark)
@@ -298,6 +204,9 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
             max_key_error=asked.max_key_error,
             tile=asked.tile,
             overlap=asked.overlap,
+            top=asked.top,
+            threshold=asked.threshold,
+            background=asked.background,
             progress=run.progress,
             group=run.group,
         )
@@ -315,35 +224,13 @@ def segment_images(pipe: NervePipeline, group: Sequence[Opened], run: Run) -> No
     results.reverse()
     for one in group:
         # One at a time: probabilities of all pixels are made, and kept, where they are asked for.
-        made = {"settings": run.made_with, "source": one.digest, "revisions": revisions(pipe)}
+        made = {
+            "settings": run.made_with,
+            "source": one.digest,
+            "image": one.path.name,
+            "revisions": revisions(pipe),
+        }
         write(results.pop(), Path(asked.output) / one.path.stem, asked, made)
-
-
-def check_drawing(asked: SegmentSettings, sizes: Sequence[tuple[int, int]]) -> None:
-    """Raise where results of images of these sizes cannot be drawn and written within the memory.
-
-    Raises:
-        DoesNotFitError: the message says what would help.
-    """
-    if asked.max_memory is None:
-        return
-    pixels = [width * height for width, height in sizes]
-    size = sizes[pixels.index(max(pixels))]
-    needed = drawing_memory(
-        size,
-        len(asked.labels),
-        heat_maps=asked.save_heatmaps,
-        steps=len(visualize.strip_stages(asked.taken_config.steps)) if asked.save_steps else 0,
-        probabilities=asked.save_probabilities,
-    )
-    # The label maps of the others.
-    needed += 8 * (sum(pixels) - max(pixels))
-    if needed > parse_bytes(asked.max_memory):
-        raise DoesNotFitError(
-            f"max_memory is {asked.max_memory}; drawing and writing the results of "
-            f"{size[0]} × {size[1]} pixels takes up to {format_bytes(needed)}: give it more "
-            "memory, or make the image smaller"
-        )
 
 
 def revisions(pipe: NervePipeline) -> dict[str, str | None]:
@@ -361,16 +248,6 @@ def difference(out: SegmentationOutput, expected: SegmentationOutput) -> str:
         clusters = out.plan.walk.problem.columns
         said += f"; both with keys in {clusters} clusters: {out.plan.cluster_error}"
     return said
-
-
-def wanted(asked: SegmentSettings) -> list[str]:
-    """Return the endings of the results that were asked for."""
-    optional = {
-        "heatmaps.png": asked.save_heatmaps,
-        "steps.png": asked.save_steps,
-        "npz": asked.save_probabilities,
-    }
-    return [ending for ending in ENDINGS if optional.get(ending, True)]
 
 
 def load_pipeline(asked: SegmentSettings, device: torch.device | str | None) -> NervePipeline:
@@ -391,38 +268,3 @@ def load_pipeline(asked: SegmentSettings, device: torch.device | str | None) -> 
         timestep=models.timestep,
         compile=models.compile,
     )
-
-
-def write(out: SegmentationOutput, stem: Path, asked: SegmentSettings, made: dict) -> None:
-    """Write the pictures and the probabilities that were asked for; the label map last.
-
-    Args:
-        out: of an image.
-        stem: of the files, the folder included.
-        asked: says which files.
-        made: what the label map says it was made of, see :mod:`nerve_fast.pipeline.marks`.
-    """
-    pictures = {"overlay": out.overlay()}
-    if asked.save_heatmaps:
-        pictures["heatmaps"] = visualize.heat_maps(out.image, out.walked.numpy(), out.labels)
-    if asked.save_steps:
-        steps = {count: maps.numpy() for count, maps in out.steps.items()}
-        pictures["steps"] = visualize.steps_strip(out.image, out.prior.numpy(), steps, out.labels)
-    label_map = Path(f"{stem}.labels.png")
-    try:
-        # What is there of an earlier run is no longer whole from here on.
-        label_map.unlink(missing_ok=True)
-    except OSError as error:
-        raise InputError(f"{label_map}: cannot be replaced: {error.strerror or error}") from error
-    for kind, picture in pictures.items():
-        visualize.save_picture(picture, Path(f"{stem}.{kind}.png"))
-    if asked.save_probabilities:
-        out.save(Path(f"{stem}.npz"))
-    results = {
-        ending: file_digest(Path(f"{stem}.{ending}"))
-        for ending in wanted(asked)
-        if ending != "labels.png"
-    }
-    with written_whole(label_map) as file:
-        visualize.save_label_map(file, out.label_map.numpy(), out.labels)
-        file.write_bytes(stamped(file.read_bytes(), {**made, "results": results}))

@@ -4,13 +4,14 @@ import dataclasses
 import itertools
 import numbers
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
+from nerve_fast.certainty import Certainty
 from nerve_fast.config import NerveConfig
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.images import load_image
@@ -18,8 +19,15 @@ from nerve_fast.numerics import is_finite
 from nerve_fast.ops.checks import check_return_steps
 from nerve_fast.pipeline.features import ImageFeatures
 from nerve_fast.priors.seeds import Seeds
+from nerve_fast.utils.labels import number_of
 
 ImageInput = Image.Image | np.ndarray | str | os.PathLike
+
+NO_STREAMS = (
+    *(list, tuple, str, bytes, bytearray, os.PathLike, Image.Image, np.ndarray, torch.Tensor),
+    *(ImageFeatures, Mapping, Set),
+)
+"""What is an image, a list of images or a mistake, although some of it can be iterated over."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +45,8 @@ class Call:
     max_key_error: float | None
     tile: int | None
     overlap: int | None
+    top: int | None
+    certainty: Certainty
     progress: bool
     group: Any = None
 
@@ -57,9 +67,34 @@ class Job:
     generator: torch.Generator
     seeds: Seeds | None
 
-    def labels(self, call: Call) -> tuple[str, ...]:
-        """Return the labels of the words, then those that only the seeds have."""
-        return tuple(dict.fromkeys((*call.words, *(self.seeds.labels if self.seeds else ()))))
+    def labels(self, call: Call, words: Sequence[int] | None = None) -> tuple[str, ...]:
+        """Return the labels of the words, then those that only the seeds have.
+
+        Args:
+            call: that the image is of.
+            words: the numbers of those that are taken; ``None`` are all.
+        """
+        taken = call.words if words is None else [call.words[number] for number in words]
+        return tuple(dict.fromkeys((*taken, *(self.seeds.labels if self.seeds else ()))))
+
+    def count(self, call: Call) -> int:
+        """The number of labels of the result."""
+        return len(self.labels(call)) - len(call.words) + self.words(call)
+
+    def words(self, call: Call) -> int:
+        """The number of words' labels that are taken."""
+        if call.top is None:
+            return len(call.words)
+        return min(max(call.top, len(self.always(call))), len(call.words))
+
+    def always(self, call: Call) -> list[int]:
+        """The numbers of the words that are taken in any case: of seeds, and the background."""
+        named = {name for name in self.seeds.labels if name in call.words} if self.seeds else set()
+        numbers = {call.words.index(name) for name in named}
+        if call.certainty.background is not None:
+            number = number_of(call.certainty.background, call.words)
+            numbers |= set() if number is None else {number}
+        return sorted(numbers)
 
     def kind(self):
         """Return the key that images of one batch share."""
@@ -82,24 +117,79 @@ def per_image(images: int, alone: bool, **seeds) -> list[dict]:
     ]
 
 
-def groups(
-    images: Sequence, generator, batch_size: int, seeds: Sequence[dict]
-) -> Iterator[list[Job]]:
+def refuse_seeds(**seeds) -> None:
+    """Raise an :class:`InputError` where a stream of images is given seeds."""
+    for name, given in seeds.items():
+        if given is not None:
+            raise InputError(
+                f"{name} are given, and the images come one after another; pass a list of images, "
+                "or call with one image and its seeds at a time"
+            )
+
+
+def labels_of_all(words: Sequence[str], seeds: Sequence[dict]) -> tuple[str, ...]:
+    """Return the labels of the words, then those that only seeds of some image have."""
+    marked = (given for one in seeds for given in one.values() if isinstance(given, Mapping))
+    names = (name for given in marked for name in given if isinstance(name, str))
+    return tuple(dict.fromkeys((*words, *names)))
+
+
+def is_stream(image) -> bool:
+    """Whether an argument gives images one after another and is no list, as a generator does."""
+    if isinstance(image, NO_STREAMS):
+        return False
+    kind = type(image)
+    return hasattr(kind, "__iter__") or (hasattr(kind, "__getitem__") and hasattr(kind, "__len__"))
+
+
+def entries(images: Iterable, generator, seeds: Sequence[dict] | None) -> Iterator[tuple]:
+    """Each image with the generator of its noise and its seeds.
+
+    Args:
+        images: a list, or a stream.
+        generator: as of a call.
+        seeds: of each image of a list; ``None`` for a stream.
+
+    Raises:
+        InputError: the generators are not one for each image.
+    """
+    if seeds is None:
+        if isinstance(generator, (list, tuple)):
+            raise InputError(
+                f"generator is a list of {len(generator)}, and the images come one after another; "
+                "pass one generator or None, or a list of images"
+            )
+        return ((image, generator or seeded(), {}) for image in images)
+    return zip(images, _generators(generator, len(seeds)), seeds, strict=True)
+
+
+def groups(entries: Iterator[tuple], batch_size: int) -> Iterator[list[Job]]:
     """Loaded images, in order: up to ``batch_size`` neighbours of one size and one set of labels.
 
-    Neighbours, so that a generator that all share draws in the order of the list.
+    Neighbours, so that a generator that all share draws in the order of the list. What has been
+    yielded is let go before the next images are asked for.
+
+    Args:
+        entries: of :func:`entries`.
+        batch_size: so many are asked for at a time.
     """
-    generators = _generators(generator, len(images))
-    for first in range(0, len(images), batch_size):
-        jobs = []
-        for number in range(first, min(first + batch_size, len(images))):
-            given = images[number]
-            features = given if isinstance(given, ImageFeatures) else None
-            image = features.image if features else load_image(given)
-            marked = Seeds.of(image.size, **seeds[number])
-            jobs.append(Job(image, features, generators[number], marked))
-        for _, alike in itertools.groupby(jobs, key=Job.kind):
-            yield list(alike)
+    while jobs := [_job(*entry) for entry in itertools.islice(entries, batch_size)]:
+        alike = [list(group) for _, group in itertools.groupby(jobs, key=lambda job: job.kind())]
+        del jobs
+        alike.reverse()
+        while alike:
+            yield alike.pop()
+
+
+def _job(given, generator: torch.Generator, seeds: dict) -> Job:
+    features = given if isinstance(given, ImageFeatures) else None
+    image = features.image if features else load_image(given)
+    return Job(image, features, generator, Seeds.of(image.size, **seeds))
+
+
+def seeded() -> torch.Generator:
+    """The generator of an image's noise where the caller brings none."""
+    return torch.Generator().manual_seed(0)
 
 
 def _generators(generator, images: int) -> list[torch.Generator]:
@@ -111,7 +201,7 @@ def _generators(generator, images: int) -> list[torch.Generator]:
                 f"{images} images"
             )
         return list(generator)
-    return [generator or torch.Generator().manual_seed(0) for _ in range(images)]
+    return [generator or seeded() for _ in range(images)]
 
 
 def check_inputs(

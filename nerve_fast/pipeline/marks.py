@@ -10,6 +10,7 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -52,7 +53,7 @@ def settings_digest(asked, device: torch.device | str | None) -> str:
     """A digest of everything that results depend on except for the image.
 
     Args:
-        asked: the :class:`~nerve_fast.pipeline.batch.SegmentSettings`.
+        asked: the :class:`~nerve_fast.pipeline.asked.SegmentSettings`.
         device: that the networks run on.
     """
     models = asked.models
@@ -65,6 +66,7 @@ def settings_digest(asked, device: torch.device | str | None) -> str:
             "config": asked.taken_config.to_dict(),
             "prior": dataclasses.asdict(asked.prior),
             "pixels": [asked.resolution, asked.tile, asked.overlap],
+            "certainty": [asked.top, asked.threshold, asked.background],
             "memory": [asked.global_keys, asked.max_key_error, asked.max_memory],
             "models": [_state_of(source) for source in (*sources, asked.prior.proxy)],
             "layers": models.layers,
@@ -93,7 +95,14 @@ def _state_of(source: str | os.PathLike | None) -> list:
     return [str(source), revision_of(str(source))]
 
 
-def is_whole(stem: Path, endings: list[str], *, settings: str, source: Path) -> bool:
+def is_whole(
+    stem: Path,
+    endings: list[str],
+    *,
+    settings: str,
+    source: Path,
+    exports: Collection[str] = (),
+) -> bool:
     """Whether the results of an image are there, whole, and of these settings and this image.
 
     Args:
@@ -101,6 +110,7 @@ def is_whole(stem: Path, endings: list[str], *, settings: str, source: Path) -> 
         endings: of the results that are wanted, the label map's among them.
         settings: of :func:`settings_digest`.
         source: the image.
+        exports: that are wanted.
     """
     made = stamp_of(Path(f"{stem}.labels.png"))
     if made is None or made.get("settings") != settings:
@@ -112,7 +122,15 @@ def is_whole(stem: Path, endings: list[str], *, settings: str, source: Path) -> 
             if ending != "labels.png"
         }
         same_source = made.get("source") == file_digest(source)
-    except OSError:
+        exported = all(_is_exported(made, name, stem.parent) for name in exports)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
         return False
     results = made.get("results")
-    return same_source and isinstance(results, dict) and beside.items() <= results.items()
+    whole = isinstance(results, dict) and beside.items() <= results.items()
+    return same_source and exported and whole
+
+
+def _is_exported(made: dict, name: str, folder: Path) -> bool:
+    """Whether an image's files of an export are there and whole."""
+    digests = made["exports"][name]
+    return all(file_digest(folder / path) == known for path, known in digests.items())

@@ -7,20 +7,36 @@ import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from nerve_fast.errors import InputError
-from nerve_fast.imaging import visualize
-from nerve_fast.imaging.resampling import to_pixels
+from nerve_fast.imaging import exports, visualize
+from nerve_fast.imaging.resampling import mean_under, to_pixels
 from nerve_fast.pipeline.budget import CallPlan
+from nerve_fast.pipeline.settings import check_tolerance
 from nerve_fast.utils.files import written_whole
 
 _SOFTWARE = visualize.SOFTWARE.encode()
 NPZ_MARK = struct.pack("<HH", 0x464E, len(_SOFTWARE)) + _SOFTWARE
 """An extra field of the first member of ``.npz`` files that this package writes."""
+
+
+class LabelMask(NamedTuple):
+    """Where one label is.
+
+    Attributes:
+        label: as it was given.
+        confidence: its mean probability over its pixels.
+        mask: ``(H, W)`` bool.
+    """
+
+    label: str
+    confidence: float | None
+    mask: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,6 +71,60 @@ class SegmentationOutput:
         to a file without it.
         """
         return to_pixels(self.walked, (self.label_map.shape[0], self.label_map.shape[1]))
+
+    @functools.cached_property
+    def confidences(self) -> Tensor:
+        """``(K,)`` float64: the mean probability of each label over its pixels, ``nan`` without."""
+        return mean_under(self.walked, self.label_map)
+
+    def masks(self) -> list[LabelMask]:
+        """Where each label is that occurs, in the order of :attr:`labels`; 1 byte a pixel each."""
+        one = self.labelled()
+        return [
+            LabelMask(self.labels[number], one.confidence(number), one.mask(number))
+            for number in one.present()
+        ]
+
+    def polygons(self, tolerance: float = 1.0) -> list[dict[str, Any]]:
+        """The outlines of each label that occurs, with holes, as ``polygons.json`` has them.
+
+        Args:
+            tolerance: how far, in pixels, they may be from the edges of the label's pixels; at 0
+                they cover these exactly.
+
+        Returns:
+            Dictionaries of ``label``, ``number``, ``area`` in pixels, ``confidence`` and
+            ``polygons``, see :func:`nerve_fast.imaging.exports.polygons.outlines`.
+
+        Raises:
+            InputError: the extra ``exports`` is not installed, or the tolerance is out of range.
+            TypeError: the tolerance is no number.
+        """
+        check_tolerance("tolerance", tolerance)
+        exports.need("shapely")
+        return exports.polygons.regions(self.labelled(), float(tolerance))
+
+    def to_coco(self, file_name: str = "") -> dict[str, Any]:
+        """The result in COCO's form, for JSON: ``images``, ``annotations``, ``categories``.
+
+        Args:
+            file_name: of the image, whose id is 1; a category's id is the label's number and 1.
+
+        Raises:
+            InputError: the extra ``exports`` is not installed.
+        """
+        exports.need("pycocotools")
+        return exports.coco.document(self.labelled(file_name))
+
+    def labelled(self, image: str = "", stem: str = "") -> exports.Labelled:
+        """The result as exports take it, with the names of the image and of its results."""
+        return exports.Labelled(
+            image=image,
+            stem=stem,
+            label_map=self.label_map.numpy(),
+            labels=self.labels,
+            confidences=self.confidences.numpy(),
+        )
 
     def overlay(self) -> Image.Image:
         """The image under its labels' colours, with a legend of the labels that occur."""

@@ -31,6 +31,20 @@ class SeedSettings:
     def __bool__(self) -> bool:
         return any((self.points, self.boxes, self.points_by_image, self.scribbles))
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that any image's seeds may have."""
+        each = [self.points, self.boxes, *(self.points_by_image or {}).values()]
+        # What is of another form is refused where it is read.
+        names = [name for given in each if isinstance(given, Mapping) for name in given]
+        if self.scribbles is not None:
+            names += self._scribble_labels
+        return tuple(dict.fromkeys(names))
+
+    @property
+    def _scribble_labels(self) -> Sequence[str]:
+        return self.scribble_labels or [str(number) for number in range(1, 256)]
+
     def check(self, images: int) -> None:
         """Refuse seeds of one image where there are several.
 
@@ -57,8 +71,7 @@ class SeedSettings:
                 points = self.points_by_image.get(name, points)
         scribbles = None
         if self.scribbles is not None:
-            labels = self.scribble_labels or [str(number) for number in range(1, 256)]
-            scribbles = read_scribbles(self.scribbles, labels)
+            scribbles = read_scribbles(self.scribbles, self._scribble_labels)
         return {"points": points, "boxes": self.boxes, "scribbles": scribbles}
 
     def to_dict(self) -> dict:

@@ -9,6 +9,7 @@ import torch
 
 from nerve_fast.dispatch import BACKEND_NAMES
 from nerve_fast.errors import SettingError, quoted
+from nerve_fast.numerics import is_finite
 
 
 def check_count(name: str, value: int | None, least: int) -> None:
@@ -24,6 +25,21 @@ def check_count(name: str, value: int | None, least: int) -> None:
         raise TypeError(f"{name} is {quoted(value)}; expected a whole number, {least} or more")
     if value < least:
         raise SettingError("{" + name + "} is {0}; expected {1} or more", quoted(value), least)
+
+
+def check_tolerance(name: str, value: float) -> None:
+    """Raise where a distance in pixels is not a finite number of 0 or more.
+
+    Raises:
+        SettingError: the number is out of range.
+        TypeError: the value is not a number.
+    """
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"{name} is {quoted(value)}; expected a number of pixels, 0 or more")
+    if not (is_finite(value) and value >= 0):
+        raise SettingError(
+            "{" + name + "} is {0}; expected a finite number of pixels, 0 or more", quoted(value)
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,8 @@ from nerve_fast.shares import Share
 
 __all__ = [
     "GraphView",
+    "among",
+    "carried_most",
     "graph_of",
     "graph_view",
     "networks",
@@ -40,6 +42,10 @@ __all__ = [
     "to_labels",
     "walk",
 ]
+
+
+LEAST_PROBABILITY = 1e-30
+"""Of a label at a place, where some of many are taken: what is made to sum to 1 must not be 0."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +208,36 @@ def networks(
     return looks, graph
 
 
+def carried_most(maps: Tensor, count: int, always: Sequence[int]) -> Tensor:
+    """The labels that would carry most of an image by its prior alone.
+
+    They are those that are likeliest at most places; of labels that are likeliest at equally many,
+    those with the larger mean.
+
+    Args:
+        maps: ``(K, h', w')`` probabilities.
+        count: how many, at most ``K``.
+        always: labels that are among them in any case, at most ``count``.
+
+    Returns:
+        ``(count,)`` int64 on the CPU, ascending.
+    """
+    places = maps.flatten(1)
+    areas = torch.bincount(places.argmax(0).cpu(), minlength=len(maps))
+    # A mean is at most 1, and a place counts 1.
+    score = areas + places.mean(1).cpu().double()
+    score[list(always)] = torch.inf
+    return score.topk(count).indices.sort().values
+
+
+def among(maps: Tensor, labels: Tensor) -> Tensor:
+    """Probabilities of some labels, ``(K', h', w')`` of ``(K, h', w')``, not yet made to sum to 1.
+
+    A place where none of them has any holds all of them alike.
+    """
+    return maps[labels.to(maps.device)].clamp(min=LEAST_PROBABILITY)
+
+
 def prior_on_tokens(
     words: Tensor | None,
     seeds: Sequence[Seeds | None],
@@ -237,13 +273,20 @@ def prior_on_tokens(
     ).to(device)
 
 
-def to_labels(maps: Tensor, size: tuple[int, int]) -> Tensor:
+def to_labels(
+    maps: Tensor, size: tuple[int, int], least: Tensor | None = None, instead: int = -1
+) -> Tensor:
     """Stage 4: the likeliest label of each pixel, ``(K, h, w)`` to ``(H, W)`` int64 on the CPU.
 
-    Where no label has any probability, which only seeds can leave so, it is −1.
+    Args:
+        maps: ``(K, h, w)`` probabilities.
+        size: ``(H, W)``.
+        least: ``(K,)``, the probability that a pixel's label must have; ``None`` takes any.
+        instead: the label where it has less, and where no label has any probability, which only
+            seeds can leave so.
     """
     with record_function("nerve_fast: resampling"):
-        return likeliest(maps, size).cpu()
+        return likeliest(maps, size, least, instead).cpu()
 
 
 @contextlib.contextmanager

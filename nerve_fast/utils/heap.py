@@ -15,6 +15,19 @@ def give_back() -> None:
         trim(0)
 
 
+class Heap:
+    """Gives freed memory back before work of another size than the last."""
+
+    def __init__(self):
+        self._size: object = None
+
+    def begin(self, size: object) -> None:
+        """Say of what size the work is that follows."""
+        if size != self._size:
+            self._size = size
+            give_back()
+
+
 @functools.cache
 def _malloc_trim() -> Callable[[int], int] | None:
     try:

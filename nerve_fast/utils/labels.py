@@ -1,5 +1,6 @@
 """Labels and the synonyms inside them."""
 
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -7,7 +8,9 @@ from nerve_fast.errors import InputError, quoted
 
 
 def parse_labels(labels: Sequence[str]) -> list[list[str]]:
-    """Split each label into its words: ``"cat, kitten"`` is one class with two synonyms.
+    r"""Split each label into its words: ``"cat, kitten"`` is one class with two synonyms.
+
+    ``\,`` is a comma inside a word.
 
     Args:
         labels: one string a class.
@@ -29,7 +32,7 @@ def parse_labels(labels: Sequence[str]) -> list[list[str]]:
                 f"label {number} is {label!r}; it holds a line break or another character that is "
                 "not text"
             )
-    classes = [[_normalised(word) for word in label.split(",")] for label in labels]
+    classes = [_words(label) for label in labels]
     owner: dict[str, int] = {}
     for number, words in enumerate(classes, start=1):
         for word in words:
@@ -45,6 +48,23 @@ def parse_labels(labels: Sequence[str]) -> list[list[str]]:
                 )
             owner[word.casefold()] = number
     return classes
+
+
+def number_of(name: str, labels: Sequence[str]) -> int | None:
+    """The place of a label among others, by all of its text or by one of its words; or ``None``."""
+    if name in labels:
+        return list(labels).index(name)
+    asked = _normalised(name).casefold()
+    for number, label in enumerate(labels):
+        if asked in (word.casefold() for word in _words(label)):
+            return number
+    return None
+
+
+def _words(label: str) -> list[str]:
+    """The synonyms inside a label, normalised."""
+    words = re.split(r"(?<!\\),", label)
+    return [_normalised(word.replace("\\,", ",")) for word in words]
 
 
 def _normalised(word: str) -> str:

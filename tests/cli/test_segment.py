@@ -9,6 +9,7 @@ from PIL import Image
 
 from nerve_fast import InputError
 from nerve_fast.cli import main as cli
+from nerve_fast.imaging import visualize
 from nerve_fast.imaging.images import load_image
 from nerve_fast.pipeline import batch as command
 from nerve_fast.pipeline import inputs, stages
@@ -85,6 +86,7 @@ def test_two_processes_share_the_images(folder, tmp_path):
     assert segment(folder, "-o", tmp_path / "alone") == 2
     launch = "-m torch.distributed.run --standalone --nproc-per-node=2 -m nerve_fast segment"
     flags = [folder, "-o", tmp_path / "shared", "--labels", LABELS, "--models", "tiny"]
+    flags += ["--export", "voc"]
     started = subprocess.run(
         [sys.executable, *launch.split(), *flags],
         capture_output=True,
@@ -94,6 +96,8 @@ def test_two_processes_share_the_images(folder, tmp_path):
     assert started.returncode != 0
     assert "broken.jpg: not an image" in started.stderr
     assert started.stdout.count("2 images written to") == 2
+    names = tmp_path / "shared/voc/ImageSets/Segmentation/default.txt"
+    assert names.read_text().split() == [f"scene{i}" for i in range(4)]
     alone, shared = maps_in(tmp_path / "alone"), maps_in(tmp_path / "shared")
     assert list(alone) == list(shared)
     assert all(np.array_equal(alone[name], shared[name]) for name in alone)
@@ -152,7 +156,7 @@ def test_resume_after_an_interruption_within_an_image(folder, tmp_path, monkeypa
     """Results of other labels are there; of the new ones the label map is not yet."""
     scene, out = folder / "scene0.png", tmp_path / "out"
     assert segment(scene, "-o", out) == 0
-    monkeypatch.setattr(command.visualize, "save_label_map", interrupt)
+    monkeypatch.setattr(visualize, "save_label_map", interrupt)
     assert segment(scene, "-o", out, labels="grass; ball; sand") == 130
     monkeypatch.undo()
     capsys.readouterr()

@@ -399,6 +399,28 @@ def test_iseg_has_the_settings_of_the_data_set(root, tmp_path, monkeypatch):
     assert (refiner["iterations"], refiner["step_size"]) == (2, 0.25)
 
 
+def test_what_is_under_a_threshold_has_no_class_or_the_one_named(root, tmp_path):
+    """The data set has no background. A class under a threshold that nothing reaches is found
+    nowhere, and only the class named gets more pixels than before."""
+    found = {}
+    flags = ("--limit", 1, "--refiner", "none")
+    for name, *further in (
+        ("plain",),
+        ("under", "--threshold", "; ".join(f"{name}: 1" for name in NAMES)),
+        ("named", "--threshold", "1.0", "--background", NAMES[0]),
+    ):
+        assert evaluate(root, tmp_path / name, *flags, *further) == 0
+        found[name] = figures(tmp_path / name)
+    settings = found["under"]["run"]["settings"]
+    assert settings["threshold"] == dict.fromkeys(NAMES, 1.0)
+    assert found["plain"]["accuracy"] > 0.3
+    assert found["under"]["accuracy"] == 0
+    assert found["named"]["run"]["settings"]["under"] == NAMES[0]
+    accuracies = [row["accuracy"] for row in found["named"]["classes"]]
+    assert set(accuracies[1:]) <= {0, None}
+    assert accuracies[0] in (1, None)
+
+
 def test_mistakes_are_one_line(root, tmp_path, capsys):
     cases = [
         ("preset is 'x'; expected one of sclip", "--preset", "x"),
@@ -406,7 +428,10 @@ def test_mistakes_are_one_line(root, tmp_path, capsys):
         ("refiner is 'x'; expected one of none, pamr", "--refiner", "x"),
         ("vocabulary is 'x'; expected one of plain", "--vocabulary", "x"),
         ("preset naclip has no settings for the data set folder", "--preset", "naclip"),
-        ("has no background for what is below it", "--threshold", "0.3"),
+        ("--threshold is 'much'; expected a number from 0 to 1", "--threshold", "much"),
+        ("--threshold names 'moon', which is none of the labels", "--threshold", "moon: 0.3"),
+        ("background is ball, the class of what is under a threshold", "--background", "ball"),
+        ("--threshold is 1.5; expected a number from 0 to 1", "--threshold", "1.5"),
         ("logit scale is -1", "--logit-scale", "-1"),
         ("--limit is 0; expected 1 or more", "--limit", "0"),
         ("the data set is 'x'; expected one of voc21", "--dataset", "x"),

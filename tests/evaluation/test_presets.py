@@ -121,7 +121,8 @@ def test_what_makes_no_sense_is_refused():
     cases = [
         ("preset is 'mask'; expected one of sclip, naclip", ("mask", "voc21", True), {}),
         ("only for voc21, voc20.*take the preset fixed", ("naclip", "folder", True), {}),
-        ("voc20 has no background", ("naclip", "voc20", False), {"threshold": 0.1}),
+        ("is under a threshold, and there is none", ("naclip", "voc20", False), {"under": "cat"}),
+        ("background is sky; .*rule of its own", ("cliper", "voc21", True), {"under": "sky"}),
         ("rule of its own, with score 0.5", ("cliper", "voc21", True), {"threshold": 0.1}),
         ("threshold is 1.5", ("naclip", "voc21", True), {"threshold": 1.5}),
         (

@@ -48,7 +48,7 @@ def test_thresholded_is_the_order_of_public_code(generator, area_threshold):
         similarity,
         size,
         lambda stripe: best_words(stripe, CLASSES, scale),
-        threshold=threshold,
+        least=threshold,
         area_threshold=area_threshold,
     )
     expected = published(similarity, size, scale, threshold, area_threshold)
@@ -64,9 +64,7 @@ def test_small_areas_are_left_out_and_the_next_best_takes_their_place():
     maps[2, 0, 0] = 0.6
 
     def labels(area_threshold):
-        return thresholded(
-            maps, (10, 10), lambda x: x, threshold=0.2, area_threshold=area_threshold
-        )
+        return thresholded(maps, (10, 10), lambda x: x, least=0.2, area_threshold=area_threshold)
 
     assert labels(0.0)[0, 0] == 3
     assert labels(0.05)[0, 0] == 1
@@ -82,7 +80,7 @@ def test_areas_are_shares_of_all_that_is_not_background():
     maps[2, :, 16:] = 0.9
 
     def count(area_threshold):
-        rule = {"threshold": 0.0, "area_threshold": area_threshold}
+        rule = {"least": 0.0, "area_threshold": area_threshold}
         return thresholded(maps, (1, 20), lambda x: x, **rule).flatten().bincount(minlength=3)
 
     # 6 and 4 of 10 pixels.

@@ -25,7 +25,7 @@ def segmenter(pipe, refiner=None, **changes):
         **changes,
     )
     prior = CLIPPrior(pipe.prior.clip, prior_of(settings))
-    return Segmenter(prior, settings, CLASSES, False, refiner)
+    return Segmenter(prior, settings, CLASSES, False, refiner, names=NAMES)
 
 
 def test_similarities_and_not_probabilities_are_brought_to_pixels(pipe):
@@ -41,9 +41,21 @@ def test_similarities_and_not_probabilities_are_brought_to_pixels(pipe):
         found = segmenter(pipe, refiner)(image)
         assert (found == expected).double().mean() > 0.999
         found = segmenter(pipe, refiner, threshold=0.4)(image)
-        expected = expected.masked_fill(largest < 0.4, 0)
+        # The data set has no background: no label.
+        expected = expected.masked_fill(largest < 0.4, len(CLASSES))
         assert (found == expected).double().mean() > 0.999
         assert 0.05 < (largest < 0.4).double().mean() < 0.95
+
+
+def test_thresholds_may_be_by_class_and_a_class_takes_what_is_under_them(pipe):
+    image = generate(990_100, (70, 90))[0]
+    plain = segmenter(pipe)(image)
+    often = int(plain.flatten().bincount().argmax())
+    found = segmenter(pipe, threshold={NAMES[often]: 1.0})(image)
+    assert torch.equal(found, plain.masked_fill(plain == often, len(NAMES)))
+    other = (often + 1) % len(NAMES)
+    found = segmenter(pipe, threshold={NAMES[often]: 1.0}, under=NAMES[other])(image)
+    assert torch.equal(found, plain.masked_fill(plain == often, other))
 
 
 def test_other_refiners_get_probabilities(pipe):

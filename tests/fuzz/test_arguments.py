@@ -14,7 +14,7 @@ from PIL import Image
 import nerve_fast as nf
 from nerve_fast.errors import quoted
 from nerve_fast.evaluation import AblationSettings, EvaluationSettings, ModelSettings
-from nerve_fast.pipeline.batch import SegmentSettings
+from nerve_fast.pipeline.asked import SegmentSettings
 from nerve_fast.tiny.scenes import generate
 
 GRID, HEADS, HEAD_DIM, COUNT = (4, 5), 2, 8, 3

@@ -183,9 +183,10 @@ def test_calls_stay_within_their_plans(own_cache, chance, count):
 
 def draw_and_measure(case: tuple) -> tuple[int, int]:
     """Bytes of the bound, and resident beyond the image while results are drawn and written."""
-    from nerve_fast.pipeline.batch import SegmentSettings, write
+    from nerve_fast.pipeline.asked import SegmentSettings
     from nerve_fast.pipeline.budget import drawing_memory
     from nerve_fast.pipeline.output import SegmentationOutput
+    from nerve_fast.pipeline.results import write
 
     folder, size, labels, pictures = case
 

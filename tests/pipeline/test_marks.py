@@ -8,7 +8,7 @@ from PIL import Image
 
 from nerve_fast import NerveConfig, PriorConfig
 from nerve_fast.pipeline import batch, marks
-from nerve_fast.pipeline.batch import SegmentSettings
+from nerve_fast.pipeline.asked import SegmentSettings
 from nerve_fast.pipeline.marks import is_whole, settings_digest, stamp_of, stamped
 from nerve_fast.pipeline.settings import ModelSettings
 from nerve_fast.utils.provenance import file_digest
@@ -98,6 +98,10 @@ def test_results_are_whole_of_these_settings_and_this_image(png, tmp_path):
         {"config": NerveConfig(temperature=0.06)},
         {"resolution": 96},
         {"tile": 64},
+        {"top": 1},
+        {"threshold": 0.3},
+        {"threshold": {"cat": 0.3}},
+        {"threshold": {"cat": 0.3}, "background": "dog"},
         {"global_keys": 100},
         {"max_memory": "1GB"},
         {"prior": PriorConfig(logit_scale=30.0)},

@@ -12,7 +12,7 @@ from torch.nn.functional import interpolate
 import nerve_fast as nf
 from nerve_fast.imaging.images import model_size
 from nerve_fast.imaging.resampling import as_distribution, to_tokens
-from nerve_fast.pipeline import budget, pipeline
+from nerve_fast.pipeline import budget, execution
 from nerve_fast.priors import CLIPPrior
 from nerve_fast.tiny.scenes import generate
 
@@ -235,13 +235,13 @@ def test_a_budget_that_is_too_small_is_refused_with_what_would_fit(pipe, large):
 def test_bars_count_windows_tiles_and_steps(pipe, large, monkeypatch):
     bars = []
 
-    class Bar(pipeline.tqdm):
+    class Bar(execution.tqdm):
         def __init__(self, **options):
             hidden = options.pop("disable")
             super().__init__(**options, file=io.StringIO())
             bars.append((hidden, self))
 
-    monkeypatch.setattr(pipeline, "tqdm", Bar)
+    monkeypatch.setattr(execution, "tqdm", Bar)
     image, _, names = large
     out = pipe([image, image], names, processing_resolution=0, batch_size=2, progress=True)[0]
     expected = {"prior": len(out.plan.view), "graph": len(out.plan.tiling), "walk": 10}

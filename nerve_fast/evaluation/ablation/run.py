@@ -37,6 +37,7 @@ from nerve_fast.evaluation.metrics import confusion_matrix, without_nan
 from nerve_fast.evaluation.presets import Settings
 from nerve_fast.evaluation.reading import read
 from nerve_fast.evaluation.rules import thresholded
+from nerve_fast.evaluation.segmenter import rule_of
 from nerve_fast.evaluation.settings import AblationSettings
 from nerve_fast.pipeline.loading import device_and_dtype
 from nerve_fast.pipeline.stages import walk
@@ -165,10 +166,11 @@ def measured(
         graph = cast(Any, source.graph).at_timestep(timestep)
         sources[timestep] = dataclasses.replace(source, graph=graph)
     made_of = {timestep: source.key() for timestep, source in sources.items()}
-    rule = {"threshold": settings.threshold, "area_threshold": settings.area_threshold}
+    rule = rule_of(settings, dataset.classes, len(dataset.classes), dataset.has_background)
+    made_with = [settings.threshold, settings.area_threshold, settings.under]
     keys = {
         setting: digest(
-            [made_of[setting.timestep], setting.config.to_dict(), setting.single_head, rule]
+            [made_of[setting.timestep], setting.config.to_dict(), setting.single_head, made_with]
         )
         for setting in every
     }
