@@ -73,14 +73,17 @@ class Execution:
             return [one for part in halves for one in self._segment_images(part, call)]
         share = self._share(jobs, plan, call)
         self._say(plan, call)
-        self.begin(plan)
-        probabilities, graph = self.networks(jobs, call.classes, plan, call.progress, share)
-        entropy = None
-        if call.config.moves(call.return_steps) and call.config.sharpness > 0:
-            entropy = entropies(
-                graph, max_rows=plan.entropy_rows, backend=self.backend, share=share
-            )
-        return self._walked(jobs, probabilities, graph, entropy, plan, call, share)
+        with self.heap.work(plan.size):
+            probabilities, graph = self.networks(jobs, call.classes, plan, call.progress, share)
+            entropy = None
+            if call.config.moves(call.return_steps) and call.config.sharpness > 0:
+                entropy = entropies(
+                    graph, max_rows=plan.entropy_rows, backend=self.backend, share=share
+                )
+            results = self._walked(jobs, probabilities, graph, entropy, plan, call, share)
+            # Freed before what the heap keeps is given back.
+            del probabilities, graph
+        return results
 
     def _share(self, jobs: Sequence[Job], plan: CallPlan, call: Call) -> Share:
         """The rows of the tokens' grid that this process has of an image."""
@@ -97,16 +100,16 @@ class Execution:
         features = cast(ImageFeatures, job.features)
         plan = self._planned([job], call, features.plan)
         self._say(plan, call)
-        self.begin(plan)
-        probabilities = None
-        if call.classes and self.prior is not None:
-            probabilities = self.prior.probabilities(features.encoded, call.classes)
-            check_finite(probabilities)
-        entropy = None
-        if call.config.moves(call.return_steps) and call.config.sharpness > 0:
-            entropy = features.entropies(plan.entropy_rows, self.backend)
         share = Share(plan.grid)
-        return self._walked([job], probabilities, features.graph, entropy, plan, call, share)
+        with self.heap.work(plan.size):
+            probabilities = None
+            if call.classes and self.prior is not None:
+                probabilities = self.prior.probabilities(features.encoded, call.classes)
+                check_finite(probabilities)
+            entropy = None
+            if call.config.moves(call.return_steps) and call.config.sharpness > 0:
+                entropy = features.entropies(plan.entropy_rows, self.backend)
+            return self._walked([job], probabilities, features.graph, entropy, plan, call, share)
 
     def _planned(
         self,
@@ -143,10 +146,6 @@ class Execution:
             logger.warning(
                 "to fit %s, queries and keys are kept in %s", call.max_memory, plan.feature_dtype
             )
-
-    def begin(self, plan: EncodePlan) -> None:
-        """Return freed heap memory to the system before work of another size than the last."""
-        self.heap.begin(plan.size)
 
     def networks(
         self,

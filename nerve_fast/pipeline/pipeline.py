@@ -366,8 +366,8 @@ class NervePipeline:
                 overlap=overlap,
             ).planned(max_memory)
             logger.info("%s", plan)
-            execution.begin(plan)
-            encoded, graph = execution.networks([job], None, plan, progress)
+            with self._heap.work(plan.size):
+                encoded, graph = execution.networks([job], None, plan, progress)
             results.append(ImageFeatures(job.image, encoded, graph, plan))
         return results[0] if alone else results
 

@@ -1,8 +1,9 @@
 """The memory that this process holds without using it."""
 
+import contextlib
 import ctypes
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 
 def give_back() -> None:
@@ -16,16 +17,22 @@ def give_back() -> None:
 
 
 class Heap:
-    """Gives freed memory back before work of another size than the last."""
+    """Gives freed memory back around work of another size than the last."""
 
     def __init__(self):
         self._size: object = None
 
-    def begin(self, size: object) -> None:
-        """Say of what size the work is that follows."""
-        if size != self._size:
-            self._size = size
+    @contextlib.contextmanager
+    def work(self, size: object) -> Iterator[None]:
+        """Around work of a size; work of one size again and again keeps its memory between."""
+        another, self._size = size != self._size, size
+        if another:
             give_back()
+        try:
+            yield
+        finally:
+            if another:
+                give_back()
 
 
 @functools.cache
