@@ -1,6 +1,7 @@
 """Which seeds belong to which image of a run over files."""
 
 import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,14 +32,19 @@ class SeedSettings:
     def __bool__(self) -> bool:
         return any((self.points, self.boxes, self.points_by_image, self.scribbles))
 
-    @property
+    @functools.cached_property
     def labels(self) -> tuple[str, ...]:
-        """The labels that any image's seeds may have."""
+        """The labels that any image's seeds may have.
+
+        Raises:
+            InputError: the mask of scribbles has no names and cannot be read.
+        """
         each = [self.points, self.boxes, *(self.points_by_image or {}).values()]
         # What is of another form is refused where it is read.
         names = [name for given in each if isinstance(given, Mapping) for name in given]
         if self.scribbles is not None:
-            names += self._scribble_labels
+            # Of numbers those that occur: 255 may.
+            names += self.scribble_labels or read_scribbles(self.scribbles, self._scribble_labels)
         return tuple(dict.fromkeys(names))
 
     @property

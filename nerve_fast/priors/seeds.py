@@ -14,6 +14,7 @@ from torch import Tensor
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.images import opened
 from nerve_fast.numerics import is_finite
+from nerve_fast.utils.labels import check_text
 
 Points = Mapping[str, Sequence[tuple[float, float]]]
 """``(x, y)`` in pixels of the image, from its top left corner, by label."""
@@ -49,8 +50,8 @@ class Seeds:
         """The seeds of an image of ``image_size = (width, height)``, ``None`` where none are given.
 
         Raises:
-            InputError: a seed lies outside of the image, a label has none, two labels meet in a
-                pixel, or a mask has another size.
+            InputError: a label is no text on one line, a seed lies outside of the image, a label
+                has no seed, two labels meet in a pixel, or a mask has another size.
             TypeError: an argument is not as described.
         """
         given = {"points": points, "boxes": boxes, "scribbles": scribbles}
@@ -63,6 +64,7 @@ class Seeds:
             for label in seeds or ():
                 if not isinstance(label, str):
                     raise TypeError(f"{name} has the label {quoted(label)}; expected a string")
+                check_text(f"a label of the {name}", label)
         if not any(given.values()):
             return None
         width, height = image_size

@@ -27,11 +27,7 @@ def parse_labels(labels: Sequence[str]) -> list[list[str]]:
     if not labels:
         raise InputError("labels is empty; expected at least one class name")
     for number, label in enumerate(labels, start=1):
-        if any(unicodedata.category(c) in ("Cc", "Cs") and c != "\t" for c in label):
-            raise InputError(
-                f"label {number} is {label!r}; it holds a line break or another character that is "
-                "not text"
-            )
+        check_text(f"label {number}", label)
     classes = [_words(label) for label in labels]
     owner: dict[str, int] = {}
     for number, words in enumerate(classes, start=1):
@@ -48,6 +44,14 @@ def parse_labels(labels: Sequence[str]) -> list[list[str]]:
                 )
             owner[word.casefold()] = number
     return classes
+
+
+def check_text(called: str, label: str) -> None:
+    """Raise an :class:`InputError` where a label cannot stand on a line of text."""
+    if any(unicodedata.category(c) in ("Cc", "Cs") and c != "\t" for c in label):
+        raise InputError(
+            f"{called} is {label!r}; it holds a line break or another character that is not text"
+        )
 
 
 def number_of(name: str, labels: Sequence[str]) -> int | None:

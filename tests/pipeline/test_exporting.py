@@ -214,6 +214,19 @@ def test_mistakes_are_one_line_and_leave_nothing(folder, tmp_path, capsys):
     assert not out.exists()
 
 
+def test_numbers_of_a_mask_are_the_labels_that_occur(folder, tmp_path, capsys):
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:4, :4], mask[-4:, -4:] = 3, 200
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    out = tmp_path / "out"
+    words = ["segment", folder / "scene0.png", "-o", out, "--models", "tiny", "--device", "cpu"]
+    words += ["--scribbles", tmp_path / "mask.png", "--export", "coco", "voc"]
+    assert cli.main([str(word) for word in words]) == 0
+    read = COCO(str(out / "coco.json"))
+    assert [one["name"] for one in read.loadCats(read.getCatIds())] == ["3", "200"]
+    assert_equal(coco_maps(out), label_maps(out))
+
+
 def test_seeds_of_several_images_share_one_list_of_labels(folder, tmp_path, capsys):
     points = {"scene0.png": {"cup": [[3, 4]]}, "scene1.png": {"table": [[5, 6]], "cup": [[60, 9]]}}
     (tmp_path / "points.json").write_text(json.dumps(points))

@@ -85,6 +85,11 @@ def test_a_seeded_pixel_keeps_its_label():
             r"scribbles of 'a' have shape \(24, 41\); expected \(24, 40\)",
         ),
         ({"scribbles": {"a": np.zeros((24, 40))}}, InputError, "label 'a' has no scribble"),
+        (
+            {"points": {"a\nb": [(1, 1)]}},
+            InputError,
+            "a label of the points is 'a\\\\nb'; it holds",
+        ),
     ],
 )
 def test_bad_seeds_are_refused(seeds, error, message):
