@@ -91,8 +91,9 @@ class Execution:
             return Share(plan.grid)
         job = jobs[0]
         alike = (job.image.size, plan.grid, plan.tiling, plan.feature_dtype, plan.config)
-        asked = (job.labels(call), call.words, call.return_steps, plan.entropy_rows, call.top)
-        check_same(call.group, "the image, the labels or the settings", repr((*alike, *asked)))
+        asked = (job.labels(call), call.words, call.return_steps, plan.entropy_rows)
+        all_of = repr((*alike, *asked, call.top, call.certainty))
+        check_same(call.group, "the image, the labels or the settings", all_of)
         return Share(plan.grid, heights(plan.grid[0], call.group.size()), call.group)
 
     def _segment_features(self, job: Job, call: Call) -> list[SegmentationOutput]:
