@@ -265,11 +265,7 @@ def shared(group: Any, describe: Callable[[], dict]) -> Share:
         InputError: something differs, or the shares do not add up to the grid; on all processes.
         TypeError: ``group`` is no group that this process is in.
     """
-    if not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
-        raise TypeError(
-            f"group is {quoted(group)}; expected a torch.distributed process group that this "
-            "process is in, or None"
-        )
+    check_group(group)
     own = _agreed(group, describe)
     said = [json.loads(text) for text in _texts(group, json.dumps(own))]
     for name, first in said[0].items():
@@ -292,6 +288,15 @@ def shared(group: Any, describe: Callable[[], dict]) -> Share:
                 f"grid, {width} tokens each"
             )
     return Share((height, width), [tokens // width for tokens in held], group)
+
+
+def check_group(group: Any) -> None:
+    """Raise a :class:`TypeError` where ``group`` is no process group that this process is in."""
+    if not (dist.is_available() and isinstance(group, dist.ProcessGroup)):
+        raise TypeError(
+            f"group is {quoted(group)}; expected a torch.distributed process group that this "
+            "process is in, or None"
+        )
 
 
 def agreed(group: Any, make: Callable[[], T]) -> T:

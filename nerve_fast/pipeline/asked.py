@@ -13,7 +13,7 @@ from nerve_fast.imaging import exports, visualize
 from nerve_fast.imaging.tiling import Tiling
 from nerve_fast.pipeline.jobs import check_keys
 from nerve_fast.pipeline.seeding import SeedSettings
-from nerve_fast.pipeline.settings import ModelSettings, check_count, check_tolerance
+from nerve_fast.pipeline.settings import ModelSettings, check_count, check_switch, check_tolerance
 from nerve_fast.priors import PriorConfig
 from nerve_fast.utils.labels import parse_labels
 from nerve_fast.utils.units import parse_bytes
@@ -104,6 +104,9 @@ class SegmentSettings:
         for name in ("images", "labels"):
             if not isinstance(getattr(self, name), (list, tuple)):
                 raise TypeError(f"{name} is {quoted(getattr(self, name))}; expected a list")
+        for field in dataclasses.fields(self):
+            if field.type is bool or field.type == "bool":
+                check_switch(field.name, getattr(self, field.name))
         if self.labels or not self.seeds:
             parse_labels(self.labels)
         check_count("batch_size", self.batch_size, 1)

@@ -18,6 +18,7 @@ from nerve_fast.imaging.images import load_image
 from nerve_fast.numerics import is_finite
 from nerve_fast.ops.checks import check_return_steps
 from nerve_fast.pipeline.features import ImageFeatures
+from nerve_fast.pipeline.settings import check_switch
 from nerve_fast.priors.seeds import Seeds
 from nerve_fast.utils.labels import number_of
 
@@ -241,8 +242,7 @@ def check_inputs(
         raise InputError(f"batch_size is {quoted(batch_size)}; expected a whole number above 0")
     check_keys(global_keys, max_key_error)
     for name, value in switches.items():
-        if not isinstance(value, (bool, np.bool_)):
-            raise TypeError(f"{name} is {quoted(value)}; expected True or False")
+        check_switch(name, value)
 
 
 def check_keys(global_keys, max_key_error) -> None:

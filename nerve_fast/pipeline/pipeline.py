@@ -33,6 +33,7 @@ from nerve_fast.pipeline.output import SegmentationOutput
 from nerve_fast.pipeline.settings import check_count
 from nerve_fast.priors import CLIPPrior, Prior, PriorConfig
 from nerve_fast.priors.seeds import Boxes, Points, Scribbles
+from nerve_fast.shares import check_group
 from nerve_fast.utils.heap import Heap
 from nerve_fast.utils.labels import parse_labels
 
@@ -261,6 +262,8 @@ class NervePipeline:
             match_input_resolution=match_input_resolution,
             progress=progress,
         )
+        if group is not None:
+            check_group(group)
         given = {"points": points, "boxes": boxes, "scribbles": scribbles}
         stream = is_stream(image)
         alone = not stream and not isinstance(image, (list, tuple))

@@ -5,11 +5,18 @@ import numbers
 import os
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from nerve_fast.dispatch import BACKEND_NAMES
 from nerve_fast.errors import SettingError, quoted
 from nerve_fast.numerics import is_finite
+
+
+def check_switch(name: str, value: object) -> None:
+    """Raise a :class:`TypeError` unless a value is true or false."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is {quoted(value)}; expected True or False")
 
 
 def check_count(name: str, value: int | None, least: int) -> None:
