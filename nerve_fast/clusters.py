@@ -195,7 +195,8 @@ Points = Callable[[Tensor], Tensor]
 
 def _points_of(k: Tensor, scales: Tensor) -> Points:
     def points(tokens):
-        keys = k.index_select(1, tokens).transpose(0, 1)
+        # Keys of networks are views: `index_select` would copy all of them each time.
+        keys = k.transpose(0, 1)[tokens]
         # As `unit_vectors`, in fewer passes; to the range of float32 first, which float64 exceeds.
         keys = (keys / power_of_two(keys)).float()
         norms = torch.linalg.vector_norm(keys, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)

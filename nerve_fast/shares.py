@@ -136,7 +136,7 @@ class Share:
             ``(…, m, C)``, to the bit.
         """
         if self.alone:
-            return x.index_select(-2, tokens)
+            return x[..., tokens, :]
         out = x.new_zeros(*x.shape[:-2], len(tokens), x.shape[-1])
         mine, local = self.held(tokens)
         out[..., mine, :] = x[..., local, :]
