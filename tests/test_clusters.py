@@ -6,12 +6,14 @@ import torch
 import nerve_fast as nf
 from nerve_fast import clusters as rooms
 from nerve_fast import reference
+from nerve_fast.bench.harness.memory import allocated_on_cpu
 from nerve_fast.blocked.cluster_error import cluster_error
 from nerve_fast.clusters import Clusters, cluster_keys
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 from nerve_fast.ops import eager
 from nerve_fast.ops.walk import walked
+from nerve_fast.shares import Share
 
 BACKENDS = ("reference", "blocked")
 GRID = (9, 11)
@@ -252,3 +254,15 @@ def test_keys_are_not_clustered_while_a_graph_is_recorded(make_qk, make_prior, m
     q, k = make_qk(3, TOKENS, 8)
     with pytest.raises(nf.InputError, match="global_keys is set while a CUDA graph is recorded"):
         nf.random_walk(q, k, make_prior(TOKENS, 4), GRID, nf.NerveConfig(global_keys=5))
+
+
+@pytest.mark.parametrize("taken", ["points", "picked"])
+def test_rows_of_a_view_are_taken_without_copying_all_of_it(taken):
+    """Queries and keys of networks come as ``(N, H, D)`` with their axes exchanged."""
+    k = torch.randn(20_000, 2, 16).transpose(0, 1)
+    tokens = torch.arange(0, 20_000, 300)
+    take = {
+        "points": rooms._points_of(k, torch.ones(2)),
+        "picked": lambda rows: Share((200, 100)).picked(k, rows),
+    }[taken]
+    assert allocated_on_cpu(lambda: take(tokens)) < k.nbytes / 10
