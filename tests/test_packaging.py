@@ -144,7 +144,8 @@ def test_lower_bounds_can_be_resolved(python, extras, tmp_path):
     lowest = ("--resolution", "lowest-direct", "--python-version", python)
     resolved = resolve(tmp_path, *lowest, *chosen)
     bounds = re.findall(r"^([\w-]+)>=([\d.]+)", "\n".join(PROJECT["dependencies"]), re.MULTILINE)
-    if not extras:
+    # A newer Python has no wheels of the oldest versions.
+    if not extras and python == "3.10":
         for name, bound in bounds:
             pattern = rf"^{name.replace('_', '-')}=={re.escape(bound)}(\.0)*$"
             assert re.search(pattern, resolved, re.MULTILINE), (name, bound)
