@@ -16,7 +16,7 @@ from nerve_fast.kernels.affinity import cosine_affinity, local_affinity
 from nerve_fast.kernels.entropy import head_entropy
 from nerve_fast.kernels.graphs import replayed
 from nerve_fast.kernels.numerators import ROUNDING
-from nerve_fast.kernels.stencil import local_matmul, local_transition
+from nerve_fast.kernels.stencil import local_matmul, local_series, local_transition
 from nerve_fast.walked import Walked
 from nerve_fast.weights import is_capturing, known_sum, largest_sum
 
@@ -25,6 +25,7 @@ __all__ = [
     "head_entropy",
     "local_affinity",
     "local_matmul",
+    "local_series",
     "local_transition",
     "random_walk",
 ]

@@ -212,6 +212,18 @@ def local_matmul(weights: Tensor, grid: tuple[int, int], radius: int, x: Tensor)
     return out[..., :labels]
 
 
+def local_series(
+    weights: Tensor, grid: tuple[int, int], radius: int, G: Tensor, alpha: float, steps: int
+) -> Tensor:
+    """As :func:`nerve_fast.reference.local_series`: ``(…, N, K)`` float32."""
+    # Planes in memory, which `local_matmul` takes without a copy.
+    planes = weights.float().mT.contiguous().mT
+    Y = G.float()
+    for _ in range(steps):
+        Y = torch.add(G, local_matmul(planes, grid, radius, Y), alpha=alpha)
+    return Y / sum(alpha**t for t in range(steps + 1))
+
+
 def _planes(values: Tensor) -> Tensor:
     """``(…, N, (2r+1)²)`` as planes of the grid, ``(B, (2r+1)², N)`` float32, contiguous."""
     return values.float().mT.reshape(-1, values.shape[-1], values.shape[-2]).contiguous()

@@ -33,8 +33,7 @@ def transition(affinity, grid):
 def series_inputs(setting, seed):
     q, k, prior, weights = graph_inputs(setting, seed)
     affinity = blocked.local_affinity(q.float(), k.float(), setting.grid, weights, 1, 1.0)
-    S = nf.LocalAffinity(transition(affinity, setting.grid), setting.grid, 1)
-    return S, prior
+    return nf.LocalAffinity(transition(affinity, setting.grid), setting.grid, 1), prior
 
 
 def horner(step, prior, steps):
@@ -55,7 +54,7 @@ def true_series(setting, S, prior):
 
 
 def our_series(setting, S, prior):
-    return lambda: horner(S.matmul, prior, setting.steps)
+    return lambda: S.power_series(prior, alpha=ALPHA, steps=setting.steps)
 
 
 def csr(S):

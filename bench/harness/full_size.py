@@ -14,6 +14,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from nerve_fast import NervePipeline
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.diffusion import DiffusionBackbone
+from nerve_fast.priors import CLIPPrior
 from nerve_fast.tiny import MODELS
 from nerve_fast.utils.files import cache_folder
 
@@ -72,16 +73,17 @@ def full_size_pipe(device: str = "cpu") -> NervePipeline:
         clip = _random(lambda: CLIPModel(CLIPConfig(**{**VIT_L_14, "text_config": text})))
         vae = _random(lambda: AutoencoderKL(**SD_2_1_VAE))
         unet = _random(lambda: UNet2DConditionModel(**SD_2_1_UNET))
+    backbone = CLIPBackbone(
+        clip.to(device),
+        tokenizer,
+        image_mean=OPENAI_CLIP_MEAN,
+        image_std=OPENAI_CLIP_STD,
+        resample=Image.Resampling.BICUBIC,
+        source="random ViT-L/14",
+        cache=cache_folder(),
+    )
     return NervePipeline(
-        CLIPBackbone(
-            clip.to(device),
-            tokenizer,
-            image_mean=OPENAI_CLIP_MEAN,
-            image_std=OPENAI_CLIP_STD,
-            resample=Image.Resampling.BICUBIC,
-            source="random ViT-L/14",
-            cache=cache_folder(),
-        ),
+        CLIPPrior(backbone),
         DiffusionBackbone(
             vae.to(device),
             unet.to(device),

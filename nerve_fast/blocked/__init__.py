@@ -7,6 +7,7 @@ blocks sized to the cache. Accumulates in float32, in float64 for float64 inputs
 from nerve_fast.blocked.affinity import cosine_affinity, local_affinity
 from nerve_fast.blocked.entropy import head_entropy
 from nerve_fast.blocked.stencil import matmul as local_matmul
+from nerve_fast.blocked.stencil import power_series as local_series
 from nerve_fast.blocked.stencil import transition as local_transition
 from nerve_fast.blocked.walk import random_walk
 
@@ -15,6 +16,7 @@ __all__ = [
     "head_entropy",
     "local_affinity",
     "local_matmul",
+    "local_series",
     "local_transition",
     "random_walk",
 ]

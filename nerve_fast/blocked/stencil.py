@@ -1,21 +1,25 @@
 """A matrix that couples each token to a window around it: values in window order, no indices.
 
 Entry ``o`` of row ``i`` belongs to the token at the offset ``(o // (2r+1) − r, o % (2r+1) − r)``
-from ``i``, so a pass over the matrix is a pass over ``(2r+1)²`` shifted views of the grid.
-
-Where the rows of a grid are shared by processes, each has the matrix of its own rows, and what it
-is multiplied with has a ``halo`` too: the rows of the grid within the radius above and below.
+from ``i``. Where rows of a grid are shared by processes, each has the matrix of its own rows, and
+what it is multiplied with has a ``halo`` too: the rows of the grid within the radius above and
+below.
 """
 
 import math
+import warnings
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import empty_row_floor, upcast
-from nerve_fast.reference.walk import numerator, over_row_sum, softmax_rows
-from nerve_fast.utils.windows import inside, shifted
+from nerve_fast.reference.walk import numerator, over_row_sum, series_sum, softmax_rows
+from nerve_fast.utils.windows import beyond, emptied, inside, shifted
+
+# torch says so once a process, of the very product that is used here.
+warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 
 
 def transition(
@@ -41,30 +45,141 @@ def transition(
     if rule.exponential:
         itself = values[..., len(middle) // 2, None]
         logits = torch.where(middle, itself.log(), (values - 1) / temperature)
-        weights = softmax_rows(logits.masked_fill(outside, -math.inf), identity)
-    else:
-        weights = torch.where(middle, values, numerator(values, rule))
-        floor = empty_row_floor(rule, values.dtype, values.shape[-1], weight_sum)
-        weights = over_row_sum(weights.masked_fill(outside, 0), identity, floor)
-    # One plane of the grid for each window position: what `matmul` reads in turn.
-    return weights.mT.contiguous().mT
+        return softmax_rows(logits.masked_fill(outside, -math.inf), identity)
+    weights = torch.where(middle, values, numerator(values, rule))
+    floor = empty_row_floor(rule, values.dtype, values.shape[-1], weight_sum)
+    return over_row_sum(weights.masked_fill(outside, 0), identity, floor)
 
 
-def matmul(
+class Window:
+    """The matrix of one grid, in the form that is fastest to multiply with again and again.
+
+    On a CPU with MKL these are sparse rows (CSR) of ``(2r+1)²`` entries each, whose columns take 4
+    bytes an entry; entries beyond the grid couple a token to itself. Elsewhere, and where gradients
+    are wanted, it is one plane of the grid for each window position, and a product is a pass over
+    as many shifted views.
+
+    Args:
+        weights: ``(N, (2r+1)²)``, float32 or float64; 0 beyond the grid.
+        grid: ``(h, w)`` of the rows of the matrix.
+        radius: ``r``.
+        halo: rows of the grid above and below, which the other factor has too.
+        gradient: whether one is wanted, of the matrix or of what it is multiplied with.
+    """
+
+    def __init__(
+        self,
+        weights: Tensor,
+        grid: tuple[int, int],
+        radius: int,
+        halo: tuple[int, int] = (0, 0),
+        gradient: bool = False,
+    ):
+        self.grid, self.radius, self.halo, self.gradient = grid, radius, halo, gradient
+        self.sparse = not gradient and _has_sparse_products(weights)
+        if self.sparse:
+            self.weights = _sparse_rows(weights, grid, radius, halo)
+        else:
+            self.weights = weights.mT.contiguous().unflatten(-1, grid)  # ((2r+1)², h, w)
+
+    def added(self, total: Tensor, x: Tensor, scale: float) -> Tensor:
+        """``total + scale · S x``; without gradients ``total`` is overwritten.
+
+        ``x (N', K)`` has the tokens of the grid and its halo, ``total (N, K)`` those of the grid.
+        """
+        if self.sparse:
+            return total.addmm_(self.weights, x, alpha=scale)
+        height, width = self.grid
+        maps = x.mT.unflatten(-1, (-1, width))  # (K, h', w)
+        views = (
+            view[..., self.halo[0] :, :][..., :height, :] for view in shifted(maps, self.radius)
+        )
+        product = self.weights[0] * next(views)
+        for plane, view in zip(self.weights[1:], views, strict=True):
+            product.addcmul_(plane, view)
+        product = product.flatten(-2).mT
+        if self.gradient:
+            return torch.add(total, product, alpha=scale)
+        return total.add_(product, alpha=scale)
+
+
+def matmul(weights: Tensor, grid: tuple[int, int], radius: int, x: Tensor) -> Tensor:
+    """The matrix with the entries ``weights (…, N, (2r+1)²)`` times ``x (…, N, K)``."""
+
+    def product(window: Window, x: Tensor) -> Tensor:
+        return window.added(torch.zeros_like(x), x, 1.0)
+
+    return _of_members(product, weights, grid, radius, x)
+
+
+def power_series(
+    weights: Tensor, grid: tuple[int, int], radius: int, G: Tensor, alpha: float, steps: int
+) -> Tensor:
+    """As :func:`nerve_fast.reference.local_series`; without gradients two ``Y`` take turns."""
+
+    def walked(window: Window, G: Tensor) -> Tensor:
+        Y = G
+        spare: list[Tensor] = []
+        if not window.gradient:
+            # New memory costs more than the arithmetic.
+            spare = [torch.empty_like(G) for _ in range(min(steps, 2))]
+        for t in range(steps):
+            total = spare[t % 2].copy_(G) if spare else G
+            Y = window.added(total, Y, alpha)
+        return Y / series_sum(alpha, steps)
+
+    return _of_members(walked, weights, grid, radius, G)
+
+
+def _of_members(
+    function: Callable[[Window, Tensor], Tensor],
     weights: Tensor,
     grid: tuple[int, int],
     radius: int,
     x: Tensor,
-    halo: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """The matrix with the entries ``weights (…, N, (2r+1)²)`` times ``x (…, N, K)``.
+    """``function`` of each member of a batch, ``(…, N, K)``; leading dimensions broadcast."""
+    gradient = torch.is_grad_enabled() and (weights.requires_grad or x.requires_grad)
+    weights = emptied(weights, grid, radius)
+    batch = torch.broadcast_shapes(weights.shape[:-2], x.shape[:-2])
+    if not batch:
+        return function(Window(weights, grid, radius, gradient=gradient), x)
+    members = [
+        function(Window(one, grid, radius, gradient=gradient), one_x)
+        for one, one_x in zip(
+            weights.expand(*batch, *weights.shape[-2:]).reshape(-1, *weights.shape[-2:]),
+            x.expand(*batch, *x.shape[-2:]).reshape(-1, *x.shape[-2:]),
+            strict=True,
+        )
+    ]
+    return torch.stack(members).unflatten(0, batch)
 
-    ``grid`` is that of the rows of the matrix; ``x`` has those of the ``halo`` around them too.
-    """
-    maps = x.mT.unflatten(-1, (grid[0] + sum(halo), grid[1]))  # (…, K, h, w)
-    planes = weights.mT.unflatten(-1, grid)  # (…, (2r+1)², h, w)
-    views = (view[..., halo[0] : halo[0] + grid[0], :] for view in shifted(maps, radius))
-    total = planes[..., 0, None, :, :] * next(views)
-    for offset, view in enumerate(views, start=1):
-        total.addcmul_(planes[..., offset, None, :, :], view)
-    return total.flatten(-2).mT
+
+def _has_sparse_products(weights: Tensor) -> bool:
+    """Whether MKL multiplies such a matrix, with column indices of 32 bits."""
+    return (
+        weights.device.type == "cpu"
+        and torch.backends.mkl.is_available()
+        and weights.numel() < 2**31
+    )
+
+
+def _sparse_rows(
+    weights: Tensor, grid: tuple[int, int], radius: int, halo: tuple[int, int]
+) -> Tensor:
+    """The matrix in CSR form, ``(N, N')``; ``weights`` stay where they are if they are in order."""
+    height, width = grid
+    side = 2 * radius + 1
+    tokens = height * width
+    steps = torch.arange(-radius, radius + 1, dtype=torch.int32)
+    own = torch.arange(tokens, dtype=torch.int32).add_(halo[0] * width).view(height, width, 1, 1)
+    columns = own + (steps[:, None] * width + steps)
+    for part in beyond(grid, radius, halo):
+        columns[part] = own[part[:2]]
+    return torch.sparse_csr_tensor(
+        torch.arange(0, tokens * side**2 + 1, side**2, dtype=torch.int32),
+        columns.view(-1),
+        weights.contiguous().view(-1),
+        size=(tokens, tokens + sum(halo) * width),
+        check_invariants=False,
+    )

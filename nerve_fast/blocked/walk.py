@@ -96,7 +96,8 @@ def _walk_member(
     packed_q, packed_k = pack(q, k, head_weights)
     weight_sum = upcast(head_weights.detach()).sum().item()
     step: Callable[[Tensor], Tensor] | None = None
-    S_local: Tensor | None = None
+    window: stencil.Window | None = None
+    gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (G, packed_q, packed_k))
     grid, radius, halo = share.own_grid, config.radius, share.halo(config.radius)
     if config.beta < 1:
         around = share.around(packed_k, radius)
@@ -109,7 +110,8 @@ def _walk_member(
             weight_sum,
             halo,
         )
-        del around
+        window = stencil.Window(S_local, grid, radius, halo, gradient)
+        del around, S_local
     if config.beta > 0:
         keys = Keys(packed_k, clusters, share)
         # Of clusters only the means are kept, before the queries are taken once more.
@@ -125,13 +127,14 @@ def _walk_member(
     del packed_q
 
     def advance(Y, source):
-        moved: Tensor | float = 0
-        if step is not None:
-            moved = config.beta * step(Y)
-        if S_local is not None:
+        if step is None:
+            total = source.clone()
+        else:
+            total = torch.add(source, step(Y), alpha=config.alpha * config.beta)
+        if window is not None:
             near = share.around(Y, radius)
-            moved = moved + (1 - config.beta) * stencil.matmul(S_local, grid, radius, near, halo)
-        return torch.add(source, moved, alpha=config.alpha)
+            total = window.added(total, near, config.alpha * (1 - config.beta))
+        return total
 
     told = on_step or (lambda: None)
     return walk_along(advance, G, config, return_steps, told, share.largest)

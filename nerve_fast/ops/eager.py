@@ -132,6 +132,24 @@ def local_matmul(
 
 
 @without_autocast
+def local_series(
+    values: Tensor,
+    prior: Tensor,
+    grid: tuple[int, int],
+    radius: int,
+    alpha: float,
+    steps: int,
+    backend: str,
+    requires_grad: bool,
+) -> Tensor:
+    """:meth:`nerve_fast.LocalAffinity.power_series` of operands of one dtype."""
+    module = _module(backend, values, requires_grad, radius)
+    batch = torch.broadcast_shapes(values.shape[:-2], prior.shape[:-2])
+    prior = prior.expand(*batch, *prior.shape[-2:])
+    return module.local_series(values, grid, radius, prior, alpha, steps)
+
+
+@without_autocast
 def walked(
     q: Tensor,
     k: Tensor,

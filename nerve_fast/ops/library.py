@@ -64,6 +64,20 @@ def local_matmul(
     return _local_matmul(values, x, *grid, radius, backend, wants_grad(values, x))[0]
 
 
+def local_series(
+    values: Tensor,
+    prior: Tensor,
+    grid: tuple[int, int],
+    radius: int,
+    alpha: float,
+    steps: int,
+    backend: str,
+) -> Tensor:
+    """The operator of :func:`nerve_fast.ops.eager.local_series`."""
+    settings = (radius, alpha, steps, backend, wants_grad(values, prior))
+    return _local_series(values, prior, *grid, *settings)[0]
+
+
 def random_walk(
     q: Tensor,
     k: Tensor,
@@ -228,6 +242,20 @@ _local_matmul = _operator(
     ],
     lambda values, x, *_: [
         x.new_empty(*torch.broadcast_shapes(values.shape[:-2], x.shape[:-2]), *x.shape[-2:])
+    ],
+)
+
+_local_series = _operator(
+    "local_series",
+    "Tensor values, Tensor prior",
+    "SymInt height, SymInt width, SymInt radius, float alpha, SymInt steps, str backend",
+    lambda values, prior, height, width, *settings: [
+        eager.local_series(values, prior, (height, width), *settings).contiguous()
+    ],
+    lambda values, prior, *_: [
+        prior.new_empty(
+            *torch.broadcast_shapes(values.shape[:-2], prior.shape[:-2]), *prior.shape[-2:]
+        )
     ],
 )
 

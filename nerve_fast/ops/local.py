@@ -21,8 +21,8 @@ class LocalAffinity:
             of the window, the token itself in the middle, 0 outside the grid.
         grid: ``(h, w)`` with ``h · w = N``, row-major.
         radius: ``r``.
-        backend: what :meth:`normalized` and :meth:`matmul` run on: ``auto``, ``reference``,
-            ``blocked`` or ``triton``.
+        backend: what :meth:`normalized`, :meth:`matmul` and :meth:`power_series` run on: ``auto``,
+            ``reference``, ``blocked`` or ``triton``.
     """
 
     values: Tensor
@@ -80,19 +80,52 @@ class LocalAffinity:
         Raises:
             ValueError, TypeError: ``x`` is not as described, or the backend cannot take it.
         """
-        check_float_tensor("x", x, "(…, N, K)", 2)
+        values, factor = self._operands("x", x)
+        settings = (self.grid, self.radius, self.backend)
+        if library.compiled():
+            product = library.local_matmul(values, factor, *settings)
+        else:
+            product = eager.local_matmul(values, factor, *settings, wants_grad(self.values, x))
+        return product.to(x.dtype)
+
+    def power_series(self, prior: Tensor, *, alpha: float = 0.9, steps: int = 10) -> Tensor:
+        r"""The walk on the matrix as it is, a transition matrix such as :meth:`normalized` gives.
+
+        .. math:: P_L = \frac{1 - \alpha}{1 - \alpha^{L+1}} \sum_{t=0}^{L} \alpha^t S^t G
+
+        Args:
+            prior: ``G``, ``(…, N, K)``; its leading dimensions broadcast with those of
+                :attr:`values`.
+            alpha: ``α``, as :class:`nerve_fast.NerveConfig` takes it.
+            steps: ``L``.
+
+        Returns:
+            ``(…, N, K)``, accumulated in float32 or better, in the dtype of ``prior``.
+
+        Raises:
+            ValueError, TypeError: an argument is not as described, or the backend cannot take it.
+        """
+        config = NerveConfig(alpha=alpha, steps=steps)
+        if config.steps is None:
+            raise ValueError("steps is None; expected a number of steps")
+        values, G = self._operands("prior", prior)
+        series = (self.grid, self.radius, config.alpha, config.steps, self.backend)
+        if library.compiled():
+            walked = library.local_series(values, G, *series)
+        else:
+            walked = eager.local_series(values, G, *series, wants_grad(self.values, prior))
+        return walked.to(prior.dtype)
+
+    def _operands(self, name: str, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The entries and ``x``, checked, in the dtype that products are taken in."""
+        check_float_tensor(name, x, "(…, N, K)", 2)
         if x.shape[-2] != self.values.shape[-2]:
             raise ValueError(
-                f"x has shape {tuple(x.shape)}; expected (…, {self.values.shape[-2]}, K), as this "
-                f"matrix couples {self.values.shape[-2]} tokens"
+                f"{name} has shape {tuple(x.shape)}; expected (…, {self.values.shape[-2]}, K), as "
+                f"this matrix couples {self.values.shape[-2]} tokens"
             )
         dtype = torch.promote_types(torch.promote_types(x.dtype, self.values.dtype), torch.float32)
-        operands = (self.values.to(dtype), x.to(dtype), self.grid, self.radius, self.backend)
-        if library.compiled():
-            product = library.local_matmul(*operands)
-        else:
-            product = eager.local_matmul(*operands, wants_grad(self.values, x))
-        return product.to(x.dtype)
+        return self.values.to(dtype), x.to(dtype)
 
     def to_dense(self) -> Tensor:
         """The whole matrix, ``(…, N, N)``."""

@@ -11,7 +11,7 @@ the prior over ``K`` labels.
 
 from nerve_fast.reference.affinity import cosine_affinity, local_affinity
 from nerve_fast.reference.entropy import entropy_weights, head_entropy
-from nerve_fast.reference.local import local_matmul, local_transition
+from nerve_fast.reference.local import local_matmul, local_series, local_transition
 from nerve_fast.reference.walk import random_walk
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "head_entropy",
     "local_affinity",
     "local_matmul",
+    "local_series",
     "local_transition",
     "random_walk",
 ]

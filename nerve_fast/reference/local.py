@@ -4,7 +4,7 @@ from torch import Tensor
 
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import upcast
-from nerve_fast.reference.walk import transition_local
+from nerve_fast.reference.walk import power_series, transition_local
 from nerve_fast.utils.windows import dense, windows
 
 
@@ -23,3 +23,11 @@ def local_transition(
 def local_matmul(weights: Tensor, grid: tuple[int, int], radius: int, x: Tensor) -> Tensor:
     """The matrix with the entries ``weights (…, N, (2r+1)²)`` times ``x (…, N, K)``."""
     return dense(weights, grid, radius) @ x
+
+
+def local_series(
+    weights: Tensor, grid: tuple[int, int], radius: int, G: Tensor, alpha: float, steps: int
+) -> Tensor:
+    """``P_L`` of :func:`nerve_fast.reference.walk.power_series`, the matrix being ``S``."""
+    S = dense(weights, grid, radius)
+    return power_series(lambda Y, G: G + alpha * (S @ Y), G, alpha, [steps])[steps]

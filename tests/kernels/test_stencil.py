@@ -3,7 +3,7 @@ import torch
 
 from nerve_fast import dispatch, reference
 from nerve_fast.kernels import backend
-from nerve_fast.kernels.stencil import local_matmul, local_transition
+from nerve_fast.kernels.stencil import local_matmul, local_series, local_transition
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 
@@ -46,8 +46,19 @@ def test_local_matmul(make_qk, make_prior, device, labels, batch, others):
     assert relative_error(out, expected) <= BOUND
 
 
+@pytest.mark.parametrize(("batch", "others"), [((), ()), ((2,), ()), ((), (3, 1))])
+def test_local_series(make_qk, make_prior, device, batch, others):
+    values = affinity(make_qk, *batch, grid=(7, 11), radius=2)
+    S = reference.local_transition(values, (7, 11), 2, NORMALIZATIONS["softmax"], 0.05)
+    G = make_prior(*others, 77, 3)
+    expected = reference.local_series(S, (7, 11), 2, G, 0.8, 4)
+    out = local_series(S.float().to(device), (7, 11), 2, G.float().to(device), 0.8, 4)
+    assert out.shape == expected.shape
+    assert relative_error(out, expected) <= BOUND
+
+
 def test_backends_have_the_same_operations():
-    names = {"cosine_affinity", "head_entropy", "local_affinity", "local_matmul"}
+    names = {"cosine_affinity", "head_entropy", "local_affinity", "local_matmul", "local_series"}
     names |= {"local_transition", "random_walk"}
     for name in ("reference", "blocked", "triton"):
         module = dispatch.module_of(name, torch.device("cpu"))

@@ -84,6 +84,67 @@ def test_matmul_agrees_with_the_dense_matrix(make_qk, make_prior, dtype):
     torch.testing.assert_close(result.double(), expected, rtol=1.01 * half_a_unit, atol=1e-7)
 
 
+@pytest.fixture(params=["sparse rows", "planes"])
+def products(request, monkeypatch):
+    """Both forms that the backend ``blocked`` has of a window."""
+    available = request.param == "sparse rows" and torch.backends.mkl.is_available()
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: available)
+
+
+SHAPES = [((5, 7), 1), ((1, 6), 2), ((6, 1), 3), ((2, 3), 5), ((4, 4), 4)]
+
+
+@pytest.mark.parametrize(("grid", "radius"), SHAPES)
+@pytest.mark.parametrize(("batch", "others"), [((), ()), ((2,), ()), ((2, 1), (3,))])
+def test_products_of_the_local_matrix(products, make_prior, grid, radius, batch, others):
+    tokens = grid[0] * grid[1]
+    # What lies beyond the grid takes no part.
+    values = make_prior(*batch, tokens, (2 * radius + 1) ** 2)
+    S = nf.LocalAffinity(values, grid, radius)
+    x = make_prior(*others, tokens, 3)
+    torch.testing.assert_close(S.matmul(x), S.to_dense() @ x)
+    for alpha, steps in ((0.7, 4), (1.0, 3), (0.5, 1), (0.9, 0), (0.0, 2)):
+        weights = alpha ** torch.arange(steps + 1, dtype=torch.float64)
+        terms = [torch.linalg.matrix_power(S.to_dense(), t) @ x for t in range(steps + 1)]
+        expected = sum(w * term for w, term in zip(weights, terms, strict=True)) / weights.sum()
+        given = x.clone()
+        for backend in ("blocked", "reference"):
+            S = nf.LocalAffinity(values, grid, radius, backend)
+            out = S.power_series(x, alpha=alpha, steps=steps)
+            torch.testing.assert_close(out, expected)
+        assert torch.equal(x, given)
+
+
+def test_the_power_series_is_the_walk_on_neighbours(make_qk, make_prior):
+    q, k, w, G = *make_qk(2, 35, 8, dtype=torch.float32), make_prior(2), make_prior(35, 3)
+    S = nf.local_affinity(q, k, (5, 7), head_weights=w.float()).normalized("softmax", 0.1)
+    config = nf.NerveConfig(alpha=0.8, beta=0.0, steps=6, temperature=0.1)
+    expected = nf.random_walk(q, k, G.float(), (5, 7), config, head_weights=w.float())
+    torch.testing.assert_close(S.power_series(G.float(), alpha=0.8, steps=6), expected)
+    assert S.power_series(G.half()).dtype == torch.float16
+
+
+@pytest.mark.parametrize("wanted", [(True, True), (True, False), (False, True)])
+def test_the_power_series_is_differentiable(make_prior, wanted):
+    values, G = make_prior(6, 9), make_prior(6, 2)
+    values.requires_grad_(wanted[0]), G.requires_grad_(wanted[1])
+
+    def series(values, G):
+        return nf.LocalAffinity(values, (2, 3), 1).power_series(G, steps=3)
+
+    assert torch.autograd.gradcheck(series, (values, G))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"steps": None}, "steps is None"), ({"alpha": 2.0}, "alpha"), ({"steps": -1}, "steps")],
+)
+def test_the_power_series_refuses_bad_settings(make_prior, arguments, message):
+    S = nf.LocalAffinity(make_prior(6, 9), (2, 3), 1)
+    with pytest.raises(ValueError, match=message):
+        S.power_series(make_prior(6, 2), **arguments)
+
+
 def test_matmul_refuses_another_number_of_tokens(make_qk):
     local = nf.local_affinity(*make_qk(1, 6, 4), (2, 3))
     with pytest.raises(ValueError, match=r"x has shape \(5, 2\); expected \(…, 6, K\)"):

@@ -42,6 +42,7 @@ def operator_calls(inputs, backend, requires_grad):
     yield ops.local_affinity, (q, k, w, *GRID, 1, 1.0, *last)
     yield ops.local_transition, (values, *GRID, 1, "relu", 0.05, *last)
     yield ops.local_matmul, (values, G, *GRID, 1, *last)
+    yield ops.local_series, (values, G, *GRID, 1, 0.9, 3, *last)
     walk = (q, k, G, w, *GRID, *config, backend, "auto", None, [0, 3], requires_grad)
     yield ops.random_walk, walk
 
@@ -72,6 +73,7 @@ def stage(q, k, G, w, grid, backend="auto"):
         nf.cosine_affinity(q, k, w, backend=backend) + 1,
         local.values - 1,
         local.normalized("shift").matmul(G),
+        local.normalized("relu").power_series(G, steps=2),
         P,
         steps[1],
         steps[4],
