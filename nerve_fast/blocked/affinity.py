@@ -5,11 +5,14 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nerve_fast.blocked.precision import product_dtype
-from nerve_fast.blocked.tiles import filled, stacked
+from nerve_fast.blocked.tiles import Scratch, filled, stacked, wants_gradient
 from nerve_fast.numerics import NORM_FLOOR, power_of_two, upcast
 
 STRIPE_BYTES = 1 << 20
 """Rows of the grid whose packed queries take about this much are compared at a time."""
+
+PACKED_BYTES = 16 << 20
+"""Rows of the grid whose packed queries take about this much are packed at a time."""
 
 
 def pack(q: Tensor, k: Tensor, head_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -54,12 +57,43 @@ def local_affinity(
     if head_weights is None:
         q, k = q[..., None, :, :], k[..., None, :, :]
         head_weights = q.new_ones(q.shape[:-2])
-    packed = [x.reshape(-1, *x.shape[-2:]) for x in pack(q, k, head_weights)]
+    members = zip(
+        q.reshape(-1, *q.shape[-3:]),
+        k.reshape(-1, *k.shape[-3:]),
+        head_weights.reshape(-1, head_weights.shape[-1]),
+        strict=True,
+    )
     values = [
-        packed_local(one_q, one_k, grid, radius, self_affinity)
-        for one_q, one_k in zip(*packed, strict=True)
+        _local_member(one_q, one_k, weights, grid, radius, self_affinity)
+        for one_q, one_k, weights in members
     ]
     return torch.stack(values).view(*q.shape[:-3], q.shape[-2], -1)
+
+
+def _local_member(
+    q: Tensor,
+    k: Tensor,
+    head_weights: Tensor,
+    grid: tuple[int, int],
+    radius: int,
+    self_affinity: float,
+) -> Tensor:
+    """The local affinity of ``(H, N, D)``, of which a part is packed at a time."""
+    h, w = grid
+
+    def of_rows(rows):
+        above, below = min(radius, rows.start), min(radius, h - rows.stop)
+        around = slice((rows.start - above) * w, (rows.stop + below) * w)
+        packed_q = _pack(q[:, rows.start * w : rows.stop * w], head_weights)
+        packed_k = _pack(k[:, around], torch.ones_like(head_weights))
+        inner = rows.stop - rows.start, w
+        halo = above, below
+        values = packed_local(packed_q, packed_k, inner, radius, self_affinity, halo)
+        return values.unflatten(0, inner)
+
+    out = upcast(q.new_empty(0)).new_empty(h, w, (2 * radius + 1) ** 2)
+    size = max(PACKED_BYTES // (w * len(q) * q.shape[-1] * out.element_size()), radius)
+    return filled(out, size, of_rows).flatten(0, 1)
 
 
 def packed_local(
@@ -82,19 +116,27 @@ def packed_local(
     h, w = grid
     side = 2 * radius + 1
     q, k = packed_q.unflatten(0, grid), packed_k.unflatten(0, (-1, w))
+    gradient = wants_gradient(q, k)
+    margins, products = Scratch(q, gradient), Scratch(q, gradient)
 
     def of_rows(rows):
         # The stripe's keys with `radius` rows and columns around them, 0 off the grid.
         top, bottom = halo[0] + rows.start - radius, halo[0] + rows.stop + radius
-        around = (0, 0, radius, radius, max(-top, 0), max(bottom - len(k), 0))
-        keys = pad(k[max(top, 0) : min(bottom, len(k))], around)
+        above, below = max(-top, 0), max(bottom - len(k), 0)
+        inner = k[max(top, 0) : min(bottom, len(k))]
+        keys = margins.tile(bottom - top, w + 2 * radius, k.shape[-1])
+        if keys is None:
+            keys = pad(inner, (0, 0, radius, radius, above, below))
+        else:
+            keys.zero_()[above : len(keys) - below, radius : radius + w] = inner
         height = rows.stop - rows.start
-        products = (
-            (q[rows] * keys[dy : dy + height, dx : dx + w]).sum(-1)
+        out = products.tile(*q[rows].shape)
+        sums = (
+            torch.mul(q[rows], keys[dy : dy + height, dx : dx + w], out=out).sum(-1)
             for dy in range(side)
             for dx in range(side)
         )
-        return stacked(products, side**2)
+        return stacked(sums, side**2)
 
     size = max(STRIPE_BYTES // (q.element_size() * q[0].numel()), 1)
     values = filled(q.new_empty(h, w, side**2), size, of_rows).flatten(0, 1)

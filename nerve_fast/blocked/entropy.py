@@ -5,7 +5,14 @@ import itertools
 import torch
 from torch import Tensor
 
-from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, tile_rows
+from nerve_fast.blocked.tiles import (
+    MAX_COLUMNS,
+    Scratch,
+    filled,
+    recomputed,
+    tile_rows,
+    wants_gradient,
+)
 from nerve_fast.numerics import upcast
 from nerve_fast.shares import Share
 from nerve_fast.utils.tiles import spans
@@ -45,15 +52,19 @@ def entropy_of_all(q: Tensor, k: Tensor, share: Share) -> Tensor:
 def _of_rows(q: Tensor, k: Tensor, size: int, share: Share) -> Tensor:
     """The entropy of each row of one head, ``(M, D)`` and ``(N, D)``: ``(M,)``."""
 
+    gradient = wants_gradient(q, k)
+    logits, shares = Scratch(q, gradient), Scratch(q, gradient)
+
     def of_rows(q, k):
         columns = list(spans(len(k), MAX_COLUMNS))
         lse, mean = q.new_empty(len(q), len(columns)), q.new_empty(len(q), len(columns))
         for tile, keys in enumerate(columns):
-            s = q @ k[keys].mT
-            p = s.softmax(-1)
+            size = len(q), keys.stop - keys.start
+            s = torch.mm(q, k[keys].mT, out=logits.tile(*size))
+            p = torch.softmax(s, -1, out=shares.tile(*size))
             # The largest probability is exp(max − lse), which is never 0.
             lse[:, tile] = s.amax(-1) - p.amax(-1).log()
-            mean[:, tile] = torch.linalg.vecdot(p, s)
+            mean[:, tile] = torch.mul(p, s, out=shares.tile(*size)).sum(-1)
         whole = lse.logsumexp(-1)
         return torch.stack([whole, torch.linalg.vecdot(lse.softmax(-1), mean)], dim=-1)
 

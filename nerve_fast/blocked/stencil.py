@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from nerve_fast.blocked.tiles import wants_gradient
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import empty_row_floor, upcast
 from nerve_fast.reference.walk import numerator, over_row_sum, series_sum, softmax_rows
@@ -139,7 +140,7 @@ def _of_members(
     x: Tensor,
 ) -> Tensor:
     """``function`` of each member of a batch, ``(…, N, K)``; leading dimensions broadcast."""
-    gradient = torch.is_grad_enabled() and (weights.requires_grad or x.requires_grad)
+    gradient = wants_gradient(weights, x)
     weights = emptied(weights, grid, radius)
     batch = torch.broadcast_shapes(weights.shape[:-2], x.shape[:-2])
     if not batch:

@@ -1,5 +1,6 @@
 """The sizes of blocks, and their recomputation in the backward pass, which keeps no ``N × N``."""
 
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -11,11 +12,46 @@ from nerve_fast.utils.tiles import CPU_TILE_BYTES, GPU_TILE_BYTES, spans
 MAX_COLUMNS = 1024
 """Wider rows are cut into column tiles, so that a tile keeps enough rows for a fast product."""
 
+LEAST_COLUMNS, COLUMN_STEP = 16, 8
+"""Products with so many columns, or multiples of the step above it, are the fastest."""
+
+
+def product_columns(columns: int) -> int:
+    """The columns that a product with so many takes the least time with, those added being 0."""
+    return max(-(-columns // COLUMN_STEP) * COLUMN_STEP, LEAST_COLUMNS)
+
 
 def tile_rows(columns: int, device: torch.device, itemsize: int = 4) -> int:
     """Rows of a tile that is ``columns`` wide, of affinities of ``itemsize`` bytes; at least 16."""
     size = CPU_TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES
     return max(size // (itemsize * min(columns, MAX_COLUMNS)), 16)
+
+
+def wants_gradient(*inputs: Tensor | None) -> bool:
+    """Whether a gradient of one of the inputs is wanted."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+
+
+class Scratch:
+    """Memory that one tile after another is written to: new memory costs more than arithmetic.
+
+    Args:
+        like: on what device, and in which dtype.
+        gradient: whether one is wanted: then each tile is a new tensor, as operations give it.
+    """
+
+    def __init__(self, like: Tensor, gradient: bool):
+        self.like, self.gradient = like, gradient
+        self._memory = like.new_empty(0)
+
+    def tile(self, *shape: int) -> Tensor | None:
+        """A contiguous tensor, uninitialised; what an ``out=`` takes."""
+        if self.gradient:
+            return None
+        size = math.prod(shape)
+        if len(self._memory) < size:
+            self._memory = self.like.new_empty(size)
+        return self._memory[:size].view(shape)
 
 
 def filled(out: Tensor, step: int, rows_of: Callable[[slice], Tensor]) -> Tensor:
@@ -45,8 +81,8 @@ def stacked(planes: Iterator[Tensor], count: int) -> Tensor:
     return out
 
 
-def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
     """``function(*inputs)``; where gradients are wanted, the backward pass recomputes its tiles."""
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+    if wants_gradient(*inputs):
         return checkpoint(function, *inputs, use_reentrant=False)
     return function(*inputs)

@@ -1,15 +1,25 @@
 """The random walk by three routes, none of which stores an affinity map a head."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from nerve_fast.blocked import stencil
 from nerve_fast.blocked.affinity import pack, packed_local
 from nerve_fast.blocked.entropy import entropy_of_all
 from nerve_fast.blocked.precision import product_dtype
-from nerve_fast.blocked.tiles import MAX_COLUMNS, filled, recomputed, tile_rows
+from nerve_fast.blocked.tiles import (
+    MAX_COLUMNS,
+    Scratch,
+    filled,
+    product_columns,
+    recomputed,
+    tile_rows,
+    wants_gradient,
+)
 from nerve_fast.clusters import Clusters
 from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import EMPTY_ROW, empty_row_floor, upcast
@@ -24,6 +34,9 @@ ROUNDING = 1e-5
 
 MAX_EXPONENT = 50
 """Row sums of exponentials up to e^50 stay far below the largest float32."""
+
+KEPT_ROWS = 1024
+"""Rows of a kept block: products of larger ones are no faster."""
 
 Step = Callable[[Tensor], Tensor]
 """``Y (N, K) -> S_global Y (N, K)``."""
@@ -97,7 +110,7 @@ def _walk_member(
     weight_sum = upcast(head_weights.detach()).sum().item()
     step: Callable[[Tensor], Tensor] | None = None
     window: stencil.Window | None = None
-    gradient = torch.is_grad_enabled() and any(x.requires_grad for x in (G, packed_q, packed_k))
+    gradient = wants_gradient(G, packed_q, packed_k)
     grid, radius, halo = share.own_grid, config.radius, share.halo(config.radius)
     if config.beta < 1:
         around = share.around(packed_k, radius)
@@ -294,16 +307,24 @@ class Rows:
             packed_q = packed_q / config.temperature
         self.q = packed_q.to(dtype)
         self.size = tile_rows(len(self.k), packed_q.device, dtype.itemsize)
-        self.offsets = packed_q.new_full((len(packed_q), 1), -1 / config.temperature)
-        largest_exponent = (weight_sum * (1 + ROUNDING) - 1) / config.temperature
-        if self.rule.exponential and largest_exponent > MAX_EXPONENT:
-            # A row with mass above exp(0) is not empty; relative to its largest it cannot overflow.
-            self.offsets = torch.minimum(self.offsets, -self._row_maxima())
-        # Added in the tile's own dtype, a pass costs half as much; a row's rounding cancels out.
-        self.offsets = self.offsets.to(dtype)
+        self.scratch = Scratch(self.q, wants_gradient(packed_q, self.k))
         self.floor = EMPTY_ROW
         if not self.rule.exponential:
             self.floor = empty_row_floor(self.rule, dtype, keys.tokens, weight_sum)
+        self.offsets: Tensor | None = None
+        largest = weight_sum * (1 + ROUNDING) / config.temperature
+        if self.rule.exponential and dtype != torch.float16 and largest <= MAX_EXPONENT:
+            # exp(a/τ) in place of exp((a − 1)/τ): a factor of all rows and of what is no mass.
+            self.floor *= math.exp(1 / config.temperature)
+        elif self.rule.exponential:
+            offsets = packed_q.new_full((len(packed_q), 1), -1 / config.temperature)
+            if largest - 1 / config.temperature > MAX_EXPONENT:
+                # A row with mass above exp(0) is not empty; relative to its largest it cannot
+                # overflow.
+                offsets = torch.minimum(offsets, -self._row_maxima(offsets))
+            # Added in the tile's own dtype, a pass costs half as much; a row's rounding cancels
+            # out.
+            self.offsets = offsets.to(dtype)
         self.kept: list[Tensor] = []
         self.totals = None
         if self.rule.signed:
@@ -312,11 +333,12 @@ class Rows:
             self.totals = keys.whole(sums) * self.rule.scale
 
     def keep(self, stored_rows: int) -> None:
-        """Keep the first blocks of numerators, as many as ``stored_rows`` rows fill."""
-        blocks = list(spans(len(self.q), self.size))
-        for rows in blocks[: -(-stored_rows // self.size)]:
-            numerators = self._numerators(self.q[rows], self.k, self.offsets[rows])
-            self.kept.append(numerators.to(self.dtype))
+        """Keep the numerators of the first ``stored_rows`` rows."""
+        for rows in spans(min(stored_rows, len(self.q)), KEPT_ROWS):
+            out = None
+            if not self.scratch.gradient:
+                out = self.q.new_empty(rows.stop - rows.start, len(self.k))
+            self.kept.append(self._numerators(self.q[rows], self.k, self._offsets(rows), out))
 
     def step(self, Y: Tensor, own: Tensor | None = None) -> Tensor:
         """``S_global Y``, ``(N, K)`` each; where ``Q̃`` has some tokens alone, of those.
@@ -325,41 +347,53 @@ class Rows:
         """
         # The row sums are one more column of the product.
         values = torch.cat([self.keys.sums(Y), self.counts.to(Y.dtype)], dim=1)
+        columns = values.shape[1]
+        values = pad(values, (0, product_columns(columns) - columns)).to(self.dtype)
+        product = Y.new_empty(len(self.q), columns)
+        done = 0
+        for block in self.kept:
+            product[done : done + len(block)] = (block @ values)[:, :columns]
+            done += len(block)
 
         def rows_of(rows):
-            block = rows.start // self.size
-            if block < len(self.kept):
-                return self.kept[block] @ values.to(self.dtype)
-            return recomputed(self._product, self.q[rows], self.k, self.offsets[rows], values)
+            rows = slice(done + rows.start, done + rows.stop)
+            inputs = self.q[rows], self.k, self._offsets(rows), values
+            return recomputed(self._product, *inputs)[:, :columns]
 
-        product = filled(values.new_empty(len(self.q), values.shape[1]), self.size, rows_of)
+        filled(product[done:], self.size, rows_of)
         product = self.keys.whole(product)
         total = product[:, -1:] if self.totals is None else self.totals
         empty = total <= self.floor
         own = Y if own is None else own
         return torch.where(empty, own, product[:, :-1] / total.masked_fill(empty, 1))
 
-    def _product(self, q: Tensor, k: Tensor, offsets: Tensor, values: Tensor) -> Tensor:
-        total = values.new_zeros(())
+    def _product(self, q: Tensor, k: Tensor, offsets: Tensor | None, values: Tensor) -> Tensor:
+        total = torch.zeros((), dtype=self.counts.dtype, device=q.device)
         for columns in spans(len(k), MAX_COLUMNS):
-            numerators = self._numerators(q, k[columns], offsets)
-            total = total + (numerators @ values[columns].to(numerators.dtype)).to(values.dtype)
+            out = self.scratch.tile(len(q), columns.stop - columns.start)
+            numerators = self._numerators(q, k[columns], offsets, out)
+            total = total + (numerators @ values[columns]).to(total.dtype)
         return total
 
-    def _row_maxima(self) -> Tensor:
+    def _offsets(self, rows: slice) -> Tensor | None:
+        return None if self.offsets is None else self.offsets[rows]
+
+    def _row_maxima(self, like: Tensor) -> Tensor:
         def rows_of(rows):
-            best = torch.full_like(self.offsets[rows], -torch.inf)
+            best = torch.full_like(like[rows], -torch.inf)
             for columns in spans(len(self.k), MAX_COLUMNS):
                 A = self.q[rows] @ self.k[columns].mT
                 best = torch.maximum(best, A.amax(-1, keepdim=True).to(best.dtype))
             return best
 
-        return self.keys.largest(filled(torch.empty_like(self.offsets), self.size, rows_of))
+        return self.keys.largest(filled(torch.empty_like(like), self.size, rows_of))
 
-    def _numerators(self, q: Tensor, k: Tensor, offsets: Tensor) -> Tensor:
-        A = q @ k.mT
+    def _numerators(
+        self, q: Tensor, k: Tensor, offsets: Tensor | None, out: Tensor | None
+    ) -> Tensor:
+        A = torch.mm(q, k.mT, out=out)
         if self.rule.exponential:
-            return A.add_(offsets).exp_()
+            return (A if offsets is None else A.add_(offsets)).exp_()
         if self.rule.scale != 1:
             A = A.mul_(self.rule.scale)
         if self.rule.offset != 0:

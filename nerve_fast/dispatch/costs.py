@@ -9,6 +9,7 @@ from importlib import resources
 import torch
 
 from nerve_fast.blocked.affinity import STRIPE_BYTES
+from nerve_fast.blocked.tiles import product_columns
 from nerve_fast.clusters import COLUMNS, ROUNDS, SAMPLE, block_rows
 from nerve_fast.dispatch.problem import Problem
 from nerve_fast.utils.units import format_bytes
@@ -166,6 +167,7 @@ def _walk_memory(p: Problem, backend: str, route: str, stored_rows: int) -> int:
         # The prior's share, the walk before the last step, and their difference.
         columns += 3
     values = p.own * (p.labels + 1) * columns * p.itemsize
+    values += 2 * p.columns * product_columns(p.labels + 1) * p.itemsize
     tiles = (64 << 20) if p.device.type == "cpu" else (1 << 30)
     return packed + _stencil_bytes(p) + values + tiles + stored
 

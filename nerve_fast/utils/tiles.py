@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-CPU_TILE_BYTES = 1 << 20
-"""Passes over a tile of this size stay in the cache of one CPU core."""
+CPU_TILE_BYTES = 2 << 20
+"""Passes over a tile of this size stay in a CPU's cache, and its products are large enough."""
 
 GPU_TILE_BYTES = 256 << 20
 """On a GPU the launches cost more than the memory, so tiles are large."""
