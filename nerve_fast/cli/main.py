@@ -1,6 +1,7 @@
 """The command line: ``nerve-fast COMMAND``, each command in a file of its own."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import metadata
@@ -28,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after a mistake that a person can mend, or 130 after an interruption.
     """
+    # Large tensors in large pages, of which new ones cost less; torch reads it with its first tensor.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     with steady() as stdout:
         code = _main(arguments)
         stdout.flush()
