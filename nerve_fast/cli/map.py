@@ -114,9 +114,9 @@ def _run(options) -> int:
 
 def _summary(result, options) -> str:
     height, width = result.size
-    plural = "s" * (result.windows != 1)
-    said = f"{options.output}: {width} × {height} pixels, in {result.windows} window{plural}"
-    said += f" of {result.window[1]} × {result.window[0]}"
+    windows, (down, across) = len(result.tiling), result.tiling.tile
+    said = f"{options.output}: {width} × {height} pixels, in {windows} window{'s' * (windows != 1)}"
+    said += f" of {across} × {down}"
     said += f", {result.empty} of them without data" * (result.empty > 0)
     if result.polygons is not None:
         said += f"; {options.polygons}: {result.polygons} polygons"

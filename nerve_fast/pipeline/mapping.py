@@ -48,18 +48,16 @@ class MapResult:
 
     Attributes:
         size: ``(height, width)`` of the raster.
-        windows: how many there are.
+        tiling: the windows, in pixels of the scale, on a plane as large as the networks need.
         empty: how many of them have no data, and were not segmented.
-        window: ``(height, width)`` of a window, in pixels of the scale.
         polygons: how many were written; ``None`` where none were asked for.
         key_error: of the window whose clusters of keys were farthest off; ``None`` without
             clusters.
     """
 
     size: tuple[int, int]
-    windows: int
+    tiling: Tiling
     empty: int
-    window: tuple[int, int]
     polygons: int | None
     key_error: ClusterError | None
 
@@ -114,9 +112,8 @@ def label_raster(
                 )
         return MapResult(
             size=raster.size,
-            windows=len(plan.tiling),
+            tiling=plan.tiling,
             empty=empty,
-            window=plan.tiling.tile,
             polygons=count,
             key_error=max(errors, key=lambda error: error.relative, default=None),
         )
@@ -328,6 +325,8 @@ def _tags(raster: reading.Raster, asked: MapSettings) -> dict[str, str]:
 def _check_places(asked: MapSettings) -> None:
     """Refuse places that cannot be written, before the networks are loaded."""
     output = Path(asked.output)
+    if output.exists() and Path(asked.raster).exists() and output.samefile(asked.raster):
+        raise SettingError("raster and {output} are both {0}; name another place", shown(output))
     writing.refuse_foreign_raster(output)
     places = [output]
     if asked.polygons is not None:

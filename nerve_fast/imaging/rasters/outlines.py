@@ -91,6 +91,9 @@ def write_outlines(raster: Path, temporary: Path, path: Path, labels: Sequence[s
             geometry_type="Polygon",
             crs=crs,
         )
+        # A disk that is full when the file is closed raises nothing.
+        if pyogrio.read_info(temporary, force_feature_count=True)["features"] != len(numbers):
+            raise DataSourceError("it was cut off, as on a full disk")
     except (DataLayerError, DataSourceError, FeatureError, GeometryError) as error:
         said = " ".join(str(error).split())
         raise InputError(f"{shown(path)}: cannot be written: {said}") from error

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,13 +139,13 @@ class Raster:
         """
         shape = tuple(min(side, SAMPLE_SIDE) for side in self.size)
         bands = list(self.bands)
-        with read_errors(self.path):
+        with named_errors(self.path):
             values = self.dataset.read(bands, out_shape=(len(bands), *shape))
             masks = self.dataset.read_masks(bands, out_shape=(len(bands), *shape))
         return values, _both(values, masks)
 
     def _values(self, corner, size, way) -> np.ndarray:
-        with read_errors(self.path):
+        with named_errors(self.path):
             return self.dataset.read(
                 list(self.bands),
                 window=self._window(corner, size),
@@ -153,7 +154,7 @@ class Raster:
             )
 
     def _valid(self, values: np.ndarray | None, corner, size) -> np.ndarray:
-        with read_errors(self.path):
+        with named_errors(self.path):
             masks = self.dataset.read_masks(
                 list(self.bands),
                 window=self._window(corner, size),
@@ -204,6 +205,7 @@ def opened(
     """
     need("rasterio")
     import rasterio
+    import rasterio.errors
 
     path = Path(path)
     if not path.is_file():
@@ -212,7 +214,9 @@ def opened(
             "expected a GeoTIFF"
         )
     with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), contextlib.ExitStack() as stack:
-        with read_errors(path, "is no GeoTIFF that can be read"):
+        with named_errors(path, "is no GeoTIFF that can be read"), warnings.catch_warnings():
+            # Refused below, in one line.
+            warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
             # Other formats may lead to other files, and into the network.
             dataset = stack.enter_context(rasterio.open(path, driver="GTiff"))
         _check_place(path, dataset)
@@ -289,17 +293,20 @@ def _stretches(raster: Raster, percentiles: tuple[float, float]) -> tuple[Stretc
 
 
 @contextlib.contextmanager
-def read_errors(path: Path, what: str = "cannot be read") -> Iterator[None]:
-    """Turn rasterio's errors into an :class:`InputError` that names the file."""
-    import rasterio.errors
+def named_errors(path: Path, what: str = "cannot be read") -> Iterator[None]:
+    """Turn errors of rasterio and GDAL into an :class:`InputError` that names the file.
+
+    Args:
+        path: that the message names.
+        what: is wrong with it.
+    """
+    # GDAL's own have no public name.
+    from rasterio._err import CPLE_BaseError
+    from rasterio.errors import RasterioError
 
     try:
         yield
-    except rasterio.errors.RasterioError as error:
-        raise InputError(f"{shown(path)}: {what}: {reason(error)}") from error
-
-
-def reason(error: BaseException) -> str:
-    """What GDAL said, which rasterio leaves to the cause of some errors."""
-    text = str(error.__cause__ or error)
-    return " ".join(text.split()).rstrip(".")
+    except (RasterioError, CPLE_BaseError) as error:
+        # rasterio leaves what GDAL said to the cause of some errors.
+        said = " ".join(str(error.__cause__ or error).split()).rstrip(".")
+        raise InputError(f"{shown(path)}: {what}: {said}") from error

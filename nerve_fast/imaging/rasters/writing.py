@@ -9,11 +9,10 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from nerve_fast.errors import InputError
 from nerve_fast.imaging.rasters import SOFTWARE, need
-from nerve_fast.imaging.rasters.reading import Raster, reason
+from nerve_fast.imaging.rasters.reading import Raster, named_errors
 from nerve_fast.imaging.visualize import palette
-from nerve_fast.utils.files import refuse_foreign, shown
+from nerve_fast.utils.files import refuse_foreign
 from nerve_fast.utils.text import plain
 
 BLOCK = 256
@@ -36,6 +35,7 @@ def refuse_foreign_raster(path: Path) -> None:
     """
     need("rasterio")
     import rasterio
+    import rasterio.errors
 
     with contextlib.suppress(rasterio.errors.RasterioError):
         if path.is_file() and not path.is_symlink():
@@ -79,7 +79,7 @@ class LabelRaster:
 
         values = np.where(label_map < 0, self._nodata, label_map)
         window = Window(corner[1], corner[0], *reversed(label_map.shape))
-        with write_errors(self._path):
+        with _writing(self._path):
             self._dataset.write(values.astype(self._dataset.dtypes[0]), 1, window=window)
 
 
@@ -108,7 +108,7 @@ def label_raster(
     nodata = no_label(len(labels))
     height, width = like.size
     colours = {number: (*map(int, rgb), 255) for number, rgb in enumerate(palette(len(labels)))}
-    with write_errors(path):
+    with _writing(path):
         dataset = rasterio.open(
             temporary,
             "w",
@@ -126,12 +126,17 @@ def label_raster(
             compress="deflate",
             bigtiff="if_safer",
         )
-        with dataset:
+    try:
+        with _writing(path):
             dataset.write_colormap(1, {**colours, nodata: (255, 255, 255, 0)})
             dataset.update_tags(TIFFTAG_SOFTWARE=SOFTWARE, **tags)
             dataset.update_tags(1, labels="\n".join(labels))
             dataset.set_band_description(1, "label")
-            yield LabelRaster(dataset, path, nodata)
+        yield LabelRaster(dataset, path, nodata)
+    finally:
+        with _writing(path):
+            dataset.close()
+    with _writing(path):
         _add_overviews(temporary, max(like.size))
         _check_whole(temporary)
 
@@ -174,11 +179,16 @@ def names_file(path: str | os.PathLike) -> Path:
 
 
 @contextlib.contextmanager
-def write_errors(path: Path) -> Iterator[None]:
-    """Turn rasterio's errors into an :class:`InputError` that names the file."""
-    import rasterio.errors
+def _writing(path: Path) -> Iterator[None]:
+    """Around what writes: errors name the file, and nothing else tells of them.
 
-    try:
+    Where a disk is full, libtiff writes lines of its own to the standard error of the process.
+    """
+    with contextlib.ExitStack() as after, named_errors(path, "cannot be written"):
+        with contextlib.suppress(OSError):  # It may be closed.
+            kept = os.dup(2)
+            after.callback(os.close, kept)
+            after.callback(os.dup2, kept, 2)
+            with open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
         yield
-    except rasterio.errors.RasterioError as error:
-        raise InputError(f"{shown(path)}: cannot be written: {reason(error)}") from error
