@@ -14,8 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from raster import NODATA, make
+from PIL import Image
+from raster import FACTOR, NODATA, OFFSET, make
 
+from nerve_fast.imaging.visualize import save_picture
 from nerve_fast.tiny.scenes import NAMES
 from nerve_fast.utils.files import cache_folder
 
@@ -26,6 +28,7 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=5)
     parser.add_argument("--max-memory", default="4GB")
     parser.add_argument("--folder", type=Path, default=cache_folder() / "maps")
+    parser.add_argument("--picture", type=Path, metavar="FILE")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     scene = options.folder / f"scene-{options.side}-{options.scale}.tif"
@@ -46,6 +49,19 @@ def main() -> None:
     threads = os.environ.get("OMP_NUM_THREADS", os.cpu_count())
     print(f"{seconds / 60:.1f} min with {threads} threads, {peak / 1e9:.2f} GB (the whole process)")
     check(scene, labels)
+    if options.picture:
+        draw(scene, labels, options.picture)
+
+
+def draw(scene: Path, labels: Path, picture: Path, side: int = 800) -> None:
+    """The raster and its labels side by side, from their overviews."""
+    with rasterio.open(scene) as given, rasterio.open(labels) as made:
+        bands = given.read([3, 2, 1], out_shape=(3, side, side)).astype(np.float32)
+        colours = np.array([made.colormap(1)[value][:3] for value in range(256)], np.uint8)
+        found = colours[made.read(1, out_shape=(side, side))]
+    plain = np.clip((bands - OFFSET) / FACTOR, 0, 255).astype(np.uint8).transpose(1, 2, 0)
+    gap = np.full((side, 8, 3), 255, np.uint8)
+    save_picture(Image.fromarray(np.hstack([plain, gap, found])), picture)
 
 
 def check(scene: Path, labels: Path) -> None:

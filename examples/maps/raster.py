@@ -15,6 +15,9 @@ SEED = 1_210_000
 
 NODATA = 0
 
+FACTOR, OFFSET = 12, 400
+"""What 8 bits become in 16."""
+
 
 def make(path: Path, side: int, magnified: int, *, scene: int = 1000) -> None:
     """Write ``side × side`` pixels of four bands of 16 bits: blue, green, red, near infrared.
@@ -60,7 +63,9 @@ def _write(dataset, picture: np.ndarray, magnified: int, top: int, left: int) ->
         width = min(strip.shape[1], dataset.width - left)
         if height <= 0:
             break
-        red, green, blue = strip[:height, :width].transpose(2, 0, 1).astype(np.uint16) * 12 + 400
+        red, green, blue = (
+            strip[:height, :width].transpose(2, 0, 1).astype(np.uint16) * FACTOR + OFFSET
+        )
         bands = np.stack([blue, green, red, green + 100])
         y, x = np.mgrid[first : first + height, left : left + width]
         bands[:, x + y // 4 < dataset.width // 8] = NODATA

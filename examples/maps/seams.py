@@ -1,10 +1,11 @@
 """Labels that change where windows meet, and elsewhere: ``python examples/maps/seams.py``.
 
-Each scene is labelled as one window and in several, by what `nerve-fast map` calls. A pixel is near a
-seam where two windows overlap, or within 16 pixels of that.
+Each scene is labelled as one window and in several, by what `nerve-fast map` calls. A pixel is near
+a seam where two windows overlap, or within 16 pixels of that.
 """
 
 import argparse
+import itertools
 import tempfile
 from pathlib import Path
 
@@ -25,9 +26,9 @@ NEAR = 16
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scenes", type=int, default=6)
-    parser.add_argument("--side", type=int, default=1024)
-    parser.add_argument("--window", type=int, default=576)
+    parser.add_argument("--scenes", type=int, default=8)
+    parser.add_argument("--side", type=int, default=768)
+    parser.add_argument("--window", type=int, default=480)
     parser.add_argument("--normalization", default="shift")
     options = parser.parse_args()
     pipe = NervePipeline.from_pretrained("tiny", device="cpu")
@@ -96,7 +97,7 @@ def labelled(
         (tiling.tops, tiling.tile[0], seam),
         (tiling.lefts, tiling.tile[1], seam.T),
     ):
-        for before, after in zip(starts, starts[1:], strict=False):
+        for before, after in itertools.pairwise(starts):
             lines[after - NEAR : before + length + NEAR] = True
     with rasterio.open(output) as dataset:
         return dataset.read(1), seam

@@ -7,6 +7,7 @@ probabilities on tokens fade from one into the other, before they come to pixels
 import contextlib
 import dataclasses
 import functools
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,7 +29,7 @@ from nerve_fast.pipeline.budget import FREE_SHARE, DoesNotFitError, Request
 from nerve_fast.pipeline.map_settings import MapSettings
 from nerve_fast.pipeline.output import SegmentationOutput
 from nerve_fast.pipeline.pipeline import NervePipeline
-from nerve_fast.utils.files import clear_stale, prepare_folder, shown, written_whole
+from nerve_fast.utils.files import prepare_folder, shown, written_whole
 from nerve_fast.utils.labels import parse_labels
 from nerve_fast.utils.units import format_bytes, parse_bytes
 
@@ -88,6 +89,8 @@ def label_raster(
         percentiles=cast("tuple[float, float] | None", asked.percentiles),
         scale=asked.scale,
     ) as raster:
+        for place in {Path(path).parent for path in (output, asked.polygons) if path is not None}:
+            prepare_folder(place)
         if pipe is None:
             pipe = load_pipeline(asked, asked.models.device)
         if pipe.prior is None:
@@ -140,7 +143,6 @@ def planned(pipe: NervePipeline, raster: reading.Raster, asked: MapSettings) -> 
         SettingError: windows overlap by more than half.
     """
     graph = pipe.graph
-    named = asked.max_memory is not None
     if asked.max_memory is not None:
         budget = parse_bytes(asked.max_memory)
     else:
@@ -160,41 +162,37 @@ def planned(pipe: NervePipeline, raster: reading.Raster, asked: MapSettings) -> 
                 side,
             )
         tiling = Tiling.of((height, width), side, overlap, graph.multiple)
-        left = budget - _held(tiling.in_units(graph.unit), len(asked.labels), tiling)
-        try:
-            if left < 1:
-                raise DoesNotFitError(
-                    f"{asked.max_memory if named else format_bytes(budget)} of memory hold no row "
-                    f"of windows of {side} pixels; give it more, or a larger scale"
-                )
-            _request(pipe, asked, tiling).planned(left)
-        except DoesNotFitError:
-            smaller = side // 2
-            if asked.window is not None or smaller < LEAST_TOKENS * graph.unit:
-                raise
-            side = smaller
-            continue
-        return MapPlan(tiling, left)
+        left = budget - _held(tiling, graph.unit, asked)
+        if left > 0 and _fits(pipe, asked, tiling, left):
+            return MapPlan(tiling, left)
+        smaller = side // 2
+        if asked.window is not None or smaller < LEAST_TOKENS * graph.unit:
+            raise InputError(
+                f"{format_bytes(budget)} of memory beyond the models do not hold windows of "
+                f"{side} pixels with {len(asked.labels)} labels; give it more, or fewer labels"
+            )
+        side = smaller
 
 
-def _held(tokens: Tiling, labels: int, tiling: Tiling) -> int:
+def _held(tiling: Tiling, unit: int, asked: MapSettings) -> int:
     """Bytes that are taken beside the call on a window."""
     # Sums of a row of windows and of what the next blocks need, and a copy while they grow.
-    rows = 2 * tokens.tile[0] + ROWS // 4
-    sums = 2 * 4 * (labels + 1) * rows * tokens.size[1]
+    rows = 2 * tiling.tile[0] // unit + ROWS // unit
+    sums = 2 * 4 * (len(asked.labels) + 1) * rows * (tiling.size[1] // unit)
     # A window's bands as they are, in float64, as 8 bits and as an image.
     window = 64 * math.prod(tiling.tile)
-    # A block's labels, their stripes, and what is written of it.
-    block = 32 * ROWS * COLUMNS
+    # A block's labels, those of the tokens around it, and what is written of it.
+    around = 3 * unit * asked.scale
+    block = 16 * (ROWS + around) * (COLUMNS + around) + 16 * ROWS * COLUMNS
     return 2 * reading.CACHE_BYTES + sums + window + block
 
 
-def _request(pipe: NervePipeline, asked: MapSettings, tiling: Tiling) -> Request:
-    """What the call on a window costs."""
+def _fits(pipe: NervePipeline, asked: MapSettings, tiling: Tiling, memory: int) -> bool:
+    """Whether the call on a window can be planned within the memory."""
     count = len(asked.labels)
     if asked.top is not None:
         count = min(asked.top + (asked.background is not None), count)
-    return Request(
+    request = Request(
         prior=pipe.prior,
         source=pipe.graph,
         backend=pipe.backend,
@@ -208,6 +206,11 @@ def _request(pipe: NervePipeline, asked: MapSettings, tiling: Tiling) -> Request
         overlap=asked.overlap,
         global_keys=asked.global_keys,
     )
+    try:
+        request.planned(memory)
+    except DoesNotFitError:
+        return False
+    return True
 
 
 def _fill(
@@ -319,20 +322,15 @@ def _tags(raster: reading.Raster, asked: MapSettings) -> dict[str, str]:
     said = {"source": raster.path.name, "bands": ",".join(map(str, raster.bands))}
     if raster.stretches is not None:
         said["black_and_white"] = "; ".join(f"{one.low:g},{one.high:g}" for one in raster.stretches)
-    return {**said, "scale": str(raster.scale), "config": str(asked.config.to_dict())}
+    return {**said, "scale": str(raster.scale), "config": json.dumps(asked.config.to_dict())}
 
 
 def _check_places(asked: MapSettings) -> None:
-    """Refuse places that cannot be written, before the networks are loaded."""
+    """Refuse places where files of others are, before anything is made."""
     output = Path(asked.output)
     if output.exists() and Path(asked.raster).exists() and output.samefile(asked.raster):
         raise SettingError("raster and {output} are both {0}; name another place", shown(output))
     writing.refuse_foreign_raster(output)
-    places = [output]
+    writing.refuse_foreign_names(writing.names_file(output))
     if asked.polygons is not None:
         outlines.check_outlines(Path(asked.polygons))
-        places.append(Path(asked.polygons))
-    writing.refuse_foreign_names(writing.names_file(output))
-    for folder in {place.parent for place in places}:
-        prepare_folder(folder)
-        clear_stale(folder)

@@ -62,7 +62,10 @@ def test_clusters_of_keys_are_summed_up(satellite, tmp_path, capsys):
         (("--labels", LABELS, "--percentiles", "9,2"), "--percentiles is [9.0, 2.0]"),
         (("--labels", LABELS, "--scale", "100"), "--scale is 100, and"),
         (("--labels", LABELS, "--window", "8"), "--window is 8; expected 16 or more"),
-        (("--labels", LABELS, "--max-memory", "9MB"), "9MB of memory hold no row"),
+        (
+            ("--labels", LABELS, "--max-memory", "9MB"),
+            "9 MB of memory beyond the models do not hold windows of",
+        ),
         (("--labels", LABELS, "--polygons", "x.shp"), "expected .gpkg, .geojson"),
         (("--labels", LABELS, "--polygons", "/proc/x.gpkg"), "/proc cannot be written"),
         ((), "pass --labels"),

@@ -82,20 +82,27 @@ def test_polygons_on_a_full_disk_are_said(
     assert capfd.readouterr() == ("", "")
 
 
+METRES = Affine(0.5, 0, 500_000, 0, -0.5, 5_400_000)
+DEGREES = Affine(1e-6 / 3, 0, 11.123456789, 0, -1e-6 / 7, 48.123456789)
+
+
 @pytest.mark.parametrize("name", ["out.gpkg", "out.geojson"])
-def test_polygons_cover_the_labels(name, label_map, make_raster, tmp_path):
+@pytest.mark.parametrize(("code", "place"), [(32632, METRES), (4326, DEGREES)])
+def test_polygons_cover_the_labels(name, code, place, label_map, make_raster, tmp_path):
     import pyogrio
     import shapely
     from rasterio.features import rasterize
 
     labels = ["grass", "water", "Straße"]
-    source = make_raster(np.ones((3, *label_map.shape), np.uint8))
+    source = make_raster(
+        np.ones((3, *label_map.shape), np.uint8), crs=f"EPSG:{code}", transform=place
+    )
     write(source, tmp_path / "out.tif", label_map, labels)
     path = tmp_path / name
     count = outlines.write_outlines(tmp_path / "out.tif", path, path, labels)
     meta, _, geometries, (label, number, pixels) = pyogrio.raw.read(path)
     assert len(geometries) == count > 3
-    assert rasterio.CRS.from_string(meta["crs"]) == rasterio.CRS.from_epsg(32632)
+    assert rasterio.CRS.from_string(meta["crs"]) == rasterio.CRS.from_epsg(code)
     assert [labels[one] for one in number] == list(label)
     polygons = list(map(shapely.from_wkb, geometries))
     assert all(polygon.is_valid for polygon in polygons)
