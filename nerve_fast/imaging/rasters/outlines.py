@@ -1,12 +1,14 @@
 """The outlines of a label raster: GeoPackage or GeoJSON polygons in its coordinates."""
 
+import contextlib
+import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from nerve_fast.errors import InputError
-from nerve_fast.imaging.rasters import SOFTWARE, need
+from nerve_fast.imaging.rasters import need
 from nerve_fast.utils.files import refuse_foreign, shown
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".json": "GeoJSON"}
@@ -23,21 +25,25 @@ def check_outlines(path: Path) -> None:
             is not installed.
     """
     need("pyogrio", "rasterio", "shapely")
-    import pyogrio
-    from pyogrio.errors import DataSourceError
-
     if path.suffix.lower() not in DRIVERS:
         raise InputError(
             f"{shown(path)}: {path.suffix or 'a name without an ending'} is of no format that "
             f"polygons are written in; expected {', '.join(DRIVERS)}"
         )
-    if path.is_file() and not path.is_symlink():
-        try:
-            if [str(name) for name, _ in pyogrio.list_layers(path)] == [LAYER]:
-                return
-        except DataSourceError:
-            pass
-    refuse_foreign(path, SOFTWARE.encode())
+    if not _is_own_package(path):
+        # GeoJSON has the name of the layer at its start.
+        refuse_foreign(path, LAYER.encode())
+
+
+def _is_own_package(path: Path) -> bool:
+    """Whether a GeoPackage is there that has this package's layer alone."""
+    if not path.is_file() or path.is_symlink():
+        return False
+    with contextlib.suppress(sqlite3.Error):
+        address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as package:
+            return package.execute("SELECT table_name FROM gpkg_contents").fetchall() == [(LAYER,)]
+    return False
 
 
 def write_outlines(raster: Path, temporary: Path, path: Path, labels: Sequence[str]) -> int:

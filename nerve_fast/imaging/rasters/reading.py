@@ -213,7 +213,7 @@ def opened(
             f"{shown(path)}: {'is a folder' if path.is_dir() else 'is not there'}; "
             "expected a GeoTIFF"
         )
-    with rasterio.Env(GDAL_CACHEMAX=CACHE_BYTES), contextlib.ExitStack() as stack:
+    with environment(), contextlib.ExitStack() as stack:
         with named_errors(path, "is no GeoTIFF that can be read"), warnings.catch_warnings():
             # Refused below, in one line.
             warnings.simplefilter("ignore", rasterio.errors.NotGeoreferencedWarning)
@@ -235,6 +235,18 @@ def opened(
             stretches = _stretches(raster, percentiles or PERCENTILES)
             raster = dataclasses.replace(raster, stretches=stretches)
         yield raster
+
+
+def environment():
+    """GDAL's settings around what opens a raster, as a context."""
+    import rasterio
+
+    return rasterio.Env(
+        GDAL_CACHEMAX=CACHE_BYTES,
+        # Metadata may say that a raster's overviews lie at an address of the network: this is the
+        # only file that may be fetched.
+        CPL_VSIL_CURL_ALLOWED_FILENAME="none",
+    )
 
 
 def _check_place(path: Path, dataset) -> None:

@@ -10,7 +10,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from nerve_fast.imaging.rasters import SOFTWARE, need
-from nerve_fast.imaging.rasters.reading import Raster, named_errors
+from nerve_fast.imaging.rasters.reading import Raster, environment, named_errors
 from nerve_fast.imaging.visualize import palette
 from nerve_fast.utils.files import refuse_foreign
 from nerve_fast.utils.text import plain
@@ -37,11 +37,14 @@ def refuse_foreign_raster(path: Path) -> None:
     import rasterio
     import rasterio.errors
 
-    with contextlib.suppress(rasterio.errors.RasterioError):
-        if path.is_file() and not path.is_symlink():
-            with rasterio.open(path, driver="GTiff") as dataset:
-                if dataset.tags().get("TIFFTAG_SOFTWARE") == SOFTWARE:
-                    return
+    if path.is_file() and not path.is_symlink():
+        with (
+            contextlib.suppress(rasterio.errors.RasterioError),
+            environment(),
+            rasterio.open(path, driver="GTiff") as dataset,
+        ):
+            if dataset.tags().get("TIFFTAG_SOFTWARE") == SOFTWARE:
+                return
     # Of an empty file it says nothing, and of links, folders and others what they are.
     refuse_foreign(path, SOFTWARE.encode())
 

@@ -1,3 +1,5 @@
+import socket
+
 import numpy as np
 import pytest
 import rasterio
@@ -163,6 +165,29 @@ def test_what_cannot_be_read_is_said_in_one_line(rng, make_raster, tmp_path):
             reading.opened(tmp_path / "scene.tif", **given),
         ):
             pass
+
+
+@pytest.mark.parametrize("where", ["within", "beside"])
+def test_nothing_is_fetched_for_a_raster(where, rng, make_raster):
+    """GDAL looks for overviews where metadata say, which may be an address."""
+    path = make_raster(bands(rng))
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        server.setblocking(False)
+        there = f"/vsicurl/http://127.0.0.1:{server.getsockname()[1]}/x.tif"
+        if where == "within":
+            with rasterio.open(path, "r+") as dataset:
+                dataset.update_tags(ns="OVERVIEWS", OVERVIEW_FILE=there)
+        else:
+            path.with_name("scene.tif.aux.xml").write_text(
+                '<PAMDataset><Metadata domain="OVERVIEWS">'
+                f'<MDI key="OVERVIEW_FILE">{there}</MDI></Metadata></PAMDataset>'
+            )
+        with rasterio.Env(GDAL_HTTP_TIMEOUT=1), reading.opened(path, scale=4) as raster:
+            raster.read((0, 0), (16, 16))
+        with pytest.raises(BlockingIOError):
+            server.accept()
 
 
 def test_other_formats_are_not_followed_to_other_files(make_raster, rng, tmp_path):
