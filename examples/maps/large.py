@@ -53,7 +53,7 @@ def main() -> None:
         draw(scene, labels, options.picture)
 
 
-def draw(scene: Path, labels: Path, picture: Path, side: int = 800) -> None:
+def draw(scene: Path, labels: Path, picture: Path, side: int = 600) -> None:
     """The raster and its labels side by side, from their overviews."""
     with rasterio.open(scene) as given, rasterio.open(labels) as made:
         bands = given.read([3, 2, 1], out_shape=(3, side, side)).astype(np.float32)
