@@ -6,8 +6,9 @@ import torch
 from nerve_fast import NerveConfig
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.rasters import reading
+from nerve_fast.pipeline.map_plan import planned
 from nerve_fast.pipeline.map_settings import MapSettings
-from nerve_fast.pipeline.mapping import label_raster, planned
+from nerve_fast.pipeline.mapping import label_raster
 from nerve_fast.tiny.scenes import generate
 
 LABELS = ["grass", "snow", "ball", "box", "heart", "house", "tree"]

@@ -10,7 +10,8 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from nerve_fast.imaging.rasters import SOFTWARE, need
-from nerve_fast.imaging.rasters.reading import Raster, environment, named_errors
+from nerve_fast.imaging.rasters.gdal import environment, named_errors
+from nerve_fast.imaging.rasters.reading import Raster
 from nerve_fast.imaging.visualize import palette
 from nerve_fast.utils.files import refuse_foreign
 from nerve_fast.utils.text import plain
