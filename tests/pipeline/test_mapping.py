@@ -5,8 +5,6 @@ import torch
 
 from nerve_fast import NerveConfig
 from nerve_fast.errors import InputError
-from nerve_fast.imaging.rasters import reading
-from nerve_fast.pipeline.map_plan import planned
 from nerve_fast.pipeline.map_settings import MapSettings
 from nerve_fast.pipeline.mapping import label_raster
 from nerve_fast.tiny.scenes import generate
@@ -117,23 +115,6 @@ def test_labels_thresholds_and_the_likeliest_few(pipe, make_raster, tmp_path):
     assert len(few) <= 2
 
 
-def test_the_memory_decides_on_the_windows(pipe, make_raster, tmp_path):
-    path = make_raster(np.ones((1, 1024, 1024), np.uint8))
-    with reading.opened(path) as raster:
-        roomy, tight = (
-            planned(pipe, raster, asked(path, max_memory=memory)).tiling
-            for memory in ("4GB", "700MB")
-        )
-        assert roomy.tile == (1024, 1024)
-        assert tight.tile < roomy.tile
-        for given in ({"max_memory": "100MB"}, {"max_memory": "700MB", "window": 1024}):
-            with pytest.raises(InputError, match="do not hold windows of (128|1024) pixels"):
-                planned(pipe, raster, asked(path, **given))
-        for given in ({"window": 8}, {"window": 64, "window_overlap": 40}):
-            with pytest.raises(InputError, match="window"):
-                planned(pipe, raster, asked(path, **given))
-
-
 @pytest.mark.parametrize("polygons", [None, "out.gpkg", "out.geojson"])
 def test_a_full_disk_leaves_nothing(polygons, pipe, make_raster, small_disk, tmp_path, capfd):
     noise = np.random.default_rng(0).integers(0, 255, (3, 64, 64), dtype=np.uint8)
@@ -146,27 +127,6 @@ def test_a_full_disk_leaves_nothing(polygons, pipe, make_raster, small_disk, tmp
     assert "\n" not in str(error.value)
     assert set(tmp_path.iterdir()) == before
     assert capfd.readouterr() == ("", "")
-
-
-def test_settings_that_do_not_go_are_refused(tmp_path):
-    path = tmp_path / "scene.tif"
-    for given, said in (
-        ({"bands": (1, 2)}, "bands is .* expected three bands"),
-        ({"bands": (0,)}, "bands is 0; expected 1 or more"),
-        ({"percentiles": (98, 2)}, "percentiles is .* the lower one first"),
-        ({"percentiles": (2,)}, "percentiles is .* expected two numbers"),
-        ({"percentiles": (2, float("nan"))}, "percentiles is .* expected two numbers"),
-        ({"scale": 0}, "scale is 0; expected 1 or more"),
-        ({"output": "out.png"}, "expected the name of a GeoTIFF"),
-        ({"labels": []}, "labels is empty"),
-        ({"background": "grass"}, "background .* set threshold too"),
-        ({"window_overlap": -1}, "window_overlap is -1"),
-    ):
-        with pytest.raises(InputError, match=said):
-            asked(path, **given)
-    for given in ({"bands": "123"}, {"percentiles": "ab"}, {"scale": None}, {"models": 3}):
-        with pytest.raises(TypeError, match=next(iter(given))):
-            asked(path, **given)
 
 
 def test_neither_input_nor_files_of_others_are_overwritten(pipe, make_raster, tmp_path):
