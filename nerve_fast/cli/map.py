@@ -77,7 +77,7 @@ def add_map(commands) -> None:
         "--window-overlap",
         type=int,
         metavar="PIXELS",
-        help="of windows, at the scale (default: an eighth of a window)",
+        help="of windows, at the scale (default: 32 tokens, a quarter of a window at most)",
     )
     add_threshold(command)
     flags.add_models(command, resolution=False)

@@ -16,6 +16,10 @@ from nerve_fast.utils.units import format_bytes, parse_bytes
 WINDOW_TOKENS = 256
 """Along a side of a window, where it is not named: keys of more take longer by the pixel."""
 
+OVERLAP_TOKENS = 32
+"""By which windows overlap, and a quarter of a window at most: ``examples/maps/seams.py`` finds no
+more labels changed at such seams than elsewhere, and more at those of half of it."""
+
 LEAST_TOKENS = 32
 """Along a side of the smallest window that is taken where memory is short."""
 
@@ -55,7 +59,9 @@ def planned(pipe: NervePipeline, raster: reading.Raster, asked: MapSettings) -> 
         raise SettingError("{window} is {0}; expected {1} or more", asked.window, least)
     side = asked.window or max(WINDOW_TOKENS * graph.unit, graph.multiple)
     while True:
-        overlap = side // 8 if asked.window_overlap is None else asked.window_overlap
+        overlap = asked.window_overlap
+        if overlap is None:
+            overlap = min(OVERLAP_TOKENS * graph.unit, side // 4)
         if 2 * overlap > side // graph.multiple * graph.multiple:
             raise SettingError(
                 "{window_overlap} is {0} and a window {1}; expected at most half a window",

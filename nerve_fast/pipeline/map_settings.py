@@ -41,7 +41,8 @@ class MapSettings:
             pixels at any scale.
         window: side of the windows that are segmented one by one, in pixels of the scale; ``None``
             is 256 tokens, or what the memory holds.
-        window_overlap: of neighbouring windows; ``None`` is an eighth of a window.
+        window_overlap: of neighbouring windows; ``None`` is 32 tokens, a quarter of a
+            window at most.
         max_memory: bytes that may be taken beyond the models, a number or such as ``"6GB"``;
             ``None`` is nine tenths of what is free. Polygons are not in it.
         global_keys, max_key_error, tile, overlap, top: of each window, as for
