@@ -220,3 +220,37 @@ def bad_images():
         return [folder / name for name in (*contents, "folder.png", "link.png")]
 
     return make
+
+
+@pytest.fixture
+def make_raster(tmp_path):
+    """``make_raster(values, name="scene.tif", **profile)``: a GeoTIFF of ``(bands, H, W)``."""
+    import rasterio
+    from rasterio.transform import from_origin
+
+    def make(values, name="scene.tif", **profile):
+        taken = {
+            "crs": "EPSG:32632",
+            "transform": from_origin(500_000, 5_400_000, 0.5, 0.5),
+            "tiled": True,
+            "blockxsize": 64,
+            "blockysize": 64,
+            "compress": "deflate",
+            **profile,
+        }
+        count, height, width = values.shape
+        shape = {"height": height, "width": width, "count": count, "dtype": values.dtype}
+        with rasterio.open(tmp_path / name, "w", driver="GTiff", **shape, **taken) as dataset:
+            dataset.write(values)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
+def small_disk():
+    """``small_disk(bytes)``: files of this process cannot grow beyond that, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

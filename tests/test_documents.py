@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nerve_fast.cli import main as cli
@@ -21,7 +22,7 @@ DOCUMENTS = [
     ROOT / "CONTRIBUTING.md",
     *sorted((ROOT / "docs").rglob("*.md")),
 ]
-RUN = ("segment", "evaluate", "plan", "doctor", "demo")
+RUN = ("segment", "map", "evaluate", "plan", "doctor", "demo")
 """Commands that are run, with the models that ship in place of the real ones."""
 
 NOT_HERE = ("--root", "FOLDER", "--graph", "--scribbles")
@@ -67,7 +68,7 @@ def parsed(words):
 
 
 @pytest.mark.parametrize("words", commands())
-def test_a_printed_command_is_taken(words, tmp_path, monkeypatch, capsys):
+def test_a_printed_command_is_taken(words, tmp_path, monkeypatch, make_raster, capsys):
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]
     if words[0] == "make":
@@ -85,12 +86,12 @@ def test_a_printed_command_is_taken(words, tmp_path, monkeypatch, capsys):
         # Where the Makefile's commands are installed.
         assert words[1:] == [".venv/bin/activate"]
     elif words[0] == "nerve-fast":
-        taken(words[1:], tmp_path, monkeypatch)
+        taken(words[1:], tmp_path, monkeypatch, make_raster)
     else:
         raise AssertionError(f"no test knows how to try: {shlex.join(words)}")
 
 
-def taken(words, folder, monkeypatch):
+def taken(words, folder, monkeypatch, make_raster):
     """The command is parsed, and run where what it needs is here or can be stood in for."""
     options = parsed(words)
     if words[0] not in RUN or set(NOT_HERE) & set(words):
@@ -99,7 +100,10 @@ def taken(words, folder, monkeypatch):
     if words[0] == "segment":
         generate(970_000)[0].save(options.images[0])
         Path("labels.txt").write_text("cat, kitten\ndog\n", encoding="utf-8")
-    if words[0] in ("segment", "evaluate"):
+    if words[0] == "map":
+        scene = np.asarray(generate(970_000)[0]).transpose(2, 0, 1).astype(np.uint16)
+        make_raster(scene[[2, 1, 0, 1]], options.raster.name)
+    if words[0] in ("segment", "map", "evaluate"):
         words = [*words, "--device", "cpu", *(["--models", "tiny"] * ("--models" not in words))]
     if words[0] == "evaluate" and "--limit" not in words:
         words = [*words, "--limit", "2"]

@@ -1,9 +1,10 @@
 """What SECURITY.md promises of code and of the network; its other promises have tests of their own.
 
-Those are: formats and sizes of images in tests/imaging/test_decoding.py, models that bring code in
-tests/backbones/test_kinds.py, files of others in tests/utils/test_files.py and where each command
-is tested, whole files in tests/fuzz/test_kills.py, checksums in tests/fuzz/test_records.py, strings
-of files in tests/cli/test_streams.py and tests/evaluation/test_table.py.
+Those are: formats and sizes of images in tests/imaging/test_decoding.py, rasters in
+tests/imaging/rasters/test_reading.py, models that bring code in tests/backbones/test_kinds.py,
+files of others in tests/utils/test_files.py and where each command is tested, whole files in
+tests/fuzz/test_kills.py, checksums in tests/fuzz/test_records.py, strings of files in
+tests/cli/test_streams.py and tests/evaluation/test_table.py.
 """
 
 import ast

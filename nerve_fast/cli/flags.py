@@ -262,6 +262,21 @@ def add_prior(command) -> None:
     prior.add_argument("--logit-scale", type=float, default=40.0, help="default: 40")
 
 
+def prior_of(options):
+    """The :class:`~nerve_fast.PriorConfig` of the flags of :func:`add_prior`."""
+    # It imports transformers.
+    from nerve_fast.priors import PriorConfig
+
+    return PriorConfig(
+        name=options.prior,
+        resolution=options.prior_resolution,
+        window=options.prior_window,
+        stride=options.prior_stride,
+        logit_scale=options.logit_scale,
+        proxy=options.prior_proxy,
+    )
+
+
 def add_config(command, *, leave_out: Collection[str] = (), seeds: bool = False) -> None:
     """Add a flag for each field of :class:`~nerve_fast.NerveConfig` but those to leave out.
 

@@ -14,6 +14,7 @@ from nerve_fast.cli.data import add_data
 from nerve_fast.cli.demo import add_demo
 from nerve_fast.cli.doctor import add_doctor
 from nerve_fast.cli.evaluate import add_evaluate
+from nerve_fast.cli.map import add_map
 from nerve_fast.cli.plan import add_plan
 from nerve_fast.cli.report import add_report
 from nerve_fast.cli.segment import add_segment
@@ -76,6 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=metadata.version("nerve-fast"))
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_segment(commands)
+    add_map(commands)
     add_data(commands)
     add_evaluate(commands)
     add_ablate(commands)

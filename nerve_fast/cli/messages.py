@@ -11,14 +11,19 @@ from nerve_fast.utils.text import plain
 
 
 @contextlib.contextmanager
-def notes() -> Iterator[None]:
-    """Print each warning and error of the package once, without breaking progress bars."""
+def notes(leave_out: str | None = None) -> Iterator[None]:
+    """Print each warning and error of the package once, without breaking progress bars.
+
+    Args:
+        leave_out: the start of those that the command sums up itself.
+    """
     said = set()
 
     class Notes(logging.Handler):
         def emit(self, record):
             text = record.getMessage()
-            if text not in said:
+            summed_up = leave_out is not None and text.startswith(leave_out)
+            if text not in said and not summed_up:
                 said.add(text)
                 kind = "note" if record.levelno < logging.ERROR else "nerve-fast"
                 tqdm.write(f"{kind}: {plain(text)}", file=sys.stderr)

@@ -107,7 +107,6 @@ def _run(options) -> int:
     from nerve_fast.pipeline.asked import SegmentSettings
     from nerve_fast.pipeline.batch import segment
     from nerve_fast.pipeline.seeding import SeedSettings
-    from nerve_fast.priors import PriorConfig
 
     settings = SegmentSettings(
         **{name: getattr(options, name) for name in PASSED_ON},
@@ -122,14 +121,7 @@ def _run(options) -> int:
                 name.strip() for name in (options.scribble_labels or "").split(";") if name.strip()
             ],
         ),
-        prior=PriorConfig(
-            name=options.prior,
-            resolution=options.prior_resolution,
-            window=options.prior_window,
-            stride=options.prior_stride,
-            logit_scale=options.logit_scale,
-            proxy=options.prior_proxy,
-        ),
+        prior=flags.prior_of(options),
         config=config,
         models=flags.models_of(options),
     )

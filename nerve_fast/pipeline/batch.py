@@ -23,6 +23,7 @@ from nerve_fast.pipeline.inputs import (
     listed,
     readable,
 )
+from nerve_fast.pipeline.map_settings import MapSettings
 from nerve_fast.pipeline.marks import is_whole, settings_digest
 from nerve_fast.pipeline.output import NPZ_MARK
 from nerve_fast.pipeline.results import check_drawing, exported, wanted, write
@@ -250,7 +251,9 @@ def difference(out: SegmentationOutput, expected: SegmentationOutput) -> str:
     return said
 
 
-def load_pipeline(asked: SegmentSettings, device: torch.device | str | None) -> NervePipeline:
+def load_pipeline(
+    asked: SegmentSettings | MapSettings, device: torch.device | str | None
+) -> NervePipeline:
     """Load the pipeline that the settings describe."""
     hide_loading_bars()
     models = asked.models
