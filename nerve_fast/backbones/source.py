@@ -101,6 +101,15 @@ def heads_of(source: AffinitySource) -> tuple[int, int]:
     return q.shape[1], q.shape[3]
 
 
+def feature_dtype(source: AffinitySource) -> torch.dtype:
+    """What queries and keys are kept in: the network's dtype, on a CPU at least float32.
+
+    There the walk in bfloat16 would change as many labels as the networks in bfloat16 do.
+    """
+    narrow = source.device.type == "cpu" and source.dtype.itemsize < torch.float32.itemsize
+    return torch.float32 if narrow else source.dtype
+
+
 def check_finite(features: GraphFeatures) -> None:
     """Refuse queries and keys that overflowed; waits for the device.
 

@@ -17,7 +17,17 @@ PACKED_BYTES = 16 << 20
 
 def pack(q: Tensor, k: Tensor, head_weights: Tensor) -> tuple[Tensor, Tensor]:
     """``Q̃ = concat_h(w_h q̂_h)`` and ``K̃ = concat_h(k̂_h)``, each ``(…, N, H·D)``."""
-    return _pack(q, head_weights), _pack(k, torch.ones_like(head_weights))
+    return pack_queries(q, head_weights), pack_keys(k)
+
+
+def pack_queries(q: Tensor, head_weights: Tensor) -> Tensor:
+    """``Q̃`` of :func:`pack`."""
+    return _pack(q, head_weights)
+
+
+def pack_keys(k: Tensor) -> Tensor:
+    """``K̃`` of :func:`pack`."""
+    return _pack(k, torch.ones(k.shape[:-2], dtype=torch.float32, device=k.device))
 
 
 def _pack(x: Tensor, head_weights: Tensor) -> Tensor:
@@ -64,32 +74,44 @@ def local_affinity(
         strict=True,
     )
     values = [
-        _local_member(one_q, one_k, weights, grid, radius, self_affinity)
+        local_member(one_q, one_k, weights, grid, radius, self_affinity)
         for one_q, one_k, weights in members
     ]
     return torch.stack(values).view(*q.shape[:-3], q.shape[-2], -1)
 
 
-def _local_member(
+def local_member(
     q: Tensor,
     k: Tensor,
     head_weights: Tensor,
     grid: tuple[int, int],
     radius: int,
     self_affinity: float,
+    halo: tuple[int, int] = (0, 0),
 ) -> Tensor:
-    """The local affinity of ``(H, N, D)``, of which a part is packed at a time."""
+    """The local affinity of one member of a batch, of which a part is packed at a time.
+
+    Args:
+        q: ``(H, N, D)``, of the rows of ``grid``.
+        k: of the same, and of rows of the grid above and below them, as ``halo`` says.
+        head_weights: ``(H,)``.
+        grid, radius, self_affinity: as :func:`packed_local` takes them.
+        halo: how many rows of the grid there are above and below.
+    """
     h, w = grid
 
     def of_rows(rows):
-        above, below = min(radius, rows.start), min(radius, h - rows.stop)
-        around = slice((rows.start - above) * w, (rows.stop + below) * w)
-        packed_q = _pack(q[:, rows.start * w : rows.stop * w], head_weights)
-        packed_k = _pack(k[:, around], torch.ones_like(head_weights))
-        inner = rows.stop - rows.start, w
-        halo = above, below
-        values = packed_local(packed_q, packed_k, inner, radius, self_affinity, halo)
-        return values.unflatten(0, inner)
+        above, below = min(radius, halo[0] + rows.start), min(radius, halo[1] + h - rows.stop)
+        top, bottom = halo[0] + rows.start - above, halo[0] + rows.stop + below
+        values = packed_local(
+            pack_queries(q[:, rows.start * w : rows.stop * w], head_weights),
+            pack_keys(k[:, top * w : bottom * w]),
+            (rows.stop - rows.start, w),
+            radius,
+            self_affinity,
+            (above, below),
+        )
+        return values.unflatten(0, (-1, w))
 
     out = upcast(q.new_empty(0)).new_empty(h, w, (2 * radius + 1) ** 2)
     size = max(PACKED_BYTES // (w * len(q) * q.shape[-1] * out.element_size()), radius)

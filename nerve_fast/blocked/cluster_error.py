@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from nerve_fast.blocked.affinity import pack
-from nerve_fast.blocked.walk import Keys, Rows, SpreadKeys
+from nerve_fast.blocked.walk import Keys, Rows, SpreadKeys, queries
 from nerve_fast.clusters import SEED, ClusterError, Clusters
 from nerve_fast.numerics import relative_error, upcast
 
@@ -36,14 +35,14 @@ def cluster_error(
     share = clusters.share
     drawn = torch.randperm(share.tokens, generator=torch.Generator().manual_seed(SEED))
     rows = drawn[:ROWS].to(q.device)
-    packed_q, packed_k = pack(share.picked(q, rows), k, head_weights)
-    dtype = packed_k.dtype
+    packed_q = queries(share.picked(q, rows), head_weights, config)
+    dtype = packed_q.dtype
     weight_sum = upcast(head_weights).sum().item()
     G = prior.to(dtype)
     own = share.picked(G, rows)
     exact, approximate = (
         Rows(packed_q, keys, config, dtype, weight_sum).step(G, own)
-        for keys in (SpreadKeys(packed_k, share), Keys(packed_k, clusters, share))
+        for keys in (SpreadKeys(k, share), Keys(k, clusters, share))
     )
     # Where seeds are few and far all rows may be empty.
     relative = relative_error(approximate, exact) if exact.any() else 0.0

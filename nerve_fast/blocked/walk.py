@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nerve_fast.blocked import stencil
-from nerve_fast.blocked.affinity import pack, packed_local
+from nerve_fast.blocked.affinity import local_member, pack_keys, pack_queries
 from nerve_fast.blocked.entropy import entropy_of_all
 from nerve_fast.blocked.precision import product_dtype
 from nerve_fast.blocked.tiles import (
@@ -106,16 +106,15 @@ def _walk_member(
         return Walked(G.clone(), {t: G.clone() for t in return_steps}, config.steps or 0)
     if head_weights is None:
         head_weights = _head_weights(q, k, config.sharpness, share)
-    packed_q, packed_k = pack(q, k, head_weights)
     weight_sum = upcast(head_weights.detach()).sum().item()
     step: Callable[[Tensor], Tensor] | None = None
     window: stencil.Window | None = None
-    gradient = wants_gradient(G, packed_q, packed_k)
+    gradient = wants_gradient(G, q, k, head_weights)
     grid, radius, halo = share.own_grid, config.radius, share.halo(config.radius)
     if config.beta < 1:
-        around = share.around(packed_k, radius)
+        around = _around(k, radius, share)
         S_local = stencil.transition(
-            packed_local(packed_q, around, grid, radius, config.self_affinity, halo),
+            local_member(q, around, head_weights, grid, radius, config.self_affinity, halo),
             grid,
             radius,
             config.rule,
@@ -126,9 +125,9 @@ def _walk_member(
         window = stencil.Window(S_local, grid, radius, halo, gradient)
         del around, S_local
     if config.beta > 0:
-        keys = Keys(packed_k, clusters, share)
-        # Of clusters only the means are kept, before the queries are taken once more.
-        del packed_k
+        # Of clusters only the means are kept, before the queries are packed.
+        keys = Keys(k, clusters, share)
+        packed_q = queries(q, head_weights, config)
         dtype = product_dtype(q.dtype, q.device)
         if route == "factorized":
             step = _factorized(packed_q, keys, config.rule, dtype, weight_sum)
@@ -137,7 +136,7 @@ def _walk_member(
             if route == "dense":
                 rows.keep(stored_rows)
             step = rows.step
-    del packed_q
+        del packed_q
 
     def advance(Y, source):
         if step is None:
@@ -153,6 +152,21 @@ def _walk_member(
     return walk_along(advance, G, config, return_steps, told, share.largest)
 
 
+def _around(k: Tensor, radius: int, share: Share) -> Tensor:
+    """The own keys ``(H, n, D)`` with those of the halo before and after them."""
+    if share.alone:
+        return k
+    rows = share.around(k.transpose(-3, -2).flatten(-2), radius)
+    return rows.unflatten(-1, (len(k), -1)).transpose(-3, -2)
+
+
+def queries(q: Tensor, head_weights: Tensor, config) -> Tensor:
+    """``Q̃``, over ``τ`` where it goes into an exponent."""
+    if config.rule.exponential:
+        head_weights = upcast(head_weights) / config.temperature
+    return pack_queries(q, head_weights)
+
+
 def _head_weights(q: Tensor, k: Tensor, sharpness: float, share: Share) -> Tensor:
     if sharpness == 0:
         # The plain mean needs no entropies, which take N² operations even where the walk does not.
@@ -164,7 +178,7 @@ class Keys:
     """The keys of the global part, of all processes, one by one or in clusters.
 
     Args:
-        packed_k: ``K̃ (N, C)``, the own tokens'.
+        k: ``(H, N, D)``, the own tokens'.
         clusters: of the tokens; ``None`` takes them one by one.
         share: which tokens are own ones.
 
@@ -173,14 +187,15 @@ class Keys:
         tokens: ``N``.
     """
 
-    def __init__(self, packed_k: Tensor, clusters: Clusters | None, share: Share):
+    def __init__(self, k: Tensor, clusters: Clusters | None, share: Share):
         self.clusters, self.share, self.tokens = clusters, share, share.tokens
         if clusters is None:
-            self._own = packed_k
-            self.counts = packed_k.new_ones(self.tokens, 1)
+            self._own = pack_keys(k)
+            self.counts = self._own.new_ones(self.tokens, 1)
         else:
-            self._own = clusters.means(packed_k)
-            self.counts = clusters.sizes[:, None].to(packed_k.dtype)
+            # A head at a time, as all of them packed take more than all else.
+            self._own = torch.cat([clusters.means(pack_keys(head[None])) for head in k], 1)
+            self.counts = clusters.sizes[:, None].to(self._own.dtype)
 
     def means(self, dtype: torch.dtype) -> Tensor:
         """``(M, C)``, the mean of each cluster; where there are none, all keys are gathered."""
@@ -214,9 +229,9 @@ class Keys:
 class SpreadKeys(Keys):
     """All keys, which stay where they are: for queries that all processes have alike."""
 
-    def __init__(self, packed_k: Tensor, share: Share):
-        super().__init__(packed_k, None, share)
-        self.counts = packed_k.new_ones(len(packed_k), 1)
+    def __init__(self, k: Tensor, share: Share):
+        super().__init__(k, None, share)
+        self.counts = self._own.new_ones(len(self._own), 1)
 
     def means(self, dtype: torch.dtype) -> Tensor:
         return self._own.to(dtype)
@@ -284,7 +299,7 @@ class Rows:
     """``S_global`` in blocks of rows; each is recomputed when it is needed, or kept.
 
     Args:
-        packed_q: ``Q̃ (N, C)``.
+        packed_q: ``Q̃ (N, C)`` as :func:`queries` gives it.
         keys: of the global part.
         config: the walk's settings.
         dtype: of the products with ``K̃`` and of what is kept.
@@ -303,8 +318,6 @@ class Rows:
         self.keys = keys
         self.k, self.counts = keys.means(dtype), keys.counts
         self.dtype = dtype
-        if self.rule.exponential:
-            packed_q = packed_q / config.temperature
         self.q = packed_q.to(dtype)
         self.size = tile_rows(len(self.k), packed_q.device, dtype.itemsize)
         self.scratch = Scratch(self.q, wants_gradient(packed_q, self.k))

@@ -166,7 +166,11 @@ def add_models(command, *, resolution: bool = True) -> None:
         "--timestep", type=int, default=100, help="noise that the UNet sees (default: 100)"
     )
     models.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: the best there is)")
-    models.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, else float16")
+    models.add_argument(
+        "--dtype",
+        choices=DTYPES,
+        help="default: float16; on a CPU bfloat16 if it multiplies that, else float32",
+    )
     models.add_argument("--backend", choices=BACKEND_NAMES, default="auto", help="default: auto")
     if resolution:
         models.add_argument(

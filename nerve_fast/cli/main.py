@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 2 after a mistake that a person can mend, or 130 after an interruption.
     """
-    # Large tensors in large pages, of which new ones cost less; torch reads it with its first tensor.
+    # Large tensors in large pages: new ones cost less. torch looks at it with its first tensor.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     with steady() as stdout:
         code = _main(arguments)

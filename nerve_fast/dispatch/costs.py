@@ -152,9 +152,9 @@ def _walk_memory(p: Problem, backend: str, route: str, stored_rows: int) -> int:
     stored = stored_rows * row_memory(p, backend)
     if backend == "triton":
         return p.batch * (stored + p.tokens * _kernel_bytes(p)) + KERNEL_WORKSPACE
-    # Of queries and keys: packed, one of them once more on the way, and as products take them,
-    # which is as they are for products in the dtype of sums. Of clusters the means alone stay.
-    packed = (3 - p.clustered) * p.own * p.channels * p.itemsize
+    # Of queries and keys: packed, and as products take them, which is as they are for products in
+    # the dtype of sums. Of clusters the means alone stay.
+    packed = (2 - p.clustered) * p.own * p.channels * p.itemsize
     narrow = p.stored_itemsize(backend)
     gathers = route != "factorized" or p.rule.signed
     if narrow < p.itemsize and gathers:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 
-from nerve_fast.backbones.source import AffinitySource, heads_of
+from nerve_fast.backbones.source import AffinitySource, feature_dtype, heads_of
 from nerve_fast.blocked.cluster_error import error_memory
 from nerve_fast.clusters import ClusterError
 from nerve_fast.config import EXACT_TOKENS, GLOBAL_KEYS, NerveConfig
@@ -262,7 +262,7 @@ class Request:
         at_once = GPU_PIXELS if on_gpu else CPU_PIXELS
         most = max(at_once // math.prod(seen.tiling.tile), 1)
         most = min(most, self.images * max(map(len, parts)))
-        dtypes = [source.dtype]
+        dtypes = [feature_dtype(source)]
         if narrow and dtypes[0] == torch.float32:
             dtypes.append(torch.bfloat16)
         for dtype in dtypes:

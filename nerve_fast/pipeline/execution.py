@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from nerve_fast.backbones.source import AffinitySource, GraphFeatures
+from nerve_fast.backbones.source import AffinitySource, GraphFeatures, feature_dtype
 from nerve_fast.clusters import ClusterError, Clusters
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.resampling import as_maps, to_tokens
@@ -143,7 +143,7 @@ class Execution:
     def _say(self, plan: CallPlan, call: Call) -> None:
         """The plan, and what of it the caller may not expect, to the log."""
         logger.info("%s", plan)
-        if plan.feature_dtype != self.graph.dtype:
+        if plan.feature_dtype != feature_dtype(self.graph):
             logger.warning(
                 "to fit %s, queries and keys are kept in %s", call.max_memory, plan.feature_dtype
             )

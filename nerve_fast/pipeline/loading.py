@@ -7,6 +7,7 @@ import torch
 
 from nerve_fast.backbones.clip import DEFAULT_CLIP
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
+from nerve_fast.blocked.precision import cpu_has_bfloat16
 from nerve_fast.dispatch import pick_device
 from nerve_fast.errors import InputError
 from nerve_fast.tiny import MODELS as TINY_MODELS
@@ -35,10 +36,15 @@ def model_sources(
 def device_and_dtype(
     device: str | torch.device | None, dtype: torch.dtype | None
 ) -> tuple[torch.device, torch.dtype]:
-    """Return the device and dtype of the networks; ``None`` is the best there is."""
+    """Return the device and dtype of the networks; ``None`` is the best there is.
+
+    On a CPU that is bfloat16 where the hardware multiplies it, else float32.
+    """
     device = pick_device(device)
     if dtype is not None and not isinstance(dtype, torch.dtype):
         raise TypeError(f"dtype is {dtype!r}; expected a torch.dtype such as torch.float16")
     if dtype is None:
-        dtype = torch.float32 if device.type == "cpu" else torch.float16
+        dtype = torch.float16
+        if device.type == "cpu":
+            dtype = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
     return device, dtype

@@ -64,7 +64,8 @@ class ModelSettings:
             choice.
         timestep: of the diffusion model's scheduler: the amount of noise that the UNet sees.
         device: such as ``"cpu"`` or ``"cuda:1"``; ``None`` is the best available one.
-        dtype: of the networks; ``None`` is float32 on a CPU, else float16.
+        dtype: of the networks; ``None`` is float16, on a CPU bfloat16 if it multiplies that, else
+            float32.
         backend: what computes the graph stage.
         compile: whether the networks are compiled with ``torch.compile``.
         seed: of the noise, from 0 to 2^63 − 1.

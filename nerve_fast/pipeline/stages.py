@@ -16,7 +16,13 @@ from torch import Tensor
 from torch.nn.functional import pad
 from torch.profiler import record_function
 
-from nerve_fast.backbones.source import AffinitySource, GraphFeatures, check_finite, heads_of
+from nerve_fast.backbones.source import (
+    AffinitySource,
+    GraphFeatures,
+    check_finite,
+    feature_dtype,
+    heads_of,
+)
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import model_size
 from nerve_fast.imaging.resampling import likeliest
@@ -138,7 +144,7 @@ def graph_of(
         generators,
         tiling=view.tiling,
         batch_size=batch_size,
-        dtype=dtype,
+        dtype=feature_dtype(source) if dtype is None else dtype,
         advance=advance,
     )
     if features.q.device.type == "cuda":

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from huggingface_hub.hf_api import RepoSibling
@@ -13,6 +14,7 @@ from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.diffusion import DiffusionBackbone
 from nerve_fast.backbones.dino import DINOBackbone
 from nerve_fast.backbones.stable_diffusion import LAYOUT as DIFFUSION_LAYOUT
+from nerve_fast.pipeline import loading
 from nerve_fast.tiny import MODELS
 
 
@@ -138,7 +140,16 @@ def test_devices_that_are_not_there_are_refused():
 def test_the_dtype_is_that_asked_for():
     pipe = load("tiny", dtype=torch.bfloat16)
     assert pipe.prior.clip.model.dtype == pipe.graph.unet.dtype == torch.bfloat16
-    assert load("tiny").graph.vae.dtype == torch.float32
+    assert load("tiny", dtype=torch.float32).graph.vae.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("hardware", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_networks_run_in_what_the_cpu_multiplies(monkeypatch, hardware, dtype):
+    monkeypatch.setattr(loading, "cpu_has_bfloat16", lambda: hardware)
+    pipe = load("tiny")
+    assert pipe.prior.clip.model.dtype == pipe.graph.unet.dtype == pipe.graph.vae.dtype == dtype
+    features = pipe.encode(np.zeros((64, 64, 3), dtype=np.uint8))
+    assert features.graph.q.dtype == features.graph.k.dtype == torch.float32
 
 
 COMMITS = ("a" * 40, "b" * 40)

@@ -50,7 +50,8 @@ def test_a_prior_that_keeps_maps_of_all_heads_stays_within_its_plan(own_cache):
     assert taken >= planned / 4
 
 
-def test_less_memory_means_fewer_tiles_together_and_narrower_features(pipe, monkeypatch):
+def test_less_memory_means_fewer_tiles_together_and_narrower_features(monkeypatch):
+    pipe = nf.NervePipeline.from_pretrained("tiny", device="cpu", dtype=torch.float32)
     request = budgets.Request(
         prior=pipe.prior,
         source=pipe.graph,

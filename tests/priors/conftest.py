@@ -4,6 +4,14 @@ import pytest
 import torch
 from transformers import Dinov2Config, Dinov2Model, ViTConfig, ViTModel
 
+from nerve_fast import NervePipeline
+
+
+@pytest.fixture(scope="session")
+def pipe():
+    """The tiny models in float32, which derivations are compared in."""
+    return NervePipeline.from_pretrained("tiny", device="cpu", dtype=torch.float32)
+
 
 @pytest.fixture(scope="session", params=["dino", "dinov2"])
 def proxy(request, tmp_path_factory):
