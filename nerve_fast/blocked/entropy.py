@@ -1,6 +1,7 @@
 """Head entropy in one pass over tiles: no attention map is stored."""
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from nerve_fast.blocked.tiles import (
 )
 from nerve_fast.numerics import upcast
 from nerve_fast.shares import Share
+from nerve_fast.utils.cores import at_once, on_cores
 from nerve_fast.utils.tiles import spans
 
 
@@ -32,11 +34,15 @@ def head_entropy(
     share = share or Share((1, k.shape[-2]))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     size = tile_rows(k.shape[-2], q.device)
-    means = [
+
+    def mean(head: tuple[int, ...]) -> Tensor:
         # One by one, as keys that are expanded over a dimension should not be copied.
-        _of_rows(upcast(q[head]) * scale, upcast(k[head]), size, share).mean()
-        for head in itertools.product(*map(range, q.shape[:-2]))
-    ]
+        return _of_rows(upcast(q[head]) * scale, upcast(k[head]), size, share).mean()
+
+    together = 1
+    if share.alone and not wants_gradient(q, k):
+        together = at_once(math.prod(q.shape[:-2]), k.shape[-2], q.device)
+    means = on_cores(mean, itertools.product(*map(range, q.shape[:-2])), together)
     return torch.stack(means).view(q.shape[:-2])
 
 

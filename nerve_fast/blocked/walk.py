@@ -26,6 +26,7 @@ from nerve_fast.numerics import EMPTY_ROW, empty_row_floor, upcast
 from nerve_fast.reference.entropy import entropy_weights
 from nerve_fast.reference.walk import walk_along
 from nerve_fast.shares import Share
+from nerve_fast.utils.cores import at_once, on_cores
 from nerve_fast.utils.tiles import spans
 from nerve_fast.walked import Walked
 
@@ -59,6 +60,8 @@ def random_walk(
 ) -> Walked:
     """As :func:`nerve_fast.reference.random_walk`; members of a batch one after the other.
 
+    On a CPU small ones have a core each, as :func:`nerve_fast.utils.cores.at_once` says.
+
     Args:
         grid: of all tokens, those of other processes too.
         route: ``factorized`` (linear rules only), ``streaming`` or ``dense``.
@@ -79,10 +82,15 @@ def random_walk(
     if clusters is not None:
         grouped = clusters.members()
     way = (route, stored_rows, return_steps, on_step)
-    members = [
-        _walk_member(one_q, one_k, one_prior, share, config, w, one_clusters, *way)
-        for one_q, one_k, one_prior, w, one_clusters in zip(*inputs, weights, grouped, strict=True)
-    ]
+    together = 1
+    if share.alone and not wants_gradient(*inputs, head_weights):
+        together = at_once(len(inputs[0]), share.tokens, q.device)
+
+    def walked(member) -> Walked:
+        one_q, one_k, one_prior, w, one_clusters = member
+        return _walk_member(one_q, one_k, one_prior, share, config, w, one_clusters, *way)
+
+    members = on_cores(walked, zip(*inputs, weights, grouped, strict=True), together)
     if not batch:
         return members[0]
     return Walked(

@@ -12,6 +12,7 @@ from nerve_fast.blocked.affinity import STRIPE_BYTES
 from nerve_fast.blocked.tiles import product_columns
 from nerve_fast.clusters import COLUMNS, ROUNDS, SAMPLE, block_rows
 from nerve_fast.dispatch.problem import Problem
+from nerve_fast.utils.cores import at_once
 from nerve_fast.utils.units import format_bytes
 
 
@@ -169,7 +170,8 @@ def _walk_memory(p: Problem, backend: str, route: str, stored_rows: int) -> int:
     values = p.own * (p.labels + 1) * columns * p.itemsize
     values += 2 * p.columns * product_columns(p.labels + 1) * p.itemsize
     tiles = (64 << 20) if p.device.type == "cpu" else (1 << 30)
-    return packed + _stencil_bytes(p) + values + tiles + stored
+    together = at_once(p.batch, p.tokens, p.device) if p.processes == 1 else 1
+    return together * (packed + _stencil_bytes(p) + tiles + stored) + values
 
 
 def _gathered_bytes(p: Problem, narrow: int, gathers: bool) -> int:

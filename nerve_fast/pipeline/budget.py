@@ -21,6 +21,7 @@ from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.pipeline.stages import GraphView, graph_view
 from nerve_fast.priors import Prior
 from nerve_fast.shares import heights
+from nerve_fast.utils.cores import at_once
 from nerve_fast.utils.processes import process_count
 from nerve_fast.utils.tiles import GPU_TILE_BYTES
 from nerve_fast.utils.units import format_bytes, parse_bytes
@@ -334,7 +335,7 @@ class Request:
             sums = walked.problem.itemsize
             compared = error_memory(heads, own, head_dim, self.labels, sums)
             graph_stage = max(graph_stage, cluster_memory(walked.problem) + compared)
-        largest = max(networks, features + graph_stage, self._pixel_memory(encode.size))
+        largest = max(networks, features + graph_stage, self._pixel_memory(encode))
         return CallPlan(
             **{
                 field.name: getattr(encode, field.name)
@@ -364,13 +365,14 @@ class Request:
             return config
         return config.replace(global_keys=GLOBAL_KEYS)
 
-    def _pixel_memory(self, size: tuple[int, int]) -> int:
+    def _pixel_memory(self, encode: EncodePlan) -> int:
         """The label map in int64, and what one stripe takes."""
-        pixels = max(math.prod(self.image_size), math.prod(size))
-        widest = max(self.image_size[0], size[0])
+        pixels = max(math.prod(self.image_size), math.prod(encode.size))
+        widest = max(self.image_size[0], encode.size[0])
         on_cpu = self.source.device.type == "cpu"
         stripe = STRIPE_BYTES if on_cpu else GPU_TILE_BYTES
-        return 8 * self.images * pixels + 6 * max(stripe, 4 * self.labels * widest)
+        together = at_once(self.images, math.prod(encode.grid), self.source.device)
+        return 8 * self.images * pixels + 6 * together * max(stripe, 4 * self.labels * widest)
 
 
 def drawing_memory(

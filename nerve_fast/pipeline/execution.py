@@ -25,6 +25,7 @@ from nerve_fast.priors import Prior
 from nerve_fast.priors.patchwise import check_finite
 from nerve_fast.refiners.walk import WalkedMaps, clusters_of, entropies, weights_of
 from nerve_fast.shares import Share, agreed, check_same, heights
+from nerve_fast.utils.cores import at_once, on_cores
 from nerve_fast.utils.heap import Heap
 
 logger = logging.getLogger(__name__)
@@ -249,9 +250,9 @@ class Execution:
             prior, walked = _on_first(share, prior, walked)
             if share.index:
                 return cast(list[SegmentationOutput], [None])
-        results: list[SegmentationOutput] = []
-        found = zip(jobs, labels, prior, walked, errors, strict=True)
-        for number, (job, names, tokens, one, error) in enumerate(found):
+
+        def labelled(found: tuple[Job, tuple[str, ...], WalkedMaps]) -> Tensor:
+            job, names, one = found
             width, height = job.image.size if call.match_input_resolution else plan.size
             label_map = stages.to_labels(
                 one.maps,
@@ -261,6 +262,13 @@ class Execution:
             )
             if job.seeds is not None and (width, height) == job.image.size:
                 label_map = job.seeds.overrule(label_map, names)
+            return label_map
+
+        together = at_once(len(jobs), math.prod(plan.grid), graph.q.device)
+        label_maps = on_cores(labelled, zip(jobs, labels, walked, strict=True), together)
+        results: list[SegmentationOutput] = []
+        found = zip(jobs, labels, label_maps, prior, walked, errors, strict=True)
+        for number, (job, names, label_map, tokens, one, error) in enumerate(found):
             results.append(
                 SegmentationOutput(
                     label_map=label_map,
