@@ -1,0 +1,364 @@
+"""The page: its controls, and what each of them does to a session."""
+
+import functools
+import html
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from nerve_fast.app import downloads, pictures
+from nerve_fast.app.examples import Example
+from nerve_fast.app.session import Asked, Session, words_of
+from nerve_fast.app.sessions import Sessions
+from nerve_fast.app.settings import MOST_STEPS, AppSettings
+from nerve_fast.config import NerveConfig
+from nerve_fast.errors import InputError
+from nerve_fast.imaging.images import PHOTOGRAPHS
+
+logger = logging.getLogger(__name__)
+
+STYLE = Path(__file__).with_name("page.css")
+
+WALK: dict[str, Any] = {"concurrency_id": "walk", "concurrency_limit": 1}
+"""One image or walk at a time, in the order asked, whoever asks: memory is for one."""
+
+FILES: dict[str, Any] = {"concurrency_id": "files", "concurrency_limit": 1}
+
+HINT = {
+    True: "Type words and press Enter, or name a thing and click on it.",
+    False: "Name a thing, click on it, and go on with the next one.",
+}
+
+
+class Page:
+    """The page of an app.
+
+    Args:
+        sessions: of the app.
+        settings: of the app.
+        gallery: the examples.
+
+    Attributes:
+        blocks: Gradio's.
+    """
+
+    def __init__(self, sessions: Sessions, settings: AppSettings, gallery: Sequence[Example]):
+        self._sessions, self._settings, self._gallery = sessions, settings, gallery
+        # Files that no session removes, such as uploads that were broken off.
+        self.blocks = gr.Blocks(title="nerve-fast", analytics_enabled=False, delete_cache=(60, 900))
+        with self.blocks:
+            with gr.Row(elem_id="main"):
+                with gr.Column(elem_id="inputs", min_width=280):
+                    self._lay_inputs()
+                with gr.Column(elem_id="view", min_width=280):
+                    self._lay_view()
+                with gr.Column(elem_id="settings", min_width=280):
+                    self._lay_settings(settings.config_for(words=settings.words))
+            self.gallery = gr.Gallery(
+                [(one.thumbnail, one.name) for one in gallery],
+                label="Examples",
+                columns=7,
+                height="auto",
+                allow_preview=False,
+                object_fit="contain",
+                interactive=False,
+                buttons=[],
+                elem_id="gallery",
+            )
+            self._connect()
+
+    def _lay_inputs(self) -> None:
+        gr.Markdown("### nerve-fast")
+        self.upload = gr.File(
+            label="Image",
+            file_types=["image", *sorted(PHOTOGRAPHS)],
+            height=110,
+            elem_id="upload",
+        )
+        self.words = gr.Textbox(
+            label="Words",
+            info="“;” between classes, “,” between synonyms of one",
+            placeholder="cat, kitten; dog; grass",
+            visible=self._settings.words,
+            max_lines=4,
+            elem_id="words",
+        )
+        self.go = gr.Button(
+            "Segment", variant="primary", visible=self._settings.words, elem_id="go"
+        )
+        self.label = gr.Dropdown(
+            label="What you click on",
+            info="write or choose a label, then click on the picture",
+            choices=[],
+            value="thing",
+            allow_custom_value=True,
+            elem_id="label",
+        )
+        with gr.Row():
+            self.undo = gr.Button("Undo click", size="sm", min_width=100, elem_id="undo")
+            self.clear = gr.Button("Clear clicks", size="sm", min_width=100, elem_id="clear")
+
+    def _lay_view(self) -> None:
+        self.picture = gr.Image(
+            label="Picture",
+            show_label=False,
+            type="filepath",
+            interactive=False,
+            buttons=["fullscreen"],
+            placeholder="Drop an image, or take one of the examples.",
+            elem_id="picture",
+        )
+        self.message = gr.HTML(_note(HINT[self._settings.words]), elem_id="message")
+        last = self._settings.config_for(words=self._settings.words).steps
+        with gr.Row():
+            self.step = gr.Slider(
+                0, last, last, step=1, label="Step of the walk (0: before it)", elem_id="step"
+            )
+            self.kind = gr.Radio(
+                list(pictures.KINDS), value=pictures.KINDS[0], label="Show", elem_id="kind"
+            )
+        self.legend = gr.HTML(elem_id="legend")
+
+    def _lay_settings(self, config: NerveConfig) -> None:
+        with gr.Accordion("Settings", open=True, elem_id="tuning"):
+            self.alpha = gr.Slider(
+                0, 1, config.alpha, step=0.01, label="α, how likely a walker moves on"
+            )
+            self.beta = gr.Slider(0, 1, config.beta, step=0.01, label="β, share of the global part")
+            self.length = gr.Slider(
+                0, MOST_STEPS, config.steps, step=1, label="L, steps of the walk", elem_id="length"
+            )
+            self.temperature = gr.Slider(
+                0.005,
+                0.5,
+                config.temperature,
+                step=0.005,
+                label="τ, temperature of affinities",
+                visible=config.rule.exponential,
+            )
+            self.threshold = gr.Slider(
+                0, 1, 0, step=0.01, label="Threshold, least confidence", elem_id="threshold"
+            )
+            self.reset = gr.Button("Default settings", size="sm", elem_id="reset")
+        with gr.Accordion("Download", open=True, elem_id="download"):
+            known = downloads.formats()
+            self.format = gr.Dropdown(
+                [(about, name) for name, about in known.items()],
+                value=next(iter(known)),
+                label="Format",
+                elem_id="format",
+            )
+            self.make = gr.Button("Make the file", size="sm", elem_id="make")
+            self.file = gr.File(label="File", visible=False, interactive=False, elem_id="file")
+
+    def _connect(self) -> None:
+        self._tuning = [self.alpha, self.beta, self.length, self.temperature]
+        said = [self.words, *self._tuning, self.threshold, self.step, self.kind]
+        view = [self.picture, self.legend, self.message, self.step]
+        all_of_it = [*view, *self._tuning, self.label, self.file]
+
+        def on(event, act, inputs, outputs, **how):
+            how = {**WALK, "show_progress": "minimal", "show_progress_on": self.picture, **how}
+            event(self._guarded(act), inputs, outputs, api_visibility="private", **how)
+
+        inputs = [self.upload, *said]
+        on(self.upload.upload, self._open, inputs, [*all_of_it, self.upload])
+        for event in (self.words.submit, self.go.click):
+            on(event, self._segment, said, all_of_it)
+        on(self.undo.click, self._undo, said, all_of_it)
+        on(self.clear.click, self._clear, said, all_of_it)
+        on(self.reset.click, self._reset, said, [*all_of_it, self.threshold])
+        on(self.picture.select, self._click, [self.label, *said], all_of_it, trigger_mode="multiple")
+        on(self.gallery.select, self._example, said, [*all_of_it, self.words])
+        # While a slider moves, only the latest place counts; its own value is left alone.
+        latest: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"}
+        for slider in self._tuning:
+            on(slider.input, self._tune, said, view, **latest)
+        on(self.threshold.input, self._segment_quietly, said, view, **latest)
+        for shown in (self.step, self.kind):
+            on(shown.input, self._show, [self.step, self.kind], view[:3], **latest)
+        on(self.make.click, self._write, [self.format], [self.file, self.message], **FILES)
+        self.blocks.unload(self._leave)
+
+    def _guarded(self, act: Callable[..., dict]) -> Callable[..., dict]:
+        """The act on the session of the page that asks; a mistake becomes a sentence."""
+        if act.__name__ in ("_click", "_example"):
+
+            def called(event: gr.SelectData, request: gr.Request, *values):
+                return self._answer(act, request, event, *values)
+
+            return called
+
+        def plainly(request: gr.Request, *values):
+            return self._answer(act, request, *values)
+
+        return plainly
+
+    def _answer(self, act: Callable[..., dict], request: gr.Request, *values) -> dict:
+        session = self._sessions.of(request.session_hash or "")
+        try:
+            return act(session, *values)
+        except InputError as error:
+            text = str(error)
+        except MemoryError:
+            text = "there is not enough memory for that; take a smaller image or fewer labels"
+        except Exception:
+            logger.exception("the page could not do what was asked")
+            text = "something went wrong; what it was stands where nerve-fast was started"
+        answer = {self.message: _alert(text)}
+        if act.__name__ == "_open":
+            answer[self.upload] = None
+        return answer
+
+    # What the controls do. Each returns new values by component.
+
+    def _open(self, session: Session, path: str | None, *said) -> dict:
+        if path is None:
+            raise InputError("no file came; drop an image")
+        try:
+            session.open(path)
+        finally:
+            Path(path).unlink(missing_ok=True)
+        return {**self._segment(session, *said), self.file: _no_file(), self.upload: None}
+
+    def _example(self, session: Session, event: gr.SelectData, words: str, *said) -> dict:
+        example = self._gallery[int(event.index)]
+        session.open(example.image(), example.name)
+        if not self._settings.words:
+            for click in example.clicks:
+                session.click(*click)
+        words = example.words if self._settings.words else ""
+        return {
+            **self._segment(session, words, *said),
+            self.file: _no_file(),
+            self.words: words,
+        }
+
+    def _click(self, session: Session, event: gr.SelectData, label: str | None, *said) -> dict:
+        before = session.clicks
+        session.click(label or "", *event.index)
+        try:
+            return {**self._segment(session, *said), self.label: self._labels(session, said, label)}
+        except Exception:
+            session.clicks = before
+            raise
+
+    def _undo(self, session: Session, *said) -> dict:
+        session.clicks = session.clicks[:-1]
+        return self._segment(session, *said)
+
+    def _clear(self, session: Session, *said) -> dict:
+        session.clicks = []
+        return self._segment(session, *said)
+
+    def _reset(self, session: Session, *said) -> dict:
+        session.tuned = False
+        words, *tuning, _, step, kind = said
+        return {**self._segment(session, words, *tuning, 0, step, kind), self.threshold: 0}
+
+    def _tune(self, session: Session, *said) -> dict:
+        session.tuned = True
+        return self._segment_quietly(session, *said)
+
+    def _segment_quietly(self, session: Session, *said) -> dict:
+        """A result without new values of the controls, one of which is being moved."""
+        answer = self._segment(session, *said)
+        view = (self.picture, self.legend, self.message, self.step)
+        return {component: value for component, value in answer.items() if component in view}
+
+    def _segment(self, session: Session, words, *said) -> dict:
+        *tuning, threshold, step, kind = said
+        words = words or ""
+        config = self._config(words, tuning) if session.tuned else None
+        last = session.result.last if session.result else None
+        result = session.segment(Asked(words, config, _number("the threshold", threshold)))
+        config = self._settings.config_for(words=bool(words_of(words)))
+        if result is not None:
+            config = result.config
+            # A step before the last one stays; else the last one is shown, however many there are.
+            stays = last is not None and step is not None and step < last
+            step = min(int(step), result.last) if stays else result.last
+        else:
+            step = config.steps
+        return {
+            **self._show(session, step, kind),
+            self.step: gr.Slider(value=step, maximum=max(config.steps or 0, 1)),
+            self.alpha: config.alpha,
+            self.beta: config.beta,
+            self.length: config.steps,
+            self.temperature: config.temperature,
+            self.label: self._labels(session, (words,)),
+        }
+
+    def _show(self, session: Session, step, kind) -> dict:
+        result, image = session.result, session.image
+        if image is None:
+            raise InputError("there is no image; drop one, or take one of the examples")
+        if result is None:
+            picture, legend = pictures.with_clicks(image, session.clicks, ()), ""
+            notes = [session.note, HINT[self._settings.words]]
+        else:
+            step = min(int(_number("the step", step)), result.last)
+            picture = pictures.drawn(result, step, kind, session.clicks)
+            legend = pictures.legend(result, step)
+            notes = [session.note, *_advice(result.out.labels)]
+        return {
+            self.picture: pictures.save(picture, session.new_folder("picture")),
+            self.legend: legend,
+            self.message: _note(*notes),
+        }
+
+    def _write(self, session: Session, name: str | None) -> dict:
+        if session.result is None:
+            raise InputError("there is nothing to download; segment an image first")
+        path = downloads.write(session.result, name or "", session.new_folder("download"))
+        return {self.file: gr.File(value=str(path), visible=True)}
+
+    def _leave(self, request: gr.Request) -> None:
+        self._sessions.close(request.session_hash)
+
+    def _config(self, words: str, tuning: Sequence[float | None]) -> NerveConfig:
+        alpha, beta, length, temperature = map(_number, ("α", "β", "L", "τ"), tuning)
+        return self._settings.config_for(words=bool(words_of(words))).replace(
+            alpha=alpha, beta=beta, steps=int(length), temperature=temperature
+        )
+
+    def _labels(self, session: Session, said: Sequence, value: str | None = None):
+        choices = session.labels(said[0] or "")
+        return gr.Dropdown(choices=choices) if value is None else gr.Dropdown(choices, value=value)
+
+
+def _number(name: str, value: float | None) -> float:
+    if value is None:
+        raise InputError(f"{name} is empty; expected a number")
+    return value
+
+
+def _advice(labels: Sequence[str]) -> list[str]:
+    if len(labels) > 1:
+        return []
+    if "," in labels[0]:
+        return ["Commas separate synonyms of one class; between classes put “;”."]
+    return ["With one label everything has it; add another."]
+
+
+def _note(*texts: str) -> str:
+    said = "<br>".join(html.escape(text) for text in texts if text)
+    return f'<div class="nf-note">{said}</div>'
+
+
+def _alert(text: str) -> str:
+    return f'<div class="nf-alert" role="alert">{html.escape(text)}</div>'
+
+
+def _no_file():
+    return gr.File(value=None, visible=False)
+
+
+@functools.cache
+def style() -> str:
+    """The page's own style sheet."""
+    return STYLE.read_text(encoding="utf-8")
