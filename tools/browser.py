@@ -1,7 +1,7 @@
 """``python -m tools.browser``: Chromium and its driver, which ``make test-app`` needs.
 
 They are installed by apt-get where they are absent and may be; elsewhere this says what is missing,
-and the tests that need them are skipped. Nothing is fetched from anywhere but the system's packages.
+and the tests that need them are skipped.
 """
 
 import contextlib

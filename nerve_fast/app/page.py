@@ -75,7 +75,7 @@ class Page:
         self.upload = gr.File(
             label="Image",
             file_types=["image", *sorted(PHOTOGRAPHS)],
-            height=110,
+            height=130,
             elem_id="upload",
         )
         self.words = gr.Textbox(
@@ -108,40 +108,45 @@ class Page:
             type="filepath",
             interactive=False,
             buttons=["fullscreen"],
-            placeholder="Drop an image, or take one of the examples.",
             elem_id="picture",
         )
-        self.message = gr.HTML(_note(HINT[self._settings.words]), elem_id="message")
+        self.message = gr.HTML(
+            _note("Drop an image, or take one of the examples.", HINT[self._settings.words]),
+            elem_id="message",
+        )
         last = self._settings.config_for(words=self._settings.words).steps
         with gr.Row():
             self.step = gr.Slider(
-                0, last, last, step=1, label="Step of the walk (0: before it)", elem_id="step"
+                0,
+                last,
+                last,
+                step=1,
+                label="Step of the walk",
+                buttons=[],
+                min_width=240,
+                elem_id="step",
             )
             self.kind = gr.Radio(
-                list(pictures.KINDS), value=pictures.KINDS[0], label="Show", elem_id="kind"
+                list(pictures.KINDS),
+                value=pictures.KINDS[0],
+                label="Show",
+                min_width=320,
+                elem_id="kind",
             )
         self.legend = gr.HTML(elem_id="legend")
 
     def _lay_settings(self, config: NerveConfig) -> None:
         with gr.Accordion("Settings", open=True, elem_id="tuning"):
-            self.alpha = gr.Slider(
-                0, 1, config.alpha, step=0.01, label="α, how likely a walker moves on"
-            )
-            self.beta = gr.Slider(0, 1, config.beta, step=0.01, label="β, share of the global part")
-            self.length = gr.Slider(
-                0, MOST_STEPS, config.steps, step=1, label="L, steps of the walk", elem_id="length"
-            )
-            self.temperature = gr.Slider(
-                0.005,
-                0.5,
-                config.temperature,
-                step=0.005,
-                label="τ, temperature of affinities",
+            self.alpha = _slider("alpha", "α: moving on", 0, 1, config.alpha, 0.01)
+            self.beta = _slider("beta", "β: global part", 0, 1, config.beta, 0.01)
+            self.length = _slider("length", "L: steps", 0, MOST_STEPS, config.steps, 1)
+            self.temperature = _slider(
+                "temperature",
+                "τ: temperature",
+                *(0.005, 0.3, config.temperature, 0.005),
                 visible=config.rule.exponential,
             )
-            self.threshold = gr.Slider(
-                0, 1, 0, step=0.01, label="Threshold, least confidence", elem_id="threshold"
-            )
+            self.threshold = _slider("threshold", "Threshold", 0, 1, 0, 0.01)
             self.reset = gr.Button("Default settings", size="sm", elem_id="reset")
         with gr.Accordion("Download", open=True, elem_id="download"):
             known = downloads.formats()
@@ -161,17 +166,26 @@ class Page:
         all_of_it = [*view, *self._tuning, self.label, self.file]
 
         def on(event, act, inputs, outputs, **how):
-            how = {**WALK, "show_progress": "minimal", "show_progress_on": self.picture, **how}
+            # Numbers come as they are typed; Gradio's own checks would print a traceback.
+            usual = {"show_progress": "minimal", "show_progress_on": self.picture}
+            how = {**WALK, **usual, "preprocess": False, **how}
             event(self._guarded(act), inputs, outputs, api_visibility="private", **how)
 
         inputs = [self.upload, *said]
-        on(self.upload.upload, self._open, inputs, [*all_of_it, self.upload])
+        # Of a file they are wanted: it must be one that has been uploaded.
+        on(self.upload.upload, self._open, inputs, [*all_of_it, self.upload], preprocess=True)
         for event in (self.words.submit, self.go.click):
             on(event, self._segment, said, all_of_it)
         on(self.undo.click, self._undo, said, all_of_it)
         on(self.clear.click, self._clear, said, all_of_it)
         on(self.reset.click, self._reset, said, [*all_of_it, self.threshold])
-        on(self.picture.select, self._click, [self.label, *said], all_of_it, trigger_mode="multiple")
+        on(
+            self.picture.select,
+            self._click,
+            [self.label, *said],
+            all_of_it,
+            trigger_mode="multiple",
+        )
         on(self.gallery.select, self._example, said, [*all_of_it, self.words])
         # While a slider moves, only the latest place counts; its own value is left alone.
         latest: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"}
@@ -208,7 +222,7 @@ class Page:
         except Exception:
             logger.exception("the page could not do what was asked")
             text = "something went wrong; what it was stands where nerve-fast was started"
-        answer = {self.message: _alert(text)}
+        answer: dict[Any, Any] = {self.message: _alert(text)}
         if act.__name__ == "_open":
             answer[self.upload] = None
         return answer
@@ -239,7 +253,8 @@ class Page:
 
     def _click(self, session: Session, event: gr.SelectData, label: str | None, *said) -> dict:
         before = session.clicks
-        session.click(label or "", *event.index)
+        scale = pictures.scale_of(session.image) if session.image else 1
+        session.click(label or "", *(place / scale for place in event.index))
         try:
             return {**self._segment(session, *said), self.label: self._labels(session, said, label)}
         except Exception:
@@ -306,7 +321,7 @@ class Page:
             legend = pictures.legend(result, step)
             notes = [session.note, *_advice(result.out.labels)]
         return {
-            self.picture: pictures.save(picture, session.new_folder("picture")),
+            self.picture: str(session.keep(picture)),
             self.legend: legend,
             self.message: _note(*notes),
         }
@@ -314,7 +329,7 @@ class Page:
     def _write(self, session: Session, name: str | None) -> dict:
         if session.result is None:
             raise InputError("there is nothing to download; segment an image first")
-        path = downloads.write(session.result, name or "", session.new_folder("download"))
+        path = downloads.write(session.result, name or "", session.empty_folder())
         return {self.file: gr.File(value=str(path), visible=True)}
 
     def _leave(self, request: gr.Request) -> None:
@@ -329,6 +344,10 @@ class Page:
     def _labels(self, session: Session, said: Sequence, value: str | None = None):
         choices = session.labels(said[0] or "")
         return gr.Dropdown(choices=choices) if value is None else gr.Dropdown(choices, value=value)
+
+
+def _slider(name: str, label: str, least: float, most: float, value, step: float, **more):
+    return gr.Slider(least, most, value, step=step, label=label, buttons=[], elem_id=name, **more)
 
 
 def _number(name: str, value: float | None) -> float:

@@ -3,7 +3,6 @@
 import html
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from nerve_fast.app.session import Click, Result
+from nerve_fast.errors import check_choice
 from nerve_fast.imaging.resampling import to_pixels
 from nerve_fast.imaging.visualize import NO_LABEL, heat_colours, palette
 from nerve_fast.utils.labels import number_of
@@ -21,9 +21,21 @@ KINDS = ("labels", "confidence", "image")
 
 OPACITY = 0.55
 
+SHOWN = 900
+"""The least length of the longer side of the page's picture, in pixels."""
+
+
+def scale_of(image: Image.Image) -> int:
+    """How many pixels of the page's picture a side of an image's pixel is.
+
+    Small images are enlarged before they are sent: a browser that enlarged them would report clicks
+    in wrong places.
+    """
+    return max(-(-SHOWN // max(image.size)), 1)
+
 
 def drawn(result: Result, step: int, kind: str, clicks: Sequence[Click]) -> Image.Image:
-    """The image with what was found in it after a number of steps, at the image's size.
+    """The image with what was found in it after a number of steps, enlarged by :func:`scale_of`.
 
     Args:
         result: of a session.
@@ -31,7 +43,11 @@ def drawn(result: Result, step: int, kind: str, clicks: Sequence[Click]) -> Imag
         kind: ``labels`` in colours; ``confidence``, the probability of the likeliest label, dark to
             bright; or the ``image`` alone.
         clicks: drawn as dots in the colours of their labels.
+
+    Raises:
+        InputError: there is no such step or kind.
     """
+    check_choice("show", kind, KINDS)
     image, labels = result.out.image, result.out.labels
     if kind == "labels":
         # The last colour is that of −1.
@@ -50,20 +66,20 @@ def _heat(maps: Tensor, size: tuple[int, int]) -> np.ndarray:
     return heat_colours(best.clamp(0, 1).numpy()).astype(np.uint8)
 
 
-def with_clicks(
-    image: Image.Image, clicks: Sequence[Click], labels: Sequence[str]
-) -> Image.Image:
-    """A copy of the image on which each click is a dot with a rim."""
-    picture = image.copy()
+def with_clicks(image: Image.Image, clicks: Sequence[Click], labels: Sequence[str]) -> Image.Image:
+    """An image enlarged by :func:`scale_of`, on which each click is a dot with a rim."""
+    scale = scale_of(image)
+    size = (scale * image.width, scale * image.height)
+    picture = image.resize(size, Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(picture)
-    radius = max(2.0, min(image.size) / 60)
+    radius = max(picture.size) / 100
     colours = palette(len(labels))
     for click in clicks:
         number = number_of(click.label, labels)
         colour = (255, 255, 255) if number is None else tuple(colours[number].tolist())
-        x, y = click.x + 0.5, click.y + 0.5
-        for size, fill in ((radius * 1.7, "black"), (radius * 1.4, "white"), (radius, colour)):
-            draw.ellipse((x - size, y - size, x + size, y + size), fill=fill)
+        x, y = scale * (click.x + 0.5), scale * (click.y + 0.5)
+        for far, fill in ((radius * 1.6, "black"), (radius * 1.35, "white"), (radius, colour)):
+            draw.ellipse((x - far, y - far, x + far, y + far), fill=fill)
     return picture
 
 
@@ -95,14 +111,3 @@ def _row(colour: str, name: str, share: float, confidence: float) -> str:
         f'<tr><td><span class="nf-swatch" style="background:{colour}"></span></td>'
         f'<td class="nf-name">{name}</td><td>{share:.1%}</td><td>{bar}{number}</td></tr>'
     )
-
-
-def save(picture: Image.Image, path: Path) -> str:
-    """Write a picture for the browser: small ones as they are, others as JPEG; returns its path."""
-    if picture.width * picture.height <= 1 << 17:
-        path = path.with_suffix(".png")
-        picture.save(path)
-    else:
-        path = path.with_suffix(".jpg")
-        picture.save(path, quality=90, subsampling=0)
-    return str(path)

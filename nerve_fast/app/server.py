@@ -129,7 +129,9 @@ def _run(sessions, settings, host, port, say, until) -> None:
             app_kwargs={"middleware": [Middleware(OwnOnly)]},
             # Without a font of Google's.
             theme=gr.themes.Default(
-                font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+                primary_hue="indigo",
+                font=["system-ui", "sans-serif"],
+                font_mono=["ui-monospace", "monospace"],
             ),
             css=style(),
         )

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,13 @@ MOST_LABELS = 64
 MOST_CLICKS = 1_000
 LONGEST_WORDS = 4_000
 """Bounds of what one user may ask for; the last in characters."""
+
+
+PICTURES = 4
+"""Files of the latest pictures that a session keeps, as browsers may still fetch them."""
+
+SMALL = 1 << 20
+"""Pixels of a picture that is kept without loss."""
 
 
 class Click(NamedTuple):
@@ -128,6 +136,7 @@ class Session:
         self._pipe = pipe
         self._settings = settings
         self._features: ImageFeatures | None = None
+        self._pictures: list[Path] = []
 
     @property
     def image(self) -> Image.Image | None:
@@ -233,18 +242,35 @@ class Session:
         self.result = Result(self.name, cast(SegmentationOutput, out), seeds, certainty, config)
         return self.result
 
-    def new_folder(self, name: str) -> Path:
-        """An empty folder of this session, in place of an earlier one of the name.
+    def keep(self, picture: Image.Image) -> Path:
+        """Write a picture for the browser: a small one as PNG, another as JPEG.
 
-        Raises:
-            InputError: the session is over.
+        Each has a name of its own, so that a browser takes none for another; the latest few stay.
         """
+        folder = self._folder()
+        while len(self._pictures) >= PICTURES:
+            self._pictures.pop(0).unlink(missing_ok=True)
+        small = picture.width * picture.height <= SMALL
+        path = folder / (secrets.token_urlsafe(6) + (".png" if small else ".jpg"))
+        if small:
+            picture.save(path, compress_level=1)
+        else:
+            picture.save(path, quality=90, subsampling=0)
+        self._pictures.append(path)
+        return path
+
+    def empty_folder(self) -> Path:
+        """A folder for files to download, in place of the one before."""
+        folder = self._folder() / "download"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        return folder
+
+    def _folder(self) -> Path:
         if self.closed:
             raise InputError("the page was closed")
-        folder = self.folder / name
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        return folder
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self.folder
 
     def close(self) -> None:
         """Let go of everything; what is on disk is removed."""
