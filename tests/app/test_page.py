@@ -60,10 +60,11 @@ class Page:
 
     def __init__(self, driver, address):
         self.driver = driver
+        self._scale = 0
         driver.get(address)
         self.wait(lambda: self.all("#gallery .thumbnail-item"))
 
-    def wait(self, what, seconds=20):
+    def wait(self, what, seconds=60):
         return WebDriverWait(self.driver, seconds, 0.05).until(lambda driver: what())
 
     def all(self, selector):
@@ -98,6 +99,7 @@ class Page:
         before = self.source
         act()
         self.wait(lambda: self.source not in ("", before))
+        self.wait(lambda: self.scale)
 
     @property
     def scale(self):
@@ -107,8 +109,8 @@ class Page:
             natural = self.driver.execute_script(
                 "return document.querySelector('#picture img').naturalWidth"
             )
-            self.known = natural // int(sizes[-1])
-        return self.known
+            self._scale = natural // int(sizes[-1])
+        return self._scale
 
     def pixels(self):
         """The picture as it is served, ``(H, W, 3)``, at the size of the image."""
