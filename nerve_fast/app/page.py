@@ -16,7 +16,6 @@ from nerve_fast.app.sessions import Sessions
 from nerve_fast.app.settings import MOST_STEPS, AppSettings
 from nerve_fast.config import NerveConfig
 from nerve_fast.errors import InputError
-from nerve_fast.imaging.images import PHOTOGRAPHS
 
 logger = logging.getLogger(__name__)
 
@@ -72,12 +71,8 @@ class Page:
 
     def _lay_inputs(self) -> None:
         gr.Markdown("### nerve-fast")
-        self.upload = gr.File(
-            label="Image",
-            file_types=["image", *sorted(PHOTOGRAPHS)],
-            height=130,
-            elem_id="upload",
-        )
+        # Of any type: what is no image is said by what reads it.
+        self.upload = gr.File(label="Image", height=130, elem_id="upload")
         self.words = gr.Textbox(
             label="Words",
             info="“;” between classes, “,” between synonyms of one",

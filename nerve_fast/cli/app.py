@@ -67,8 +67,11 @@ def _run(options) -> int:
             file=sys.stderr,
         )
     # So that `kill` too ends it in order.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    serve(settings, host=options.host, port=options.port, say=_say)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        serve(settings, host=options.host, port=options.port, say=_say)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nerve_fast.app import server
 from nerve_fast.app import session as limits
+from nerve_fast.cli.main import main
 from nerve_fast.tiny.scenes import generate
 from tools import browser
 
@@ -363,6 +365,21 @@ def test_nothing_comes_from_elsewhere(driver, address):
     assert [url for url in urls if not re.match(rf"data:|blob:|{re.escape(address)}", url)] == []
     with urllib.request.urlopen(address) as answer:
         assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+
+
+def test_files_of_other_kinds_are_refused_in_a_sentence(page, tmp_path):
+    (tmp_path / "notes.txt").write_text("no image")
+    page.upload(tmp_path / "notes.txt")
+    assert page.alert.startswith("notes.txt: not an image")
+    (tmp_path / "large.png").write_bytes(bytes(server.LARGEST_FILE + 1))
+    page.upload(tmp_path / "large.png")
+    page.wait(lambda: "exceed the maximum allowed size" in page.one(".toast-body").text)
+
+
+def test_a_port_that_is_taken_is_said(address, capsys):
+    port = address.rstrip("/").rpartition(":")[2]
+    assert main(["app", "--models", "tiny", "--device", "cpu", "--port", port]) == 2
+    assert f"127.0.0.1 cannot be listened on at port {port}" in capsys.readouterr().err
 
 
 def test_the_picture_of_a_large_image_is_small(page, tmp_path):
