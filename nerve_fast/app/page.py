@@ -157,13 +157,14 @@ class Page:
     def _connect(self) -> None:
         self._tuning = [self.alpha, self.beta, self.length, self.temperature]
         said = [self.words, *self._tuning, self.threshold, self.step, self.kind]
-        view = [self.picture, self.legend, self.message, self.step]
-        all_of_it = [*view, *self._tuning, self.label, self.file]
+        view = [self.picture, self.legend, self.message, self.step, self.file]
+        all_of_it = [*view, *self._tuning, self.label]
 
         def on(event, act, inputs, outputs, **how):
             # Numbers come as they are typed; Gradio's own checks would print a traceback.
             usual = {"show_progress": "minimal", "show_progress_on": self.picture}
-            how = {**WALK, **usual, "preprocess": False, **how}
+            # What is asked while something else is done is done after it, in that order.
+            how = {**WALK, **usual, "preprocess": False, "trigger_mode": "multiple", **how}
             event(self._guarded(act), inputs, outputs, api_visibility="private", **how)
 
         inputs = [self.upload, *said]
@@ -231,7 +232,7 @@ class Page:
             session.open(path)
         finally:
             Path(path).unlink(missing_ok=True)
-        return {**self._segment(session, *said), self.file: _no_file(), self.upload: None}
+        return {**self._segment(session, *said), self.upload: None}
 
     def _example(self, session: Session, event: gr.SelectData, words: str, *said) -> dict:
         example = self._gallery[int(event.index)]
@@ -240,11 +241,7 @@ class Page:
             for click in example.clicks:
                 session.click(*click)
         words = example.words if self._settings.words else ""
-        return {
-            **self._segment(session, words, *said),
-            self.file: _no_file(),
-            self.words: words,
-        }
+        return {**self._segment(session, words, *said), self.words: words}
 
     def _click(self, session: Session, event: gr.SelectData, label: str | None, *said) -> dict:
         before = session.clicks
@@ -276,7 +273,7 @@ class Page:
     def _segment_quietly(self, session: Session, *said) -> dict:
         """A result without new values of the controls, one of which is being moved."""
         answer = self._segment(session, *said)
-        view = (self.picture, self.legend, self.message, self.step)
+        view = (self.picture, self.legend, self.message, self.step, self.file)
         return {component: value for component, value in answer.items() if component in view}
 
     def _segment(self, session: Session, words, *said) -> dict:
@@ -296,6 +293,8 @@ class Page:
         return {
             **self._show(session, step, kind),
             self.step: gr.Slider(value=step, maximum=max(config.steps or 0, 1)),
+            # What was made of the result before is no longer what is seen.
+            self.file: gr.File(value=None, visible=False),
             self.alpha: config.alpha,
             self.beta: config.beta,
             self.length: config.steps,
@@ -366,10 +365,6 @@ def _note(*texts: str) -> str:
 
 def _alert(text: str) -> str:
     return f'<div class="nf-alert" role="alert">{html.escape(text)}</div>'
-
-
-def _no_file():
-    return gr.File(value=None, visible=False)
 
 
 @functools.cache

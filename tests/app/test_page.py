@@ -254,6 +254,8 @@ def test_every_export_is_downloaded(page, scene_file):
         *archive.namelist()
     }
     assert json.loads(archive.read("coco.json"))["images"][0]["width"] == 128
+    page.after(lambda: page.slide("threshold", 0.9))
+    page.wait(lambda: not page.all("#file a[href*='.zip']"))
 
 
 def test_mistakes_are_sentences_and_leave_what_was_there(page, scene_file, tmp_path):
@@ -278,6 +280,14 @@ def test_mistakes_are_sentences_and_leave_what_was_there(page, scene_file, tmp_p
     assert "Traceback" not in page.driver.page_source
     page.after(lambda: page.type(WORDS, "grass; sand"))
     assert not page.all("#message [role=alert]")
+
+
+def test_what_is_asked_while_something_is_done_is_done_after_it(page):
+    scenes = page.all("#gallery .thumbnail-item")[:4]
+    for scene in scenes:
+        scene.click()
+    page.wait(lambda: "scene 4" in page.message)
+    assert set(page.legend) == set(page.one(WORDS).get_attribute("value").split("; "))
 
 
 def test_numbers_out_of_range_do_no_harm(page):
