@@ -386,6 +386,17 @@ def test_files_of_other_kinds_are_refused_in_a_sentence(page, tmp_path):
     page.wait(lambda: "exceed the maximum allowed size" in page.one(".toast-body").text)
 
 
+def test_without_words_there_are_clicks_alone(driver):
+    with browser.served(["--models", "tiny", "--no-words", "--device", "cpu"]) as address:
+        page = Page(driver, address)
+        assert not page.all(WORDS)
+        page.after(page.all("#gallery .thumbnail-item")[0].click)
+        assert len(page.legend) > 1
+        assert page.one("#length input[type=number]").get_attribute("value") == "3"
+        page.after(lambda: page.press("#clear"))
+        assert page.legend == {}
+
+
 def test_a_port_that_is_taken_is_said(address, capsys):
     port = address.rstrip("/").rpartition(":")[2]
     assert main(["app", "--models", "tiny", "--device", "cpu", "--port", port]) == 2
