@@ -136,7 +136,7 @@ def test_gradio_is_known_to_the_page_alone():
         for parts, path in files()
         if any(name.split(".")[0] == "gradio" for name in imported(path))
     }
-    assert users == {("app", "page"), ("app", "server")}
+    assert users == {("app", "layout"), ("app", "page"), ("app", "server")}
 
 
 def test_the_networks_of_diffusion_are_known_to_the_backbones_alone():

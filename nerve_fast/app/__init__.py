@@ -1,1 +1,1 @@
-"""``nerve-fast app``: a page in the browser. Only ``page`` and ``server`` know Gradio."""
+"""``nerve-fast app``: a page. Only ``layout``, ``page`` and ``server`` know Gradio."""

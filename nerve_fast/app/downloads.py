@@ -4,7 +4,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from nerve_fast.app.session import Result
+from nerve_fast.app.result import Result
 from nerve_fast.errors import InputError, check_choice
 from nerve_fast.imaging import exports, visualize
 from nerve_fast.imaging.exports import EXPORTS

@@ -1,6 +1,5 @@
-"""The page: its controls, and what each of them does to a session."""
+"""What each control of the page does to a session."""
 
-import functools
 import html
 import logging
 from collections.abc import Callable, Sequence
@@ -11,148 +10,36 @@ import gradio as gr
 
 from nerve_fast.app import downloads, pictures
 from nerve_fast.app.examples import Example
-from nerve_fast.app.session import Asked, Session, words_of
+from nerve_fast.app.layout import HINT, Layout, note
+from nerve_fast.app.result import Asked
+from nerve_fast.app.session import Session, words_of
 from nerve_fast.app.sessions import Sessions
-from nerve_fast.app.settings import MOST_STEPS, AppSettings
+from nerve_fast.app.settings import AppSettings
 from nerve_fast.config import NerveConfig
 from nerve_fast.errors import InputError
 
 logger = logging.getLogger(__name__)
-
-STYLE = Path(__file__).with_name("page.css")
 
 WALK: dict[str, Any] = {"concurrency_id": "walk", "concurrency_limit": 1}
 """One image or walk at a time, in the order asked, whoever asks: memory is for one."""
 
 FILES: dict[str, Any] = {"concurrency_id": "files", "concurrency_limit": 1}
 
-HINT = {
-    True: "Type words and press Enter, or name a thing and click on it.",
-    False: "Name a thing, click on it, and go on with the next one.",
-}
 
-
-class Page:
-    """The page of an app.
+class Page(Layout):
+    """The page of an app, whose :attr:`blocks` Gradio serves.
 
     Args:
         sessions: of the app.
         settings: of the app.
         gallery: the examples.
-
-    Attributes:
-        blocks: Gradio's.
     """
 
     def __init__(self, sessions: Sessions, settings: AppSettings, gallery: Sequence[Example]):
-        self._sessions, self._settings, self._gallery = sessions, settings, gallery
-        # Files that no session removes, such as uploads that were broken off.
-        self.blocks = gr.Blocks(title="nerve-fast", analytics_enabled=False, delete_cache=(60, 900))
+        super().__init__(settings, gallery)
+        self._sessions, self._gallery = sessions, gallery
         with self.blocks:
-            with gr.Row(elem_id="main"):
-                with gr.Column(elem_id="inputs", min_width=280):
-                    self._lay_inputs()
-                with gr.Column(elem_id="view", min_width=280):
-                    self._lay_view()
-                with gr.Column(elem_id="settings", min_width=280):
-                    self._lay_settings(settings.config_for(words=settings.words))
-            self.gallery = gr.Gallery(
-                [(one.thumbnail, one.name) for one in gallery],
-                label="Examples",
-                columns=7,
-                height="auto",
-                allow_preview=False,
-                object_fit="contain",
-                interactive=False,
-                buttons=[],
-                elem_id="gallery",
-            )
             self._connect()
-
-    def _lay_inputs(self) -> None:
-        gr.Markdown("### nerve-fast")
-        # Of any type: what is no image is said by what reads it.
-        self.upload = gr.File(label="Image", height=130, elem_id="upload")
-        self.words = gr.Textbox(
-            label="Words",
-            info="“;” between classes, “,” between synonyms of one",
-            placeholder="cat, kitten; dog; grass",
-            visible=self._settings.words,
-            max_lines=4,
-            elem_id="words",
-        )
-        self.go = gr.Button(
-            "Segment", variant="primary", visible=self._settings.words, elem_id="go"
-        )
-        self.label = gr.Dropdown(
-            label="What you click on",
-            info="write or choose a label, then click on the picture",
-            choices=[],
-            value="thing",
-            allow_custom_value=True,
-            elem_id="label",
-        )
-        with gr.Row():
-            self.undo = gr.Button("Undo click", size="sm", min_width=100, elem_id="undo")
-            self.clear = gr.Button("Clear clicks", size="sm", min_width=100, elem_id="clear")
-
-    def _lay_view(self) -> None:
-        self.picture = gr.Image(
-            label="Picture",
-            show_label=False,
-            type="filepath",
-            interactive=False,
-            buttons=["fullscreen"],
-            elem_id="picture",
-        )
-        self.message = gr.HTML(
-            _note("Drop an image, or take one of the examples.", HINT[self._settings.words]),
-            elem_id="message",
-        )
-        last = self._settings.config_for(words=self._settings.words).steps
-        with gr.Row():
-            self.step = gr.Slider(
-                0,
-                last,
-                last,
-                step=1,
-                label="Step of the walk",
-                buttons=[],
-                min_width=240,
-                elem_id="step",
-            )
-            self.kind = gr.Radio(
-                list(pictures.KINDS),
-                value=pictures.KINDS[0],
-                label="Show",
-                min_width=320,
-                elem_id="kind",
-            )
-        self.legend = gr.HTML(elem_id="legend")
-
-    def _lay_settings(self, config: NerveConfig) -> None:
-        with gr.Accordion("Settings", open=True, elem_id="tuning"):
-            self.alpha = _slider("alpha", "α: moving on", 0, 1, config.alpha, 0.01)
-            self.beta = _slider("beta", "β: global part", 0, 1, config.beta, 0.01)
-            self.length = _slider("length", "L: steps", 0, MOST_STEPS, config.steps, 1)
-            self.temperature = _slider(
-                "temperature",
-                "τ: temperature",
-                *(0.005, 0.3, config.temperature, 0.005),
-                visible=config.rule.exponential,
-            )
-            self.threshold = _slider("threshold", "Threshold", 0, 1, 0, 0.01)
-            self.reset = gr.Button("Default settings", size="sm", elem_id="reset")
-        with gr.Accordion("Download", open=True, elem_id="download"):
-            known = downloads.formats()
-            self.format = gr.Dropdown(
-                [(about, name) for name, about in known.items()],
-                value=next(iter(known)),
-                label="Format",
-                elem_id="format",
-            )
-            self.make = gr.Button("Make the file", size="sm", elem_id="make")
-            self.file = gr.File(label="File", visible=False, interactive=False, elem_id="file")
 
     def _connect(self) -> None:
         self._tuning = [self.alpha, self.beta, self.length, self.temperature]
@@ -317,7 +204,7 @@ class Page:
         return {
             self.picture: str(session.keep(picture)),
             self.legend: legend,
-            self.message: _note(*notes),
+            self.message: note(*notes),
         }
 
     def _write(self, session: Session, name: str | None) -> dict:
@@ -340,10 +227,6 @@ class Page:
         return gr.Dropdown(choices=choices) if value is None else gr.Dropdown(choices, value=value)
 
 
-def _slider(name: str, label: str, least: float, most: float, value, step: float, **more):
-    return gr.Slider(least, most, value, step=step, label=label, buttons=[], elem_id=name, **more)
-
-
 def _number(name: str, value: float | None) -> float:
     if value is None:
         raise InputError(f"{name} is empty; expected a number")
@@ -358,16 +241,5 @@ def _advice(labels: Sequence[str]) -> list[str]:
     return ["With one label everything has it; add another."]
 
 
-def _note(*texts: str) -> str:
-    said = "<br>".join(html.escape(text) for text in texts if text)
-    return f'<div class="nf-note">{said}</div>'
-
-
 def _alert(text: str) -> str:
     return f'<div class="nf-alert" role="alert">{html.escape(text)}</div>'
-
-
-@functools.cache
-def style() -> str:
-    """The page's own style sheet."""
-    return STYLE.read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from nerve_fast.app.session import Click, Result
+from nerve_fast.app.result import Click, Result
 from nerve_fast.errors import check_choice
 from nerve_fast.imaging.resampling import to_pixels
 from nerve_fast.imaging.visualize import NO_LABEL, heat_colours, palette

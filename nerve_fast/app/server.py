@@ -106,7 +106,8 @@ def _run(sessions, settings, host, port, say, until) -> None:
     import gradio as gr
     from starlette.middleware import Middleware
 
-    from nerve_fast.app.page import Page, style
+    from nerve_fast.app.layout import style
+    from nerve_fast.app.page import Page
 
     blocks = Page(sessions, settings, examples()).blocks
     blocks.queue(max_size=MOST_WAITING, api_open=False, default_concurrency_limit=1)

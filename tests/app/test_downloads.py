@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from nerve_fast.app import downloads
-from nerve_fast.app.session import Asked
+from nerve_fast.app.result import Asked
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.exports import EXPORTS
 

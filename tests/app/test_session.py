@@ -5,7 +5,8 @@ from PIL import Image
 
 from nerve_fast import NerveConfig
 from nerve_fast.app import session as module
-from nerve_fast.app.session import Asked, Click, Session, words_of
+from nerve_fast.app.result import Asked, Click
+from nerve_fast.app.session import Session, words_of
 from nerve_fast.app.settings import AppSettings
 from nerve_fast.config import SEED_CONFIG
 from nerve_fast.errors import InputError
