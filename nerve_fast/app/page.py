@@ -62,13 +62,7 @@ class Page(Layout):
         on(self.undo.click, self._undo, said, all_of_it)
         on(self.clear.click, self._clear, said, all_of_it)
         on(self.reset.click, self._reset, said, [*all_of_it, self.threshold])
-        on(
-            self.picture.select,
-            self._click,
-            [self.label, *said],
-            all_of_it,
-            trigger_mode="multiple",
-        )
+        on(self.picture.select, self._click, [self.label, *said], all_of_it)
         on(self.gallery.select, self._example, said, [*all_of_it, self.words])
         # While a slider moves, only the latest place counts; its own value is left alone.
         latest: dict[str, Any] = {"trigger_mode": "always_last", "show_progress": "hidden"}
