@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo real real-data test test-full lint types docs hub-kernels wheel
+.PHONY: demo real real-data test test-app test-full lint types docs hub-kernels wheel
 
 demo: $(READY)
 	$(BIN)/nerve-fast demo --output demo
@@ -21,9 +21,15 @@ real: real-data
 test: lint
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
+# In a browser of the system's, which is installed where it is absent and may be.
+test-app: $(READY)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	$(BIN)/python -m tools.browser
+	$(BIN)/python -m pytest -m browser tests/app
+
 test-full: lint wheel
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs,hub,release]'
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -m "not browser"
 	$(BIN)/python -m tools.golden --check --dtype bfloat16 --triton 3.6.0
 	$(BIN)/python -m tools.other_pythons 3.10 3.13
 

@@ -12,6 +12,7 @@ ROOT = PACKAGE.parent
 
 LEVELS = (
     ("cli",),
+    ("app",),
     ("evaluation",),
     ("pipeline",),
     ("datasets",),
@@ -126,6 +127,16 @@ def test_argparse_is_known_to_the_command_line_alone():
     ]
     assert users
     assert all(path.parent.name == "cli" for path in users)
+
+
+def test_gradio_is_known_to_the_page_alone():
+    """What the page does is tested without it."""
+    users = {
+        parts
+        for parts, path in files()
+        if any(name.split(".")[0] == "gradio" for name in imported(path))
+    }
+    assert users == {("app", "layout"), ("app", "page"), ("app", "server")}
 
 
 def test_the_networks_of_diffusion_are_known_to_the_backbones_alone():

@@ -322,6 +322,10 @@ def config_of(
     options, *, leave_out: Collection[str] = (), defaults: NerveConfig | None = None
 ) -> NerveConfig:
     """The settings of the graph stage: ``defaults`` with what the flags change."""
+    return (defaults or NerveConfig()).replace(**config_given(options, leave_out=leave_out))
+
+
+def config_given(options, *, leave_out: Collection[str] = ()) -> dict[str, object]:
+    """The fields of :class:`~nerve_fast.NerveConfig` that flags were given for."""
     names = {field.name for field in dataclasses.fields(NerveConfig)}.difference(leave_out)
-    given = {name: getattr(options, name) for name in names if hasattr(options, name)}
-    return (defaults or NerveConfig()).replace(**given)
+    return {name: getattr(options, name) for name in names if hasattr(options, name)}

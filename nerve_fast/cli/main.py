@@ -9,6 +9,7 @@ from importlib import metadata
 import torch
 
 from nerve_fast.cli.ablate import add_ablate
+from nerve_fast.cli.app import add_app
 from nerve_fast.cli.bench import add_bench
 from nerve_fast.cli.data import add_data
 from nerve_fast.cli.demo import add_demo
@@ -78,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add_segment(commands)
     add_map(commands)
+    add_app(commands)
     add_data(commands)
     add_evaluate(commands)
     add_ablate(commands)

@@ -11,7 +11,7 @@ from torch import Tensor
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.decoding import decode, decoded, opened, opened_file, reading
 from nerve_fast.imaging.depth import colors_to_8_bits, grey_to_8_bits
-from nerve_fast.imaging.metadata import turning
+from nerve_fast.imaging.metadata import turning, upright
 from nerve_fast.utils.files import shown
 
 __all__ = ["PHOTOGRAPHS", "UNREADABLE", "load_image", "model_size", "opened", "to_tensor"]
@@ -121,7 +121,7 @@ def _to_rgb(image: Image.Image, file: IO[bytes] | None, name: str) -> Image.Imag
         plain = grey_to_8_bits(image, file, name)
     elif file is not None:
         plain = colors_to_8_bits(image, file, name)
-    turned = plain if method is None else plain.transpose(method)
+    turned = plain if method is None else upright(plain, method)
     if file is not None and turned is not image:
         image.close()
     if turned.mode == "La":

@@ -45,6 +45,14 @@ def turning(image: Image.Image, name: str) -> Image.Transpose | None:
     return UPRIGHT.get(orientation)
 
 
+def upright(image: Image.Image, method: Image.Transpose) -> Image.Image:
+    """An image turned, without what would have it turned once more by whoever takes it next."""
+    turned = image.transpose(method)
+    for name in ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"):
+        turned.info.pop(name, None)
+    return turned
+
+
 def without_metadata(file: IO[bytes]) -> IO[bytes] | None:
     """A copy of a PNG, JPEG or AVIF file that holds its pixels only; ``None`` of another file."""
     start = file.read(16)

@@ -171,7 +171,7 @@ def heat_maps(
     panels = []
     for label, heat in zip(labels, probabilities, strict=True):
         heat = np.asarray(Image.fromarray(heat).resize(size, Image.Resampling.BILINEAR))[..., None]
-        colour = _heat_colours(heat[..., 0])
+        colour = heat_colours(heat[..., 0])
         panel = np.clip(0.35 * grey + 0.65 * colour, 0, 255).astype(np.uint8)
         panels.append(_captioned(Image.fromarray(panel), label))
     return _grid(panels, columns=4)
@@ -246,7 +246,7 @@ def _likeliest(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return index
 
 
-def _heat_colours(heat: np.ndarray) -> np.ndarray:
+def heat_colours(heat: np.ndarray) -> np.ndarray:
     """``(h, w)`` in [0, 1] to ``(h, w, 3)`` in [0, 255]: dark blue, violet, orange, pale yellow."""
     stops = np.linspace(0, 1, 5)
     colours = np.array([[0, 0, 40], [90, 15, 110], [190, 55, 85], [250, 140, 10], [252, 255, 165]])

@@ -249,6 +249,15 @@ def test_damaged_exif_data_leaves_the_image_as_it_lies(tmp_path, caplog, format)
         assert len(caplog.messages) <= 1
 
 
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif"])
+def test_what_has_been_turned_is_not_turned_again(ending, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (40, 30)).save(tmp_path / f"a.{ending}", exif=exif)
+    once = load_image(tmp_path / f"a.{ending}")
+    assert once.size == load_image(once).size == (30, 40)
+
+
 def test_an_orientation_that_there_is_not_is_said(tmp_path, caplog):
     exif = Image.Exif()
     exif[0x0112] = 9

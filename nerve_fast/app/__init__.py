@@ -1,0 +1,1 @@
+"""``nerve-fast app``: a page. Only ``layout``, ``page`` and ``server`` know Gradio."""
