@@ -5,7 +5,7 @@ from pathlib import Path
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
 from nerve_fast.config import NerveConfig
 from nerve_fast.evaluation.ablation.ablations import PUBLISHED
-from nerve_fast.evaluation.presets import clip_of, iseg_of, settings_of
+from nerve_fast.evaluation.presets import clip_of, graph_of, iseg_of, settings_of
 
 USUAL = {
     "diffusion": DEFAULT_DIFFUSION,
@@ -60,8 +60,10 @@ def model_differences(run: dict) -> list[str]:
         and not (is_tiny(run) and name in ("clip", "diffusion"))
         and not ("graph" in models and name == "layers" and models[name] == "the last one")
     ]
-    if graph := models.get("graph"):
-        found = [f"graph {graph} for the diffusion model", *found]
+    graph, usual_graph = models.get("graph"), graph_of(run["preset"]["name"])
+    if graph != usual_graph and refiner["name"] in ("walk", "iseg"):
+        source, usual_source = (one or "the diffusion model" for one in (graph, usual_graph))
+        found = [f"graph {source} for {usual_source}", *found]
     usual = NerveConfig().to_dict()
     found += [
         f"{name} {value} for {usual[name]}"

@@ -17,8 +17,17 @@ from nerve_fast.priors import METHODS, PriorConfig, ProxyCLIP, patchwise, read_o
         ({"logit_scale": 0}, "logit scale is 0"),
         ({"logit_scale": "40"}, "logit scale is '40'"),
         ({"logit_scale": float("nan")}, "logit scale is nan"),
-        ({"protocol": "mmcv"}, "prior protocol is 'mmcv'; expected one of fit, mmseg"),
-        ({"proxy": "owner/name"}, "proxy is 'owner/name' and prior is naclip; only proxyclip"),
+        ({"protocol": "mmcv"}, "prior protocol is 'mmcv'; expected one of fit, mmseg, squash"),
+        (
+            {"networks": {"proxy": "owner/name"}},
+            "prior network proxy is 'owner/name' and prior is naclip, whose further networks",
+        ),
+        ({"templates": "best"}, "prior templates is 'best'; expected one of imagenet, photo"),
+        ({"background": "sky"}, "prior background is 'sky', which the prior naclip does not read"),
+        ({"threshold": 0.5}, "prior threshold is 0.5, which the prior naclip does not read"),
+        ({"threshold": 2}, "prior threshold is 2; expected a number from 0 to 1"),
+        ({"protocol": "squash", "window": 64}, "prior window is 64 and the protocol is squash"),
+        ({"name": "groupvit", "resolution": 448}, "resolution is 448, which the prior groupvit"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
@@ -33,7 +42,7 @@ def test_read_outs_are_those_of_their_names(pipe):
 
 
 def test_the_proxy_is_loaded_once_as_the_clip_model_is(pipe, proxy):
-    config = PriorConfig("proxyclip", proxy=str(proxy))
+    config = PriorConfig("proxyclip", networks={"proxy": str(proxy)})
     first, second = read_out_of(config, pipe.prior.clip), read_out_of(config, pipe.prior.clip)
     assert isinstance(first, ProxyCLIP)
     assert first.proxy is second.proxy
@@ -51,6 +60,6 @@ def test_without_a_name_the_proxy_is_that_of_the_paper(pipe, monkeypatch, proxy)
 
 
 def test_a_proxy_that_is_not_there_is_named(pipe, tmp_path):
-    config = PriorConfig("proxyclip", proxy=str(tmp_path / "none"))
+    config = PriorConfig("proxyclip", networks={"proxy": str(tmp_path / "none")})
     with pytest.raises(InputError, match="proxy is .*none.*: no such folder"):
         read_out_of(config, pipe.prior.clip)
