@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from PIL import Image
@@ -46,6 +47,9 @@ dimension in front, ``(L, B, h', w', C)``, it gives several, whose similarities 
 """
 
 
+Backbone = TypeVar("Backbone", bound="CLIPBackbone")
+
+
 class CLIPBackbone(WordEncoder):
     """A frozen CLIP model that gives a feature for each patch and an embedding for each word.
 
@@ -83,8 +87,8 @@ class CLIPBackbone(WordEncoder):
 
     @classmethod
     def from_pretrained(
-        cls, source: str = DEFAULT_CLIP, *, device: torch.device, dtype: torch.dtype
-    ) -> "CLIPBackbone":
+        cls: type[Backbone], source: str = DEFAULT_CLIP, *, device: torch.device, dtype: torch.dtype
+    ) -> Backbone:
         """Load a CLIP checkpoint.
 
         Args:
@@ -97,7 +101,7 @@ class CLIPBackbone(WordEncoder):
         """
         source = str(source)
 
-        def loader(checkpoint: Checkpoint) -> "CLIPBackbone":
+        def loader(checkpoint: Checkpoint) -> Backbone:
             folder = str(checkpoint.folder)
             tokenizer = CLIPTokenizer.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False
@@ -116,11 +120,6 @@ class CLIPBackbone(WordEncoder):
             )
 
         return load("CLIP", source, LAYOUT, "clip", loader, not_clip)
-
-    @property
-    def context(self) -> int:
-        """See :class:`WordEncoder`."""
-        return self.model.config.text_config.max_position_embeddings
 
     def text_parts(self) -> tuple[nn.Module, ...]:
         """See :class:`WordEncoder`."""
@@ -164,6 +163,12 @@ class CLIPBackbone(WordEncoder):
             ``(B, H/patch, W/patch, E)`` float32, or on the grid that ``read_out`` gives; of norm 1,
             or the mean of several such.
         """
+        features = normalize(self.projected(pixels, read_out, position_offset), dim=-1)
+        return features if features.ndim == 4 else features.mean(0)
+
+    @torch.no_grad()
+    def projected(self, pixels: Tensor, read_out: ReadOut, position_offset: float = 0.0) -> Tensor:
+        """What :meth:`patch_features` makes unit length, and averages where there are several."""
         vision = self.model.vision_model
         embeddings = vision.embeddings
         patches = embeddings.patch_embedding(pixels)
@@ -172,6 +177,4 @@ class CLIPBackbone(WordEncoder):
         x = torch.cat([first, patches.flatten(2).mT], dim=1)
         x = x + resampled_positions(embeddings.position_embedding.weight, grid, position_offset)
         x = read_out(vision.encoder.layers, vision.pre_layrnorm(x), grid, pixels)
-        x = self.model.visual_projection(vision.post_layernorm(x))
-        features = normalize(x.float(), dim=-1)
-        return features if features.ndim == 4 else features.mean(0)
+        return self.model.visual_projection(vision.post_layernorm(x)).float()

@@ -1,5 +1,6 @@
 """GroupViT through transformers: groups of patches, and embeddings of them and of words."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -81,11 +82,6 @@ class GroupViTBackbone(WordEncoder):
         return load("GroupViT", str(source), LAYOUT, "clip", loader, refuse)
 
     @property
-    def context(self) -> int:
-        """See :class:`~nerve_fast.backbones.words.WordEncoder`."""
-        return self.model.config.text_config.max_position_embeddings
-
-    @property
     def logit_scale(self) -> float:
         """What cosines are multiplied by, at most 100."""
         return self.model.logit_scale.exp().clamp(max=100).item()
@@ -121,11 +117,9 @@ class GroupViTBackbone(WordEncoder):
         x = vision.embeddings(pixels.to(self.model.dtype), interpolate_pos_encoding=True)
         encoded = vision.encoder(x, output_attentions=True, return_dict=True)
         groups = vision.layernorm(encoded.last_hidden_state)
-        assigned = None
-        for stage in encoded.attentions:
-            if stage is not None:
-                # (B, groups, tokens before)
-                assigned = stage.float() if assigned is None else stage.float() @ assigned
+        # Each is (B, groups, groups of the stage before); the last stage makes none.
+        stages = [stage.float() for stage in encoded.attentions if stage is not None]
+        assigned = functools.reduce(lambda before, stage: stage @ before, stages)
         project = self.model.visual_projection
         features = project(groups.flatten(0, 1)).unflatten(0, groups.shape[:2])
         image = project(groups.mean(1))

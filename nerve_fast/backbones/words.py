@@ -23,7 +23,7 @@ MOST_WORDS = 10_000
 class WordEncoder:
     """Base of the models of images and text: what they have in common are words.
 
-    A model of its own overrides :meth:`text_parts`, :meth:`embed` and :attr:`context`.
+    A model of its own overrides :meth:`text_parts` and :meth:`embed`.
 
     Args:
         model: on its device and in its dtype.
@@ -33,7 +33,6 @@ class WordEncoder:
         revision: of the hub's repository, where the model comes from one.
 
     Attributes:
-        context: tokens that the model reads at most.
         padding: how prompts are padded, as tokenizers take it.
         reader: the model's name, for messages.
 
@@ -41,7 +40,6 @@ class WordEncoder:
         ValueError: the tokenizer has tokens that the model does not know.
     """
 
-    context: int
     padding: bool | str = True
     reader: str = "CLIP"
 
@@ -59,14 +57,19 @@ class WordEncoder:
         self.source = source
         self.revision = revision
         self._check_tokens()
-        self._embeddings: dict[tuple[Sequence[str], str], Tensor] = {}
+        self._embeddings: dict[tuple[tuple[str, ...], str], Tensor] = {}
         self._cache_folder = cache
-        self._caches: dict[Sequence[str], TextCache] = {}
+        self._caches: dict[tuple[str, ...], TextCache] = {}
         self._known_state: tuple = ()
 
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @property
+    def context(self) -> int:
+        """Tokens that the model reads at most."""
+        return self.model.config.text_config.max_position_embeddings
 
     def text_parts(self) -> tuple[nn.Module, ...]:
         """The modules that an embedding depends on."""
@@ -99,25 +102,24 @@ class WordEncoder:
         Raises:
             InputError: a word does not fit into the model's context.
         """
-        templates = IMAGENET_TEMPLATES if templates is None else tuple(templates)
+        prompts = IMAGENET_TEMPLATES if templates is None else tuple(templates)
         self._forget_if_changed()
         embeddings = self._embeddings
-        known = {
-            word: embeddings[templates, word] for word in words if (templates, word) in embeddings
-        }
+        known = {word: embeddings[prompts, word] for word in words if (prompts, word) in embeddings}
         missing = [word for word in dict.fromkeys(words) if word not in known]
         for word in tqdm(missing, "text", unit="word", disable=None if progress else True):
-            if templates not in self._caches:
-                cache = TextCache(self._cache_folder, self._identity(templates))
-                self._caches = {**self._caches, templates: cache}
-            embedding = self._caches[templates].read(word)
+            if prompts not in self._caches:
+                cache = TextCache(self._cache_folder, self._identity(prompts))
+                self._caches = {**self._caches, prompts: cache}
+            embedding = self._caches[prompts].read(word)
             if embedding is None:
-                embedding = self._encode(word, templates)
-                self._caches[templates].write(word, embedding)
+                embedding = self._encode(word, prompts)
+                self._caches[prompts].write(word, embedding)
             known[word] = embedding
         if missing:
             # Another dict, as other threads may be reading this one.
-            latest = {**self._embeddings, **{(templates, word): known[word] for word in known}}
+            latest = dict(self._embeddings)
+            latest.update(((prompts, word), known[word]) for word in known)
             for key in list(latest)[:-MOST_WORDS]:
                 del latest[key]
             self._embeddings = latest

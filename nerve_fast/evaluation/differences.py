@@ -1,5 +1,7 @@
 """The name of a run in tables, and its differences from its preset."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
@@ -96,7 +98,9 @@ def expected_of(run: dict) -> dict:
     preset = settings_of(
         run["preset"]["name"], dataset["name"], dataset["classes"][0] == "background"
     )
-    expected = {name: getattr(preset, name) for name in run["settings"]}
+    # As files have them.
+    known = json.loads(json.dumps(dataclasses.asdict(preset)))
+    expected = {name: known[name] for name in run["settings"]}
     if run["refiner"]["name"] == "iseg":
         authors = iseg_of(dataset["name"])
         expected |= {name: authors[name] for name in authors if name in run["refiner"]}

@@ -148,7 +148,7 @@ def prior_of(settings: Settings, background: str | None = None) -> PriorConfig:
         InputError: there is no such prior, or a value is out of its range.
     """
     check_choice("prior", settings.prior, ENTRIES)
-    said = {
+    said: dict[str, Any] = {
         "resolution": settings.resolution,
         "window": settings.window,
         "stride": settings.stride,

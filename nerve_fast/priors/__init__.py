@@ -11,6 +11,8 @@ from nerve_fast.priors.gem import gem
 from nerve_fast.priors.cliper import cliper
 from nerve_fast.priors.proxyclip import ProxyCLIP
 from nerve_fast.priors.groupvit import GroupViT
+from nerve_fast.priors.clipdiy import CLIPDIY
+from nerve_fast.priors.pixelclip import PixelCLIP
 
 # isort: on
 from nerve_fast.priors.config import PriorConfig
@@ -22,10 +24,12 @@ from nerve_fast.priors.registry import ENTRIES, METHODS
 from nerve_fast.priors.views import View, view_of
 
 __all__ = [
+    "CLIPDIY",
     "ENTRIES",
     "METHODS",
     "CLIPPrior",
     "GroupViT",
+    "PixelCLIP",
     "Prior",
     "PriorConfig",
     "ProxyCLIP",

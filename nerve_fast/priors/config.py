@@ -66,8 +66,8 @@ class PriorConfig:
         # A value, as the others are: two that say the same are equal.
         if not isinstance(self.networks, (Mapping, tuple)):
             raise TypeError(
-                f"networks is {quoted(self.networks)}; expected a dictionary from names to hub ids, "
-                "folders or files"
+                f"networks is {quoted(self.networks)}; expected a dictionary from names to hub "
+                "ids, folders or files"
             )
         networks = tuple(sorted((str(k), str(v)) for k, v in dict(self.networks).items()))
         object.__setattr__(self, "networks", networks)

@@ -19,7 +19,7 @@ from nerve_fast.errors import InputError
 from nerve_fast.priors.config import PriorConfig
 from nerve_fast.priors.prior import Prior
 from nerve_fast.priors.probabilities import as_distribution, best_words
-from nerve_fast.priors.registry import ACTIVATIONS, METHODS, Windows
+from nerve_fast.priors.registry import ACTIVATIONS, METHODS, Method, Windows
 from nerve_fast.priors.views import View, resized, view_of
 from nerve_fast.shares import Share
 
@@ -48,16 +48,22 @@ class CLIPPrior(Prior):
     Args:
         clip: the network.
         config: which method reads its patches, at what size, in which windows.
+        method: of a system that is more than a method; ``None`` is the one that ``config`` names.
 
     Raises:
         InputError: the proxy of a method that has one is not available.
     """
 
-    def __init__(self, clip: CLIPBackbone, config: PriorConfig | None = None):
+    def __init__(
+        self,
+        clip: CLIPBackbone,
+        config: PriorConfig | None = None,
+        method: Method | None = None,
+    ):
         self.clip = clip
         self.config = PriorConfig() if config is None else config
-        self.method = METHODS[self.config.name]
-        self.read_out = read_out_of(self.config, clip)
+        self.method = METHODS[self.config.name] if method is None else method
+        self.read_out = read_out_of(self.method, self.config, clip)
 
     @property
     def identity(self) -> str:  # type: ignore[override]  # users set the base's; this takes long
@@ -268,13 +274,12 @@ def check_finite(values: Tensor) -> None:
         )
 
 
-def read_out_of(config: PriorConfig, backbone: CLIPBackbone) -> ReadOut:
+def read_out_of(method: Method, config: PriorConfig, backbone: CLIPBackbone) -> ReadOut:
     """Return the read-out of a method; the proxy of a method that has one is loaded once.
 
     Raises:
         InputError: the proxy is not available.
     """
-    method = METHODS[config.name]
     if not method.networks:
         return method.read_out
     proxy = _proxy(config.network("proxy"), backbone.device, backbone.model.dtype)

@@ -85,8 +85,8 @@ class Method(Entry):
     """
 
     read_out: Callable
-    memory: Callable[[Windows], int]
-    cells: Callable[[Windows], int]
+    memory: Callable[[Windows], int] = lambda windows: 0
+    cells: Callable[[Windows], int] = lambda windows: 0
 
 
 @dataclasses.dataclass(frozen=True)

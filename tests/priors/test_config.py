@@ -38,12 +38,16 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
 def test_read_outs_are_those_of_their_names(pipe):
     for name in METHODS:
         if name != "proxyclip":
-            assert read_out_of(PriorConfig(name), pipe.prior.clip) is METHODS[name].read_out
+            assert (
+                read_out_of(METHODS[name], PriorConfig(name), pipe.prior.clip)
+                is METHODS[name].read_out
+            )
 
 
 def test_the_proxy_is_loaded_once_as_the_clip_model_is(pipe, proxy):
     config = PriorConfig("proxyclip", networks={"proxy": str(proxy)})
-    first, second = read_out_of(config, pipe.prior.clip), read_out_of(config, pipe.prior.clip)
+    method = METHODS["proxyclip"]
+    first, second = (read_out_of(method, config, pipe.prior.clip) for _ in range(2))
     assert isinstance(first, ProxyCLIP)
     assert first.proxy is second.proxy
     assert first.proxy.model.dtype == torch.float32
@@ -55,11 +59,11 @@ def test_without_a_name_the_proxy_is_that_of_the_paper(pipe, monkeypatch, proxy)
     monkeypatch.setattr(
         patchwise, "_proxy", lambda source, *rest: asked.append(source) or load(proxy, *rest)
     )
-    read_out_of(PriorConfig("proxyclip"), pipe.prior.clip)
+    read_out_of(METHODS["proxyclip"], PriorConfig("proxyclip"), pipe.prior.clip)
     assert asked == ["facebook/dino-vitb8"]
 
 
 def test_a_proxy_that_is_not_there_is_named(pipe, tmp_path):
     config = PriorConfig("proxyclip", networks={"proxy": str(tmp_path / "none")})
     with pytest.raises(InputError, match="proxy is .*none.*: no such folder"):
-        read_out_of(config, pipe.prior.clip)
+        read_out_of(METHODS["proxyclip"], config, pipe.prior.clip)
