@@ -109,7 +109,11 @@ def add_changes(command) -> None:
     _add_networks(over)
     over.add_argument("--logit-scale", type=float, help="of similarities, before the softmax")
     add_threshold(over)
-    over.add_argument("--vocabulary", metavar="NAME", help="plain, sclip, clearclip, groupvit, clip-diy or pixelclip")
+    over.add_argument(
+        "--vocabulary",
+        metavar="NAME",
+        help="plain, sclip, clearclip, groupvit, clip-diy or pixelclip",
+    )
 
 
 def method_of(options) -> dict:

@@ -127,7 +127,10 @@ class GroupViT(Prior):
     def encoded_memory(self, view: View, images: int) -> int:
         """See :meth:`Prior.encoded_memory`."""
         config = self.groupvit.model.config
-        groups = config.vision_config.num_output_groups[-1]
+        vision = config.vision_config
+        # A stage without tokens of its own makes no groups.
+        stages = zip(vision.num_output_groups, vision.num_group_tokens, strict=True)
+        groups = [made for made, tokens in stages if tokens][-1]
         window = math.prod(view.window) + 4 * (groups + 1) * config.projection_dim
         return images * len(view) * window
 
