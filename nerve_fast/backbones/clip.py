@@ -84,6 +84,7 @@ class CLIPBackbone(WordEncoder):
         self.resample = Image.Resampling(resample)
         self.patch = model.config.vision_config.patch_size
         self.image_size = model.config.vision_config.image_size
+        self.embedding_size = model.config.projection_dim
 
     @classmethod
     def from_pretrained(

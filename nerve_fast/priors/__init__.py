@@ -10,6 +10,7 @@ from nerve_fast.priors.clearclip import clearclip
 from nerve_fast.priors.gem import gem
 from nerve_fast.priors.cliper import cliper
 from nerve_fast.priors.proxyclip import ProxyCLIP
+from nerve_fast.priors.siglip import SigLIP
 from nerve_fast.priors.groupvit import GroupViT
 from nerve_fast.priors.clipdiy import CLIPDIY
 from nerve_fast.priors.pixelclip import PixelCLIP
@@ -33,6 +34,7 @@ __all__ = [
     "Prior",
     "PriorConfig",
     "ProxyCLIP",
+    "SigLIP",
     "View",
     "as_distribution",
     "best_words",

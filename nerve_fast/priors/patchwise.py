@@ -14,6 +14,7 @@ from torch.nn.functional import interpolate
 
 from nerve_fast.backbones.clip import CLIPBackbone, ReadOut
 from nerve_fast.backbones.dino import DINOBackbone
+from nerve_fast.backbones.siglip import SigLIPBackbone
 from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.errors import InputError
 from nerve_fast.priors.config import PriorConfig
@@ -43,7 +44,7 @@ class PatchFeatures:
 
 
 class CLIPPrior(Prior):
-    """CLIP's probability of each label at each place.
+    """CLIP's probability of each label at each place, or that of a model like it.
 
     Args:
         clip: the network.
@@ -56,7 +57,7 @@ class CLIPPrior(Prior):
 
     def __init__(
         self,
-        clip: CLIPBackbone,
+        clip: CLIPBackbone | SigLIPBackbone,
         config: PriorConfig | None = None,
         method: Method | None = None,
     ):
@@ -109,7 +110,7 @@ class CLIPPrior(Prior):
         """See :meth:`Prior.encoded_memory`."""
         one = Windows(self.clip, self.read_out, view, 1)
         places = max(one.patches, self.method.cells(one))
-        return 4 * images * len(view) * places * self.clip.model.config.projection_dim
+        return 4 * images * len(view) * places * self.clip.embedding_size
 
     def check_labels(self, classes: Sequence[Sequence[str]], *, progress: bool = False) -> None:
         """Encode the words, which later calls take from memory; see :meth:`Prior.check_labels`."""
@@ -274,7 +275,9 @@ def check_finite(values: Tensor) -> None:
         )
 
 
-def read_out_of(method: Method, config: PriorConfig, backbone: CLIPBackbone) -> ReadOut:
+def read_out_of(
+    method: Method, config: PriorConfig, backbone: CLIPBackbone | SigLIPBackbone
+) -> ReadOut:
     """Return the read-out of a method; the proxy of a method that has one is loaded once.
 
     Raises:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from nerve_fast.backbones.clip import DEFAULT_CLIP, CLIPBackbone, ReadOut
+from nerve_fast.backbones.siglip import SigLIPBackbone
 from nerve_fast.priors.views import View
 
 ACTIVATIONS = 40
@@ -55,7 +56,7 @@ class Windows:
         count: windows at a time.
     """
 
-    clip: CLIPBackbone
+    clip: CLIPBackbone | SigLIPBackbone
     read_out: ReadOut
     view: View
     count: int

@@ -5,6 +5,7 @@ import dataclasses
 from PIL import Image
 
 from nerve_fast.backbones.clip import CLIPBackbone
+from nerve_fast.backbones.siglip import SigLIPBackbone
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import model_size
 from nerve_fast.priors.config import PriorConfig
@@ -33,7 +34,7 @@ class View:
 
 
 def view_of(
-    clip: CLIPBackbone,
+    clip: CLIPBackbone | SigLIPBackbone,
     size: tuple[int, int],
     config: PriorConfig,
     magnified: tuple[int, int] | None = None,
@@ -100,7 +101,10 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def resized(
-    clip: CLIPBackbone, image: Image.Image, size: tuple[int, int], config: PriorConfig
+    clip: CLIPBackbone | SigLIPBackbone,
+    image: Image.Image,
+    size: tuple[int, int],
+    config: PriorConfig,
 ) -> Image.Image:
     """The image at ``size = (width, height)``, by the checkpoint's own filter or OpenCV's."""
     if config.protocol == "mmseg":
