@@ -141,7 +141,12 @@ def add_models(command, *, resolution: bool = True) -> None:
     models.add_argument(
         "--models", metavar="DIR|tiny", help="folder that holds clip/ and diffusion/"
     )
-    models.add_argument("--clip", metavar="ID|DIR", help="CLIP checkpoint (default: ViT-L/14)")
+    models.add_argument(
+        "--clip",
+        metavar="ID|DIR",
+        help="CLIP checkpoint, or what the prior has in its place (default: the prior's or the "
+        "preset's, of most ViT-L/14)",
+    )
     models.add_argument(
         "--diffusion", metavar="ID|DIR", help="Stable Diffusion (default: 2.1 base)"
     )
@@ -211,7 +216,13 @@ def _hub_id(options, model: str) -> str:
         raise InputError(
             f"--revision pins {model}, which is no model of the hub; name one as --{model}"
         )
-    clip = clip_of(options.preset) if hasattr(options, "preset") else None
+    if hasattr(options, "preset"):
+        clip = clip_of(options.preset)
+    else:
+        from nerve_fast.priors import ENTRIES
+
+        entry = ENTRIES.get(getattr(options, "prior", ""))
+        clip = None if entry is None else entry.clip
     usual_clip, usual_diffusion = model_sources(None, clip, None)
     return str(named or {"clip": usual_clip, "diffusion": usual_diffusion}[model])
 
