@@ -423,7 +423,7 @@ def test_what_is_under_a_threshold_has_no_class_or_the_one_named(root, tmp_path)
 
 def test_mistakes_are_one_line(root, tmp_path, capsys):
     cases = [
-        ("preset is 'x'; expected one of sclip", "--preset", "x"),
+        ("preset is 'x'; expected one of clip", "--preset", "x"),
         ("prior is 'x'; expected one of", "--prior", "x"),
         ("refiner is 'x'; expected one of none, pamr", "--refiner", "x"),
         ("vocabulary is 'x'; expected one of plain", "--vocabulary", "x"),
