@@ -216,6 +216,7 @@ def _hub_id(options, model: str) -> str:
         raise InputError(
             f"--revision pins {model}, which is no model of the hub; name one as --{model}"
         )
+    clip: str | None
     if hasattr(options, "preset"):
         clip = clip_of(options.preset)
     else:

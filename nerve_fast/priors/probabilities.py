@@ -25,10 +25,10 @@ def best_words(words: Tensor, classes: Sequence[Sequence[str]]) -> Tensor:
 def as_distribution(scores: Tensor) -> Tensor:
     """Scores ``(…, K, h, w)`` of labels, not negative, made to sum to 1 over ``K``.
 
-    Where all of them are 0 all labels are alike.
+    Where all of them are 0 all labels are alike. What is not finite stays so.
     """
     total = scores.sum(-3, keepdim=True)
-    return torch.where(total > 0, scores / total.where(total > 0, 1), 1 / scores.shape[-3])
+    return torch.where(total == 0, 1 / scores.shape[-3], scores / total.where(total != 0, 1))
 
 
 def apart(

@@ -127,6 +127,8 @@ def test_probabilities_of_similarities_are_those_of_labels(pipe, scene, generato
 def test_scores_that_are_all_0_make_all_labels_alike():
     scores = torch.tensor([[0.0, 2.0], [0.0, 6.0]])[..., None]
     assert as_distribution(scores)[..., 0].tolist() == [[0.5, 0.25], [0.5, 0.75]]
+    scores[0, 0] = float("nan")
+    assert as_distribution(scores)[:, 0].isnan().all()
 
 
 def test_the_logit_scale_sharpens(pipe, scene):
