@@ -158,6 +158,112 @@ def pipe(own_cache):
     return NervePipeline.from_pretrained("tiny", device="cpu")
 
 
+@pytest.fixture(scope="session")
+def systems(tmp_path_factory):
+    """Small random networks of whole systems, by name: folders, and files in authors' layouts."""
+    import json
+    import shutil
+
+    from transformers import CLIPModel, GroupViTConfig, GroupViTModel, ViTConfig, ViTModel
+
+    root = tmp_path_factory.mktemp("systems")
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(model, scale):
+        for parameter in model.parameters():
+            # Normalisations stay as they are, or all places would look alike.
+            if parameter.ndim > 1:
+                parameter.data = scale * torch.randn(parameter.shape, generator=generator)
+        return model.eval()
+
+    vision = {
+        "hidden_size": 16,
+        "num_attention_heads": 2,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "patch_size": 8,
+        "image_size": 32,
+    }
+    groups = {
+        **vision,
+        "num_hidden_layers": 3,
+        "depths": [1, 1, 1],
+        "num_group_tokens": [6, 4, 0],
+        "num_output_groups": [6, 4, 0],
+    }
+    text = {**vision, "vocab_size": 765, "bos_token_id": 763, "eos_token_id": 764}
+    config = GroupViTConfig(
+        vision_config=groups,
+        text_config=text,
+        projection_dim=8,
+        projection_intermediate_dim=16,
+    )
+    groupvit = drawn(GroupViTModel(config), 0.5)
+    groupvit.logit_scale.data.fill_(3.0)
+    shutil.copytree(MODELS / "clip", root / "groupvit", ignore=shutil.ignore_patterns("model.*"))
+    groupvit.save_pretrained(root / "groupvit")
+    imagenet = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
+    (root / "groupvit" / "preprocessor_config.json").write_text(json.dumps(imagenet))
+
+    dino = drawn(ViTModel(ViTConfig(**vision), add_pooling_layer=False), 0.3)
+    dino.save_pretrained(root / "dino")
+    decoder = {
+        "weight": torch.randn(1, 16, 1, 1, generator=generator),
+        "bias": torch.randn(1, generator=generator),
+    }
+    torch.save({"decoder": decoder}, root / "found.pt")
+
+    own = CLIPModel.from_pretrained(MODELS / "clip").state_dict()
+    tuned = {
+        name: value + 0.02 * torch.randn(value.shape, generator=generator)
+        for name, value in own.items()
+        if name.startswith(("vision_model.", "visual_projection."))
+    }
+    weights = {
+        f"sem_seg_head.predictor.clip_model.visual.{name}": value
+        for name, value in as_openai(tuned).items()
+    }
+    others = {"sem_seg_head.predictor.prompt_tokens": torch.zeros(2), "pixel_mean": torch.zeros(3)}
+    torch.save({"model": {**weights, **others}, "iteration": 9999}, root / "pixelclip.pth")
+    return {
+        "groupvit": root / "groupvit",
+        "dino": root / "dino",
+        "found": root / "found.pt",
+        "decoder": decoder,
+        "pixelclip": root / "pixelclip.pth",
+        "tuned": tuned,
+    }
+
+
+def as_openai(state):
+    """An image encoder of transformers under OpenAI's names."""
+    vision = "vision_model."
+    found = {
+        "class_embedding": state[vision + "embeddings.class_embedding"],
+        "conv1.weight": state[vision + "embeddings.patch_embedding.weight"],
+        "positional_embedding": state[vision + "embeddings.position_embedding.weight"],
+        "proj": state["visual_projection.weight"].T.contiguous(),
+    }
+    for kind in ("weight", "bias"):
+        found[f"ln_pre.{kind}"] = state[f"{vision}pre_layrnorm.{kind}"]
+        found[f"ln_post.{kind}"] = state[f"{vision}post_layernorm.{kind}"]
+        for number in range(sum(name.endswith("layer_norm1.bias") for name in state)):
+            layer = f"{vision}encoder.layers.{number}."
+            block = f"transformer.resblocks.{number}."
+            found[f"{block}attn.in_proj_{kind}"] = torch.cat(
+                [state[f"{layer}self_attn.{part}_proj.{kind}"] for part in "qkv"]
+            )
+            for new, old in (
+                ("attn.out_proj", "self_attn.out_proj"),
+                ("ln_1", "layer_norm1"),
+                ("ln_2", "layer_norm2"),
+                ("mlp.c_fc", "mlp.fc1"),
+                ("mlp.c_proj", "mlp.fc2"),
+            ):
+                found[f"{block}{new}.{kind}"] = state[f"{layer}{old}.{kind}"]
+    return found
+
+
 @pytest.fixture
 def copied_models(tmp_path):
     """A copy of the shipped models that a test may damage."""

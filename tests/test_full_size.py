@@ -1,12 +1,35 @@
-"""SD 2.1 and CLIP ViT-L/14 in their real configurations with random weights: shapes and stamina."""
+"""Models in their real configurations with random weights: shapes and stamina."""
 
 import copy
 
 import pytest
 import torch
 from PIL import Image
+from transformers import (
+    CLIPConfig,
+    CLIPModel,
+    CLIPTokenizer,
+    GroupViTConfig,
+    GroupViTModel,
+    SiglipConfig,
+    SiglipModel,
+    ViTConfig,
+    ViTModel,
+)
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from nerve_fast.backbones.clip import CLIPBackbone
+from nerve_fast.backbones.dino import DINOBackbone
+from nerve_fast.backbones.found import Saliency
+from nerve_fast.backbones.groupvit import GroupViTBackbone
+from nerve_fast.backbones.siglip import SigLIPBackbone
 from nerve_fast.bench.harness.full_size import full_size_pipe
+from nerve_fast.evaluation.presets import Settings, settings_of
+from nerve_fast.evaluation.segmenter import Segmenter
+from nerve_fast.priors import CLIPDIY, GroupViT, PixelCLIP, PriorConfig, SigLIP
+from nerve_fast.priors.pixelclip import PixelCLIPBackbone
+from nerve_fast.tiny import MODELS
+from nerve_fast.utils.files import cache_folder
 
 
 @pytest.fixture(scope="module")
@@ -28,3 +51,85 @@ def test_the_pipeline_runs_at_full_size(pipe, width, height):
     assert out.label_map.shape == (height, width)
     assert out.prior.shape == (3, height // 8, width // 8)
     torch.testing.assert_close(out.probabilities.sum(0), torch.ones(height, width))
+
+
+SIDES = {"base": (768, 12, 3072), "small": (384, 6, 1536)}
+
+
+def sizes(name, **more):
+    width, heads, inner = SIDES[name]
+    return {
+        "hidden_size": width,
+        "num_attention_heads": heads,
+        "intermediate_size": inner,
+        "num_hidden_layers": 12,
+        **more,
+    }
+
+
+def words(tokenizer, **more):
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    return {"hidden_size": 512, "num_attention_heads": 8, "num_hidden_layers": 12, **ends, **more}
+
+
+@pytest.fixture(scope="module")
+def make_system(own_cache):
+    """``make_system(name)``: a whole system in its real configuration, with random weights."""
+    common = {"source": "random", "cache": cache_folder()}
+    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
+
+    def clip(kind, patch):
+        config = CLIPConfig(
+            vision_config=sizes("base", patch_size=patch, image_size=224),
+            text_config=words(tokenizer),
+            projection_dim=512,
+        )
+        normal = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD, "resample": 3}
+        return kind(CLIPModel(config), tokenizer, **normal, **common)
+
+    def make(name):
+        torch.manual_seed(0)
+        half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        if name == "groupvit":
+            ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+            model = GroupViTModel(GroupViTConfig(text_config=ends))
+            config = PriorConfig(name, background="background", threshold=0.95)
+            return GroupViT(GroupViTBackbone(model, tokenizer, **half, **common), config)
+        if name == "clip-diy":
+            vision = ViTConfig(**sizes("small", patch_size=8, image_size=224))
+            dino = DINOBackbone(ViTModel(vision, add_pooling_layer=False), **half)
+            config = PriorConfig(name, background="background")
+            return CLIPDIY(clip(CLIPBackbone, 32), Saliency(dino, torch.randn(384), 0.1), config)
+        if name == "pixelclip":
+            return PixelCLIP(clip(PixelCLIPBackbone, 16))
+        vision = sizes("base", patch_size=16, image_size=224)
+        text = sizes("base", vocab_size=32_000)
+        model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
+        return SigLIP(SigLIPBackbone(model, tokenizer, resample=3, **half, **common))
+
+    return make
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "dataset", "size"),
+    [
+        ("groupvit", "voc21", (448, 597)),
+        ("clip-diy", "voc21", (256, 256)),
+        ("pixelclip", "voc20", (64, 64)),
+        ("siglip", "voc20", (21, 28)),
+    ],
+)
+def test_a_system_labels_an_image_at_full_size(make_system, name, dataset, size):
+    prior = make_system(name)
+    background = ["background"] if dataset == "voc21" else []
+    classes = [[word] for word in [*background, "cat", "dog", "grass"]]
+    image = Image.effect_noise((500, 375), 60).convert("RGB")
+    assert prior.maps([image], classes).shape[-2:] == size
+    settings = Settings(name, "none", "plain")
+    if name != "siglip":
+        settings = settings_of(name, dataset, bool(background))
+    found = Segmenter(prior, settings, classes, bool(background))(image)
+    assert found.shape == (375, 500)
+    assert found.min() >= 0
+    assert found.max() < len(classes)

@@ -122,7 +122,7 @@ class Layout:
             name
             for name in names
             if str(PurePosixPath(name).parent) in folders
-            and PurePosixPath(name).suffix in (".json", ".txt")
+            and PurePosixPath(name).suffix in (".json", ".txt", ".model")
         }
         weights = filter(None, (network.weights(names) for network in self.networks))
         return sorted(

@@ -43,21 +43,13 @@ def _run(options) -> int:
     # transformers and diffusers take seconds to import; mistakes above should not.
     from nerve_fast.app.server import need_gradio, serve
     from nerve_fast.app.settings import AppSettings
-    from nerve_fast.priors import PriorConfig
 
     need_gradio()
     names = ("resolution", "max_memory", "global_keys", "max_key_error", "tile", "overlap")
     settings = AppSettings(
         models=flags.models_of(options),
         words=not options.no_words,
-        prior=PriorConfig(
-            name=options.prior,
-            resolution=options.prior_resolution,
-            window=options.prior_window,
-            stride=options.prior_stride,
-            logit_scale=options.logit_scale,
-            proxy=options.prior_proxy,
-        ),
+        prior=flags.prior_of(options),
         config=given,
         **{name: getattr(options, name) for name in names},
     )

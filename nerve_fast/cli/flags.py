@@ -91,7 +91,7 @@ CHANGES = (
     "prior_resolution",
     "prior_window",
     "prior_stride",
-    "prior_proxy",
+    "prior_networks",
     "logit_scale",
     "background",
     "vocabulary",
@@ -106,10 +106,14 @@ def add_changes(command) -> None:
     over.add_argument("--prior-resolution", type=int, help="short side for CLIP")
     over.add_argument("--prior-window", type=int, help="side of CLIP's sliding window")
     over.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
-    over.add_argument("--prior-proxy", metavar="ID|DIR", help="the DINO of proxyclip")
+    _add_networks(over)
     over.add_argument("--logit-scale", type=float, help="of similarities, before the softmax")
     add_threshold(over)
-    over.add_argument("--vocabulary", metavar="NAME", help="plain, sclip or clearclip")
+    over.add_argument(
+        "--vocabulary",
+        metavar="NAME",
+        help="plain, sclip, clearclip, groupvit, clip-diy or pixelclip",
+    )
 
 
 def method_of(options) -> dict:
@@ -137,7 +141,12 @@ def add_models(command, *, resolution: bool = True) -> None:
     models.add_argument(
         "--models", metavar="DIR|tiny", help="folder that holds clip/ and diffusion/"
     )
-    models.add_argument("--clip", metavar="ID|DIR", help="CLIP checkpoint (default: ViT-L/14)")
+    models.add_argument(
+        "--clip",
+        metavar="ID|DIR",
+        help="CLIP checkpoint, or what the prior has in its place (default: the prior's or the "
+        "preset's, of most ViT-L/14)",
+    )
     models.add_argument(
         "--diffusion", metavar="ID|DIR", help="Stable Diffusion (default: 2.1 base)"
     )
@@ -211,7 +220,14 @@ def _hub_id(options, model: str) -> str:
         raise InputError(
             f"--revision pins {model}, which is no model of the hub; name one as --{model}"
         )
-    clip = clip_of(options.preset) if hasattr(options, "preset") else None
+    clip: str | None
+    if hasattr(options, "preset"):
+        clip = clip_of(options.preset)
+    else:
+        from nerve_fast.priors import ENTRIES
+
+        entry = ENTRIES.get(getattr(options, "prior", ""))
+        clip = None if entry is None else entry.clip
     usual_clip, usual_diffusion = model_sources(None, clip, None)
     return str(named or {"clip": usual_clip, "diffusion": usual_diffusion}[model])
 
@@ -251,7 +267,8 @@ def add_prior(command) -> None:
     prior.add_argument(
         "--prior",
         default="naclip",
-        help="clip, maskclip, sclip, naclip (default), clearclip, gem, cliper or proxyclip",
+        help="clip, maskclip, sclip, naclip (default), clearclip, gem, cliper, proxyclip, siglip, "
+        "groupvit, clip-diy or pixelclip",
     )
     prior.add_argument(
         "--prior-resolution", type=int, help="short side for CLIP (default: 1.5 times its own)"
@@ -260,9 +277,7 @@ def add_prior(command) -> None:
         "--prior-window", type=int, help="side of CLIP's sliding window (default: none)"
     )
     prior.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
-    prior.add_argument(
-        "--prior-proxy", metavar="ID|DIR", help="the DINO of proxyclip (default: ViT-B/8)"
-    )
+    _add_networks(prior)
     prior.add_argument("--logit-scale", type=float, default=40.0, help="default: 40")
 
 
@@ -277,7 +292,33 @@ def prior_of(options):
         window=options.prior_window,
         stride=options.prior_stride,
         logit_scale=options.logit_scale,
-        proxy=options.prior_proxy,
+        networks=dict(options.prior_networks or ()),
+    )
+
+
+def network(text: str) -> tuple[str, str]:
+    """``(name, source)`` of ``name=source``.
+
+    Raises:
+        argparse.ArgumentTypeError: one of the two is missing.
+    """
+    name, _, source = text.partition("=")
+    if not name or not source:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=SOURCE, such as proxy=facebook/dino-vitb16"
+        )
+    return name, source
+
+
+def _add_networks(group) -> None:
+    group.add_argument(
+        "--prior-network",
+        dest="prior_networks",
+        nargs="+",
+        type=network,
+        metavar="NAME=ID|DIR|FILE",
+        help="what the prior looks with besides CLIP: proxy= a DINO (proxyclip), dino= and found= "
+        "(clip-diy), weights= (pixelclip)",
     )
 
 

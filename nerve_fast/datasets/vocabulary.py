@@ -31,8 +31,9 @@ def words(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, ...], ...]:
         vocabulary: ``"plain"``, names as people write them; ``"sclip"``, the lists of SCLIP and
             NACLIP: names glued, 26 words of background in VOC21 and COCO-Object, a person in
             several clothes; ``"clearclip"``, ClearCLIP's: the same without what stands for
-            background, person and TV monitor. A word may stand in two classes: ``"bed"`` is
-            background, and a bed, in SCLIP's COCO-Object.
+            background, person and TV monitor; ``"groupvit"``, ``"clip-diy"`` and ``"pixelclip"``,
+            those of these systems on VOC and Pascal Context. A word may stand in two classes:
+            ``"bed"`` is background, and a bed, in SCLIP's COCO-Object.
 
     Returns:
         One tuple of words a class, in the order of the labels.

@@ -5,6 +5,7 @@ import dataclasses
 from PIL import Image
 
 from nerve_fast.backbones.clip import CLIPBackbone
+from nerve_fast.backbones.siglip import SigLIPBackbone
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import model_size
 from nerve_fast.priors.config import PriorConfig
@@ -33,7 +34,7 @@ class View:
 
 
 def view_of(
-    clip: CLIPBackbone,
+    clip: CLIPBackbone | SigLIPBackbone,
     size: tuple[int, int],
     config: PriorConfig,
     magnified: tuple[int, int] | None = None,
@@ -58,12 +59,15 @@ def view_of(
                 f"CLIP would see {size[0]} × {size[1]} pixels in windows of {window}, less than "
                 f"its patch of {clip.patch}; set a larger prior resolution or window"
             )
-        return _windows(size, window, config.stride or max(window // 2, 1), 1)
+        return windows(size, window, config.stride or max(window // 2, 1), 1)
+    if config.protocol == "squash":
+        size = model_size((resolution, resolution), resolution, clip.patch)
+        return View(size, (0,), (0,), size[::-1], clip.patch)
     usual = clip.image_size * 3 // 2 // clip.patch * clip.patch
     if magnified is not None and config.resolution is None and config.window is None:
         size = model_size(magnified, None, clip.patch)
         stride = max(usual // 2 // clip.patch, 1) * clip.patch
-        return _windows(size, usual, stride, clip.patch)
+        return windows(size, usual, stride, clip.patch)
     size = model_size(size, resolution, clip.patch)
     if config.window is None:
         return View(size, (0,), (0,), size[::-1], clip.patch)
@@ -72,10 +76,11 @@ def view_of(
             f"prior window is {config.window}; expected a multiple of CLIP's patch, {clip.patch}"
         )
     # The field's protocol: similarities are brought to pixels, and averaged there.
-    return _windows(size, config.window, config.stride or config.window // 2, 1)
+    return windows(size, config.window, config.stride or config.window // 2, 1)
 
 
-def _windows(size: tuple[int, int], window: int, stride: int, unit: int) -> View:
+def windows(size: tuple[int, int], window: int, stride: int, unit: int) -> View:
+    """A view in windows of a side and a stride; ``unit`` as of :class:`View`."""
     width, height = size
     return View(
         size,
@@ -96,7 +101,10 @@ def window_starts(length: int, window: int, stride: int) -> list[int]:
 
 
 def resized(
-    clip: CLIPBackbone, image: Image.Image, size: tuple[int, int], config: PriorConfig
+    clip: CLIPBackbone | SigLIPBackbone,
+    image: Image.Image,
+    size: tuple[int, int],
+    config: PriorConfig,
 ) -> Image.Image:
     """The image at ``size = (width, height)``, by the checkpoint's own filter or OpenCV's."""
     if config.protocol == "mmseg":

@@ -10,11 +10,13 @@ from nerve_fast.evaluation.presets import clip_of
 from nerve_fast.pipeline.loading import DEFAULT_CLIP, DEFAULT_DIFFUSION
 
 
-def models_of(*arguments, preset=False):
+def models_of(*arguments, preset=False, prior=False):
     parser = argparse.ArgumentParser()
     flags.add_models(parser)
     if preset:
         parser.add_argument("--preset", default="clearclip")
+    if prior:
+        flags.add_prior(parser)
     return flags.models_of(parser.parse_args(arguments))
 
 
@@ -27,6 +29,8 @@ def test_models_of_the_hub_are_pinned_by_revision():
     assert models.graph == "a/b@main"
     models = models_of("--revision", "clip=abc", preset=True)
     assert models.clip == f"{clip_of('clearclip')}@abc"
+    models = models_of("--revision", "clip=abc", "--prior", "groupvit", prior=True)
+    assert models.clip == "nvidia/groupvit-gcc-yfcc@abc"
 
 
 def test_models_that_are_not_of_the_hub_are_not_pinned(tmp_path):

@@ -110,3 +110,20 @@ def test_other_data_sets_have_their_own_words_only():
 def test_an_unknown_vocabulary_is_refused():
     with pytest.raises(InputError, match="is 'clip'; expected one of plain, sclip, clearclip"):
         words(dataset("voc21"), "clip")
+
+
+def test_systems_name_some_classes_of_their_own():
+    assert [of("voc21", "groupvit")[label] for label in (11, 16, 20)] == [
+        ("table",),
+        ("plant",),
+        ("monitor",),
+    ]
+    assert of("pc60", "groupvit")[1] == ("airplane",)
+    assert of("voc21", "groupvit")[1] == ("aeroplane",)
+    assert [of("voc21", "clip-diy")[label] for label in (11, 16, 20)] == [
+        ("diningtable",),
+        ("potted plant",),
+        ("tv/monitor",),
+    ]
+    assert of("voc20", "pixelclip")[10] == of("pc59", "pixelclip")[49] == ("diningtable",)
+    assert of("voc20", "pixelclip")[15] == ("pottedplant",)

@@ -425,7 +425,7 @@ def test_what_is_under_a_threshold_has_no_class_or_the_one_named(root, tmp_path)
 
 def test_mistakes_are_one_line(root, tmp_path, capsys):
     cases = [
-        ("preset is 'x'; expected one of sclip", "--preset", "x"),
+        ("preset is 'x'; expected one of clip", "--preset", "x"),
         ("prior is 'x'; expected one of", "--prior", "x"),
         ("refiner is 'x'; expected one of none, pamr", "--refiner", "x"),
         ("vocabulary is 'x'; expected one of plain", "--vocabulary", "x"),
@@ -439,7 +439,7 @@ def test_mistakes_are_one_line(root, tmp_path, capsys):
         ("the data set is 'x'; expected one of voc21", "--dataset", "x"),
         ("leave it out, the data set tiny has no files", "--dataset", "tiny"),
         ("no such folder", "--root", tmp_path / "nowhere"),
-        ("proxy is 'x' and prior is naclip", "--prior-proxy", "x"),
+        ("prior network proxy is 'x' and prior is naclip", "--prior-network", "proxy=x"),
         ("alpha is 2.0", "--alpha", "2"),
     ]
     for message, *flags in cases:

@@ -5,6 +5,7 @@ from nerve_fast.evaluation.presets import (
     PRESETS,
     REFINERS,
     clip_of,
+    graph_of,
     iseg_of,
     note_of,
     settings_of,
@@ -67,15 +68,78 @@ CLIPER = {
     "cityscapes": (448, WHOLE, 100, (0, 1e-4, False)),
 }
 B16, L14 = "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14"
+DINO = "facebook/dino-vitb8"
+METACLIP, OPENCLIP = "facebook/metaclip-b16-fullcc2.5b", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"
 # CLIP, prior, refiner, vocabulary, protocol.
 METHODS = {
+    "clip": (NACLIP, B16, "clip", "none", "sclip", "mmseg"),
+    "maskclip": (SCLIP, B16, "maskclip", "none", "sclip", "mmseg"),
     "sclip": (SCLIP, B16, "sclip", "none", "sclip", "mmseg"),
     "naclip": (NACLIP, B16, "naclip", "pamr", "sclip", "mmseg"),
     "proxyclip": (PROXYCLIP, B16, "proxyclip", "none", "sclip", "mmseg"),
+    "proxyclip-l14": (PROXYCLIP, L14, "proxyclip", "none", "sclip", "mmseg"),
     "clearclip": (CLEARCLIP, B16, "clearclip", "none", "clearclip", "mmseg"),
+    "clearclip-l14": (CLEARCLIP, L14, "clearclip", "none", "clearclip", "mmseg"),
     "cliper": (CLIPER, L14, "cliper", "none", "sclip", "fit"),
     "nerve": (NACLIP, L14, "naclip", "walk", "sclip", "mmseg"),
+    "nerve-dino": (NACLIP, L14, "naclip", "walk", "sclip", "mmseg"),
+    "metaclip": (CLEARCLIP, METACLIP, "clearclip", "none", "clearclip", "mmseg"),
+    "openclip": (CLEARCLIP, OPENCLIP, "clearclip", "none", "clearclip", "mmseg"),
 }
+# Typed from each system's public code: CLIP, refiner, rule, templates; by data set the words, the
+# threshold, the logit scale and the resolution.
+SYSTEMS = {
+    "gem": (
+        ("openai/clip-vit-base-patch16", "none", "stretched", "photo"),
+        {
+            "voc21": ("plain", 0.85, 40, 448),
+            "pc59": ("plain", 0, 40, 448),
+            "ade20k": ("plain", 0, 40, 448),
+        },
+    ),
+    "groupvit": (
+        ("nvidia/groupvit-gcc-yfcc", "none", "threshold", None),
+        {
+            "voc21": ("groupvit", 0.95, 40, None),
+            "pc60": ("groupvit", 0.35, 40, None),
+            "coco-object": ("groupvit", 0.95, 40, None),
+        },
+    ),
+    "clip-diy": (
+        ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "none", "nearest", None),
+        {"voc21": ("clip-diy", 0, 1, None), "coco-object": ("clip-diy", 0, 1, None)},
+    ),
+    "pixelclip": (
+        ("openai/clip-vit-base-patch16", "none", "threshold", None),
+        {
+            "voc20": ("pixelclip", 0, 40, None),
+            "pc59": ("pixelclip", 0, 40, None),
+            "coco-stuff": ("plain", 0, 40, None),
+            "ade20k": ("plain", 0, 40, None),
+            "cityscapes": ("plain", 0, 40, None),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("preset", SYSTEMS)
+def test_every_row_of_a_system_is_that_of_its_public_code(preset):
+    common, rows = SYSTEMS[preset]
+    for dataset, (vocabulary, threshold, scale, resolution) in rows.items():
+        found = settings_of(preset, dataset, dataset in BACKGROUND)
+        assert (clip_of(preset), found.refiner, found.rule, found.templates) == common
+        assert (found.prior, found.vocabulary) == (preset, vocabulary)
+        assert (found.threshold, found.logit_scale) == (threshold, scale)
+        assert (found.resolution, found.window) == (resolution, None)
+    for dataset in SCLIP.keys() - rows:
+        with pytest.raises(InputError, match=f"no settings for the data set {dataset}, only for "):
+            settings_of(preset, dataset, dataset in BACKGROUND)
+
+
+def test_one_preset_walks_on_another_graph():
+    assert {preset: graph_of(preset) for preset in PRESETS if graph_of(preset)} == {
+        "nerve-dino": DINO
+    }
 
 
 @pytest.mark.parametrize("dataset", SCLIP)
@@ -94,6 +158,7 @@ def test_every_row_is_that_of_the_public_code(preset, dataset):
         assert found.threshold == thresholds
         assert found.score is None
     assert found.area_threshold == (0.1 if (preset, dataset) == ("sclip", "voc21") else 0)
+    assert (found.rule, found.templates) == ("threshold", None)
     assert clip_of(preset) == clip
 
 
@@ -103,7 +168,7 @@ def test_fixed_is_one_setting_for_all():
     assert (row.resolution, row.window, row.logit_scale, row.threshold) == (None, None, 40, 0.1)
     assert (row.prior, row.refiner, row.vocabulary) == ("naclip", "walk", "plain")
     assert settings_of("fixed", "ade20k", False).threshold == 0
-    assert set(PRESETS) == {*METHODS, "fixed"}
+    assert set(PRESETS) == {*METHODS, *SYSTEMS, "fixed"}
     assert "slides give no" in note_of("nerve")
 
 
@@ -119,11 +184,12 @@ def test_changes_take_the_place_of_the_presets():
 
 def test_what_makes_no_sense_is_refused():
     cases = [
-        ("preset is 'mask'; expected one of sclip, naclip", ("mask", "voc21", True), {}),
+        ("preset is 'mask'; expected one of clip, maskclip, gem", ("mask", "voc21", True), {}),
         ("only for voc21, voc20.*take the preset fixed", ("naclip", "folder", True), {}),
         ("is under a threshold, and there is none", ("naclip", "voc20", False), {"under": "cat"}),
         ("background is sky; .*rule of its own", ("cliper", "voc21", True), {"under": "sky"}),
         ("rule of its own, with score 0.5", ("cliper", "voc21", True), {"threshold": 0.1}),
+        ("labels each pixel by its best", ("clip-diy", "voc21", True), {"threshold": 0.1}),
         ("threshold is 1.5", ("naclip", "voc21", True), {"threshold": 1.5}),
         (
             f"refiner is 'crf'; expected one of {', '.join(REFINERS)}",

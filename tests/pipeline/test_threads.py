@@ -54,7 +54,7 @@ def test_threads_may_read_patches_otherwise(single_threaded, pipe):
     priors = [
         CLIPPrior(pipe.prior.clip, PriorConfig(name))
         for name, method in METHODS.items()
-        if not method.proxied
+        if not method.networks
     ]
     found = in_threads([lambda p=p: p.similarities([image], LABELS) for p in priors])
     for prior, similarity in zip(priors, found, strict=True):

@@ -9,9 +9,9 @@ from nerve_fast.priors import (
     METHODS,
     CLIPPrior,
     PriorConfig,
+    as_distribution,
     view_of,
 )
-from nerve_fast.priors import probabilities_of as probabilities_of_similarities
 from nerve_fast.priors.resizing import opencv_bilinear
 from nerve_fast.tiny.scenes import generate
 
@@ -41,18 +41,18 @@ def test_label_probabilities_are_a_distribution_on_the_patches(pipe, scene, name
 
 def test_those_of_proxyclip_lie_on_the_proxys_patches(pipe, scene, proxy):
     image, _, names = scene
-    config = PriorConfig("proxyclip", proxy=str(proxy))
+    config = PriorConfig("proxyclip", networks={"proxy": str(proxy)})
     G = probabilities_of(pipe, image, [[name] for name in names], config)
     short = pipe.prior.clip.image_size * 3 // 2
     assert G.shape == (len(names), short // 4, round(short * 1.5) // 4)
     torch.testing.assert_close(G.sum(0), torch.ones(G.shape[1:]))
-    windowed = PriorConfig("proxyclip", resolution=64, window=64, proxy=str(proxy))
+    windowed = PriorConfig("proxyclip", resolution=64, window=64, networks={"proxy": str(proxy)})
     assert probabilities_of(pipe, image, [["grass"], ["ball"]], windowed).shape == (2, 64, 96)
 
 
 def test_windows_of_proxyclip_meet_on_clips_patches(pipe, scene, proxy):
     clip, image = pipe.prior.clip, scene[0]
-    config = PriorConfig("proxyclip", proxy=str(proxy))
+    config = PriorConfig("proxyclip", networks={"proxy": str(proxy)})
     view = view_of(clip, image.size, config, magnified=(288, 192))
     assert len(view) > 1
     similarity = CLIPPrior(clip, config).similarities([image], ["grass", "ball"], view)
@@ -113,14 +113,22 @@ def test_probabilities_of_similarities_are_those_of_labels(pipe, scene, generato
     assert similarity.dtype == torch.float32
     assert similarity.abs().max() <= 1
     expected = CLIPPrior(pipe.prior.clip, config)([scene[0]], classes)
-    assert torch.equal(probabilities_of_similarities(similarity, classes, 5.0), expected)
+    prior = CLIPPrior(pipe.prior.clip, config)
+    assert torch.equal(prior.maps([scene[0]], classes), similarity)
+    assert torch.equal(as_distribution(prior.scores(similarity, classes)), expected)
 
     similarity = torch.randn(2, 6, 3, 4, generator=generator)
-    words = (7.0 * similarity).softmax(1)
+    words = (5.0 * similarity).softmax(1)
     best = torch.stack([words[:, :2].amax(1), words[:, 2], words[:, 3:].amax(1)], dim=1)
-    torch.testing.assert_close(
-        probabilities_of_similarities(similarity, classes, 7.0), best / best.sum(1, keepdim=True)
-    )
+    torch.testing.assert_close(prior.scores(similarity, classes), best)
+    torch.testing.assert_close(as_distribution(best), best / best.sum(1, keepdim=True))
+
+
+def test_scores_that_are_all_0_make_all_labels_alike():
+    scores = torch.tensor([[0.0, 2.0], [0.0, 6.0]])[..., None]
+    assert as_distribution(scores)[..., 0].tolist() == [[0.5, 0.25], [0.5, 0.75]]
+    scores[0, 0] = float("nan")
+    assert as_distribution(scores)[:, 0].isnan().all()
 
 
 def test_the_logit_scale_sharpens(pipe, scene):

@@ -87,7 +87,7 @@ def ablate(asked: AblationSettings, *, progress: bool = False) -> AblationResult
         raise InputError("plots are drawn with matplotlib: pip install 'nerve-fast[bench]'")
     dataset = dataset_asked_for(asked)
     settings = settings_asked_for(asked, dataset)
-    if settings.score is not None:
+    if settings.score is not None or settings.rule != "threshold":
         raise InputError(
             f"the preset {asked.preset} labels pixels by a score of each class, which needs more "
             "than the walk's result; take one with a threshold, such as nerve or fixed"

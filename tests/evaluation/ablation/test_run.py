@@ -419,14 +419,15 @@ def test_without_matplotlib_nothing_is_computed(root, tmp_path, monkeypatch, cap
     assert "pip install 'nerve-fast[bench]'" in capsys.readouterr().err
 
 
-def test_a_rule_of_scores_is_refused(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("preset", ["cliper", "gem", "clip-diy"])
+def test_a_rule_of_scores_is_refused(tmp_path, monkeypatch, capsys, preset):
     dataset = Dataset("voc21", ("background", "cat"), True, ())
     monkeypatch.setattr(module, "dataset_asked_for", lambda asked: dataset)
     output = str(tmp_path / "out")
     assert (
-        cli.main(["ablate", "steps", "--dataset", "voc21", "--preset", "cliper", "-o", output]) == 2
+        cli.main(["ablate", "steps", "--dataset", "voc21", "--preset", preset, "-o", output]) == 2
     )
-    assert "the preset cliper labels pixels by a score of each class" in capsys.readouterr().err
+    assert f"the preset {preset} labels pixels by a score of each class" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
