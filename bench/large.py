@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from nerve_fast.bench.cases import keys, large, shared
+from nerve_fast.bench.cases import dtypes, keys, large, shared
 from nerve_fast.bench.harness.isolated import isolated
 from nerve_fast.bench.harness.machine import Machine
 from nerve_fast.bench.pages.large_report import FOLDER, PICTURES, render
@@ -24,6 +24,9 @@ OPTIONAL = {
     "shared memory",
     "shared prediction",
     "rows",
+    "bfloat16, scenes",
+    "bfloat16, photographs",
+    "bfloat16, seconds",
 }
 """Jobs that the page can do without, and then says so: they need many minutes, or files."""
 
@@ -64,6 +67,9 @@ def main() -> int:
             "shared memory": (shared.memory,),
             "shared prediction": (shared.prediction,),
             "rows": (shared.rows,),
+            "bfloat16, scenes": (dtypes.on_scenes,),
+            "bfloat16, photographs": (dtypes.on_photographs, str(photograph.parent), str(dino)),
+            "bfloat16, seconds": (dtypes.seconds,),
             "seams": (large.seams, str(PICTURES / "seams.png")),
         }
         for name, (job, *arguments) in jobs.items():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from nerve_fast.bench.harness.words import bytes_in_words, seconds_in_words
 from nerve_fast.bench.pages.bars import Judged
+from nerve_fast.bench.pages.dtypes_report import bars_of_dtypes, dtypes_section
 from nerve_fast.bench.pages.keys_report import (
     KEYS,
     bars_of_growth,
@@ -82,6 +83,7 @@ def bars(jobs: dict) -> list[Judged]:
         *bars_of_default(jobs.get("large softmax")),
         *(bar for job, what in compared(jobs) for bar in bars_of_keys(job, what)),
         *bars_of_growth(jobs.get("growth", {})),
+        *bars_of_dtypes(jobs),
         (
             "SD 2.1 + ViT-L/14, bfloat16, 2048²: GB resident",
             jobs["full size 2048"]["process"] / 1e9,
@@ -212,6 +214,7 @@ def page(document: dict, judged: list[Judged]) -> str:
         *rows_table(jobs.get("rows")),
         "",
         *shared_section(jobs.get("shared memory"), jobs.get("shared prediction")),
+        *dtypes_section(jobs),
         "## Where the time goes",
         "",
         "SD 2.1 and ViT-L/14 with random weights in bfloat16, warm, seconds.",

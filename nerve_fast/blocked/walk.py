@@ -218,8 +218,9 @@ class Keys:
         """``K̃ᵀ Y (C, K)`` and ``Σ Y (K,)`` over all keys."""
         if self.clusters is not None:
             values = self.clusters.sums(Y)
-            return self._own.mT @ values, values.sum(0)
-        found = self._own.mT @ Y, Y.sum(0)
+            return (values.mT @ self._own).mT, values.sum(0)
+        # The other way round the product takes longer.
+        found = (Y.mT @ self._own).mT, Y.sum(0)
         if self.share.alone:
             return found
         whole = self.share.total(torch.cat([found[0], found[1][None]]))
@@ -279,7 +280,8 @@ def _factorized(
 
     def step(Y):
         products, sums = keys.moments(Y)
-        product = packed_q @ products + shift * sums
+        products = pad(products, (0, product_columns(len(sums)) - len(sums)))
+        product = (packed_q @ products)[:, : len(sums)] + shift * sums
         return torch.where(empty, Y, product / total.masked_fill(empty, 1))
 
     return step
