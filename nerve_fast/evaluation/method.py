@@ -106,12 +106,13 @@ def _changed(settings, names: Sequence[str] | None = None) -> list[str]:
     ]
 
 
-def refiner_arguments(asked: MethodSettings, refiner: str, dataset: str) -> dict:
-    """Return the arguments of a refiner on a data set."""
+def refiner_arguments(asked: MethodSettings, settings: Settings, dataset: str) -> dict:
+    """Return the arguments of the settings' refiner on a data set."""
     return {
         "walk": {"config": asked.config, "backend": asked.models.backend},
         "iseg": iseg_of(dataset),
-    }.get(refiner, {})
+        "pamr": {"seen": settings.resolution if settings.protocol == "mmseg" else None},
+    }.get(settings.refiner, {})
 
 
 def needs_graph(refiner: str) -> bool:
@@ -141,7 +142,7 @@ def description(
     clip, diffusion = sources(asked)
     refiner: dict[str, Any] = {"name": settings.refiner}
     if settings.refiner != "none":
-        arguments = refiner_arguments(asked, settings.refiner, dataset.name)
+        arguments = refiner_arguments(asked, settings, dataset.name)
         for field in dataclasses.fields(cast(Any, REFINERS[settings.refiner])):
             refiner[field.name] = arguments.get(field.name, field.default)
     if "config" in refiner:
@@ -217,7 +218,7 @@ def load_segmenter(
         )
         weights["graph"] = graph.identity
     if settings.refiner != "none":
-        arguments = refiner_arguments(asked, settings.refiner, dataset.name)
+        arguments = refiner_arguments(asked, settings, dataset.name)
         refiner = REFINERS[settings.refiner](**arguments)
     if models.compile:
         clip.compile()
