@@ -198,6 +198,22 @@ class DINOBackbone:
         return x[:, -grid[0] * grid[1] :].unflatten(1, grid)
 
     @torch.no_grad()
+    def projected(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys ``(b, n, H, D)`` of images ``(b, 3, height, width)`` as for features."""
+        pixels = pixels.to(self.device, self.dtype)
+        patches = (pixels.shape[-2] // self.patch) * (pixels.shape[-1] // self.patch)
+        q, k = (
+            x[:, -patches:].unflatten(-1, (self.heads, self.head_dim))
+            for x in captured(self._projections, lambda: self._forward(pixels))
+        )
+        if rotary := getattr(self.model, "rope_embeddings", None):
+            q, k = (
+                x.transpose(1, 2)
+                for x in apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *rotary(pixels))
+            )
+        return q, k
+
+    @torch.no_grad()
     def queries_and_keys(
         self,
         images: Sequence[Image.Image],
@@ -218,7 +234,7 @@ class DINOBackbone:
         def project(tiles):
             pixels = torch.stack([self._pixels(tile) for _, _, tile in tiles])
             with record_function("nerve_fast: DINO"):
-                return self._project(pixels.to(self.device, self.dtype))
+                return self.projected(pixels)
 
         return tiled_features(
             images,
@@ -241,20 +257,6 @@ class DINOBackbone:
 
     def _pixels(self, image: Image.Image) -> Tensor:
         return (to_tensor(image) - self.image_mean) / self.image_std
-
-    def _project(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys ``(b, n, H, D)`` of tiles ``(b, 3, height, width)``."""
-        patches = (pixels.shape[-2] // self.patch) * (pixels.shape[-1] // self.patch)
-        q, k = (
-            x[:, -patches:].unflatten(-1, (self.heads, self.head_dim))
-            for x in captured(self._projections, lambda: self._forward(pixels))
-        )
-        if rotary := getattr(self.model, "rope_embeddings", None):
-            q, k = (
-                x.transpose(1, 2)
-                for x in apply_rotary_pos_emb(q.transpose(1, 2), k.transpose(1, 2), *rotary(pixels))
-            )
-        return q, k
 
     def _forward(self, pixels: Tensor):
         # Dinov2 interpolates its position embeddings without being asked.

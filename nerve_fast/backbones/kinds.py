@@ -53,6 +53,25 @@ def not_clip(folder: Path) -> str | None:
     return f"is {CONTRASTIVE.get(str(kind), f'a {kind!r}')}, not a CLIP; {CLIP}"
 
 
+def not_one_of(folder: Path, kinds: Mapping[str, type], expected: str) -> str | None:
+    """What a folder holds in place of one of ``kinds``; ``None`` where it may be one.
+
+    Args:
+        folder: of the model.
+        kinds: by the ``model_type`` of a configuration.
+        expected: what would do, for the message.
+    """
+    if is_diffusion(folder):
+        return f"is a diffusion model; expected {expected}"
+    config = folder / "config.json"
+    if not config.is_file():
+        return None
+    kind = read_config(config).get("model_type")
+    if kind in kinds:
+        return None
+    return f"is of the kind {kind!r}; expected {expected}"
+
+
 def not_dino(folder: Path, kinds: Mapping[str, type], option: str) -> str | None:
     """What a folder holds in place of one of ``kinds``; ``None`` where it may be one."""
     expected = f"expected one of {', '.join(kinds)}, in transformers layout"

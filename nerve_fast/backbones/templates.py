@@ -1,6 +1,7 @@
-"""The 80 prompts that OpenAI averages a class name over.
+"""The prompts that a class name is averaged over: OpenAI's 80, and those of single systems.
 
-Source: github.com/openai/CLIP, ``notebooks/Prompt_Engineering_for_ImageNet.ipynb`` (MIT licence).
+Source of the 80: github.com/openai/CLIP, ``notebooks/Prompt_Engineering_for_ImageNet.ipynb`` (MIT
+licence).
 """
 
 IMAGENET_TEMPLATES = (
@@ -85,3 +86,21 @@ IMAGENET_TEMPLATES = (
     "a photo of a small {}.",
     "a tattoo of the {}.",
 )
+
+TEMPLATES = {
+    "imagenet": IMAGENET_TEMPLATES,
+    "photo": ("a photo of a {}.",),
+    "clip-diy": ("a photo of a {}",),
+    "pixelclip": (
+        "itap of a {}.",
+        "a bad photo of the {}.",
+        "a origami {}.",
+        "a photo of the large {}.",
+        "a {} in a video game.",
+        "art of the {}.",
+        "a photo of the small {}.",
+        "A photo of a {} in the scene",
+    ),
+    "siglip": ("This is a photo of {}.",),
+}
+"""By name: ``photo`` is GroupViT's and GEM's."""

@@ -91,7 +91,7 @@ CHANGES = (
     "prior_resolution",
     "prior_window",
     "prior_stride",
-    "prior_proxy",
+    "prior_networks",
     "logit_scale",
     "background",
     "vocabulary",
@@ -106,7 +106,7 @@ def add_changes(command) -> None:
     over.add_argument("--prior-resolution", type=int, help="short side for CLIP")
     over.add_argument("--prior-window", type=int, help="side of CLIP's sliding window")
     over.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
-    over.add_argument("--prior-proxy", metavar="ID|DIR", help="the DINO of proxyclip")
+    _add_networks(over)
     over.add_argument("--logit-scale", type=float, help="of similarities, before the softmax")
     add_threshold(over)
     over.add_argument("--vocabulary", metavar="NAME", help="plain, sclip or clearclip")
@@ -247,7 +247,8 @@ def add_prior(command) -> None:
     prior.add_argument(
         "--prior",
         default="naclip",
-        help="clip, maskclip, sclip, naclip (default), clearclip, gem, cliper or proxyclip",
+        help="clip, maskclip, sclip, naclip (default), clearclip, gem, cliper, proxyclip, siglip, "
+        "groupvit, clip-diy or pixelclip",
     )
     prior.add_argument(
         "--prior-resolution", type=int, help="short side for CLIP (default: 1.5 times its own)"
@@ -256,10 +257,34 @@ def add_prior(command) -> None:
         "--prior-window", type=int, help="side of CLIP's sliding window (default: none)"
     )
     prior.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
-    prior.add_argument(
-        "--prior-proxy", metavar="ID|DIR", help="the DINO of proxyclip (default: ViT-B/8)"
-    )
+    _add_networks(prior)
     prior.add_argument("--logit-scale", type=float, default=40.0, help="default: 40")
+
+
+def network(text: str) -> tuple[str, str]:
+    """``(name, source)`` of ``name=source``.
+
+    Raises:
+        argparse.ArgumentTypeError: one of the two is missing.
+    """
+    name, _, source = text.partition("=")
+    if not name or not source:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not NAME=SOURCE, such as proxy=facebook/dino-vitb16"
+        )
+    return name, source
+
+
+def _add_networks(group) -> None:
+    group.add_argument(
+        "--prior-network",
+        dest="prior_networks",
+        nargs="+",
+        type=network,
+        metavar="NAME=ID|DIR|FILE",
+        help="what the prior looks with besides CLIP: proxy= a DINO (proxyclip), dino= and found= "
+        "(clip-diy), weights= (pixelclip)",
+    )
 
 
 def add_config(command, *, leave_out: Collection[str] = (), seeds: bool = False) -> None:

@@ -128,7 +128,7 @@ def _run(options) -> int:
             window=options.prior_window,
             stride=options.prior_stride,
             logit_scale=options.logit_scale,
-            proxy=options.prior_proxy,
+            networks=dict(options.prior_networks or ()),
         ),
         config=config,
         models=flags.models_of(options),

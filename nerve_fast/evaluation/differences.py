@@ -1,11 +1,13 @@
 """The name of a run in tables, and its differences from its preset."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
 from nerve_fast.config import NerveConfig
 from nerve_fast.evaluation.ablation.ablations import PUBLISHED
-from nerve_fast.evaluation.presets import clip_of, iseg_of, settings_of
+from nerve_fast.evaluation.presets import clip_of, graph_of, iseg_of, settings_of
 
 USUAL = {
     "diffusion": DEFAULT_DIFFUSION,
@@ -60,8 +62,10 @@ def model_differences(run: dict) -> list[str]:
         and not (is_tiny(run) and name in ("clip", "diffusion"))
         and not ("graph" in models and name == "layers" and models[name] == "the last one")
     ]
-    if graph := models.get("graph"):
-        found = [f"graph {graph} for the diffusion model", *found]
+    graph, usual_graph = models.get("graph"), graph_of(run["preset"]["name"])
+    if graph != usual_graph and refiner["name"] in ("walk", "iseg"):
+        source, usual_source = (one or "the diffusion model" for one in (graph, usual_graph))
+        found = [f"graph {source} for {usual_source}", *found]
     usual = NerveConfig().to_dict()
     found += [
         f"{name} {value} for {usual[name]}"
@@ -94,7 +98,9 @@ def expected_of(run: dict) -> dict:
     preset = settings_of(
         run["preset"]["name"], dataset["name"], dataset["classes"][0] == "background"
     )
-    expected = {name: getattr(preset, name) for name in run["settings"]}
+    # As files have them.
+    known = json.loads(json.dumps(dataclasses.asdict(preset)))
+    expected = {name: known[name] for name in run["settings"]}
     if run["refiner"]["name"] == "iseg":
         authors = iseg_of(dataset["name"])
         expected |= {name: authors[name] for name in authors if name in run["refiner"]}

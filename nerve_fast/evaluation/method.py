@@ -11,22 +11,27 @@ from typing import Any, cast
 import torch
 
 from nerve_fast import datasets
-from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.graph import load_graph
 from nerve_fast.backbones.loading import hide_loading_bars
-from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
 from nerve_fast.certainty import Certainty
 from nerve_fast.config import NerveConfig
 from nerve_fast.datasets import Dataset, Sample
 from nerve_fast.datasets.loading import find
 from nerve_fast.dispatch import choose
-from nerve_fast.errors import InputError, SettingError
-from nerve_fast.evaluation.presets import Settings, clip_of, iseg_of, note_of, settings_of
+from nerve_fast.errors import InputError, SettingError, check_choice
+from nerve_fast.evaluation.presets import (
+    Settings,
+    clip_of,
+    graph_of,
+    iseg_of,
+    note_of,
+    settings_of,
+)
 from nerve_fast.evaluation.segmenter import Segmenter, prior_of
 from nerve_fast.evaluation.settings import AblationSettings, EvaluationSettings, MethodSettings
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.settings import ModelSettings
-from nerve_fast.priors import CLIPPrior
+from nerve_fast.priors import ENTRIES, load_prior
 from nerve_fast.refiners import REFINERS
 from nerve_fast.utils.provenance import digest
 
@@ -71,12 +76,35 @@ def settings_asked_for(asked: EvaluationSettings | AblationSettings, dataset: Da
         logit_scale=asked.logit_scale,
         threshold=asked.threshold,
         under=asked.background,
-        proxy=asked.prior_proxy,
+        networks=asked.prior_networks,
     )
-    prior_of(settings)
+    _refuse_unread_of_prior(asked, settings.prior)
+    prior_of(settings, background_of(dataset))
     Certainty(settings.threshold, settings.under).check(dataset.classes)
     refuse_unread(asked.models, asked.config, settings.refiner)
     return settings
+
+
+def background_of(dataset: Dataset) -> str | None:
+    """The class that is whatever no other class is."""
+    return dataset.classes[0] if dataset.has_background else None
+
+
+def _refuse_unread_of_prior(asked: MethodSettings, prior: str) -> None:
+    check_choice("prior", prior, ENTRIES)
+    named = {
+        "prior_resolution": "resolution",
+        "prior_window": "window",
+        "prior_stride": "stride",
+        "logit_scale": "logit_scale",
+    }
+    for name, field in named.items():
+        if getattr(asked, name) is not None and field not in ENTRIES[prior].reads:
+            raise SettingError(
+                "{" + name + "} is {0}, which the prior {1} does not read; leave it out",
+                getattr(asked, name),
+                prior,
+            )
 
 
 def refuse_unread(models: ModelSettings, config: NerveConfig, refiner: str) -> None:
@@ -130,6 +158,15 @@ def sources(asked: MethodSettings) -> tuple[str, str]:
     return str(clip), str(diffusion)
 
 
+def graph(asked: MethodSettings) -> str | None:
+    """Where the graph comes from: ``None`` is the diffusion model, also where one is named."""
+    models = asked.models
+    if models.graph is not None:
+        return str(models.graph)
+    named = models.models is not None or models.diffusion is not None
+    return None if named else graph_of(asked.preset)
+
+
 def description(
     asked: MethodSettings,
     dataset: Dataset,
@@ -149,21 +186,21 @@ def description(
         refiner["config"] = refiner["config"].to_dict()
     models = {
         "clip": clip,
-        "templates": len(IMAGENET_TEMPLATES),
+        "templates": len(prior_of(settings).prompts),
         "device": device.type,
         "dtype": str(dtype).removeprefix("torch."),
         "compile": asked.models.compile,
     }
     if needs_graph(settings.refiner):
-        layers, graph = asked.models.layers, asked.models.graph
-        if graph is None:
+        layers, source = asked.models.layers, graph(asked)
+        if source is None:
             models |= {
                 "diffusion": diffusion,
                 "layers": list(layers) if layers else "of the last up-block",
                 "timestep": asked.models.timestep,
             }
         else:
-            models |= {"graph": str(graph), "layers": list(layers) if layers else "the last one"}
+            models |= {"graph": source, "layers": list(layers) if layers else "the last one"}
     return {
         "dataset": {
             "name": dataset.name,
@@ -203,27 +240,28 @@ def load_segmenter(
     clip_source, diffusion_source = sources(asked)
     if settings.refiner == "walk":
         choose(models.backend, device, dtype)
-    clip = CLIPBackbone.from_pretrained(clip_source, device=device, dtype=dtype)
-    prior = CLIPPrior(clip, prior_of(settings))
+    prior = load_prior(
+        prior_of(settings, background_of(dataset)), clip_source, device=device, dtype=dtype
+    )
     weights = {"prior": prior.identity}
-    refiner = graph = None
+    refiner = source = None
     if needs_graph(settings.refiner):
-        graph = load_graph(
-            models.graph,
+        source = load_graph(
+            graph(asked),
             diffusion_source,
             device=device,
             dtype=dtype,
             layers=models.layers,
             timestep=models.timestep,
         )
-        weights["graph"] = graph.identity
+        weights["graph"] = source.identity
     if settings.refiner != "none":
         arguments = refiner_arguments(asked, settings, dataset.name)
         refiner = REFINERS[settings.refiner](**arguments)
     if models.compile:
-        clip.compile()
-        if graph is not None and hasattr(graph, "compile"):
-            graph.compile()
+        for part in (getattr(prior, "clip", None), source):
+            if part is not None and hasattr(part, "compile"):
+                part.compile()
     classes = datasets.words(dataset, settings.vocabulary)
     prior.check_labels(classes, progress=progress)
     segmenter = Segmenter(
@@ -232,7 +270,7 @@ def load_segmenter(
         classes,
         dataset.has_background,
         refiner,
-        graph,
+        source,
         models.seed,
         dataset.classes,
     )

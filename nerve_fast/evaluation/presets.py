@@ -15,6 +15,9 @@ _TABLE = json.loads(Path(__file__).with_name("presets.json").read_text(encoding=
 PRESETS = tuple(_TABLE)
 REFINERS = ("none", "pamr", "iseg", "walk")
 
+COMMON = ("prior", "refiner", "vocabulary", "protocol", "templates", "rule")
+"""Settings that a preset has alike on all data sets."""
+
 _VOC, _CONTEXT, _COCO = (8, 0.015), (5, 0.002), (10, 0.2)
 _ISEG = {
     "voc21": _VOC,
@@ -45,24 +48,30 @@ class Settings:
         area_threshold: a class that covers no larger share of what is not background is left out.
         score: CLIPer's rule in place of the two: see :func:`nerve_fast.evaluation.rules.cliper`.
         background, stretched: of that rule.
-        proxy: hub id or folder of the model that the prior ``proxyclip`` looks with.
+        networks: what the prior looks with besides its network of images and words, by name; see
+            :class:`nerve_fast.PriorConfig`.
+        templates: of its prompts; ``None`` is the prior's own.
+        rule: how scores become labels: ``threshold`` is the SCLIP line's, the others are
+            :func:`nerve_fast.evaluation.rules.nearest` and ``stretched``.
     """
 
     prior: str
     refiner: str
     vocabulary: str
-    protocol: str
-    resolution: int | None
-    window: int | None
-    stride: int | None
-    logit_scale: float
+    protocol: str = "fit"
+    resolution: int | None = None
+    window: int | None = None
+    stride: int | None = None
+    logit_scale: float = 40.0
     threshold: Threshold = 0.0
     area_threshold: float = 0.0
     score: float | None = None
     background: float | None = None
     stretched: bool = False
-    proxy: str | None = None
+    networks: tuple[tuple[str, str], ...] = ()
     under: str | None = None
+    templates: str | None = None
+    rule: str = "threshold"
 
     def __post_init__(self):
         if self.refiner not in REFINERS:
@@ -78,6 +87,11 @@ def note_of(preset: str) -> str:
 def clip_of(preset: str) -> str:
     """Return the hub id of the CLIP that the settings of a preset were made for."""
     return _of(preset)["clip"]
+
+
+def graph_of(preset: str) -> str | None:
+    """Return the hub id of the graph that a preset walks on; ``None`` is the diffusion model."""
+    return _of(preset).get("graph")
 
 
 def iseg_of(dataset: str) -> dict:
@@ -107,11 +121,16 @@ def settings_of(preset: str, dataset: str, has_background: bool, **changes) -> S
             f"the preset {preset} has no settings for the data set {dataset}, only for "
             f"{', '.join(entry['sets'])}; take the preset {' or '.join(every)}"
         )
-    common = {name: entry[name] for name in ("prior", "refiner", "vocabulary", "protocol")}
+    common = {name: entry[name] for name in COMMON if name in entry}
     changes = {name: value for name, value in changes.items() if value is not None}
     if not has_background:
         row = {**row, "threshold": 0.0, "area_threshold": 0.0}
     for name, said in (("threshold", "threshold"), ("under", "background")):
+        if name in changes and entry.get("rule") == "nearest":
+            raise InputError(
+                f"{said} is {changes[name]}; the preset {preset} labels each pixel by its best "
+                "class, whatever its score: leave it out"
+            )
         if name in changes and "score" in row:
             raise InputError(
                 f"{said} is {changes[name]}; the preset {preset} has a rule of its own, with score "

@@ -4,7 +4,7 @@ Maps are on a grid; they are brought to pixels bilinearly (``align_corners=False
 averaging where an image is smaller than its maps) and ``(K, H, W)`` is never whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -16,22 +16,6 @@ EPSILON = 1e-5
 """Keeps CLIPer's divisions from dividing by 0."""
 
 
-def best_words(similarity: Tensor, classes: Sequence[Sequence[str]], logit_scale: float) -> Tensor:
-    """Return the probability of each class's likeliest word; these do not sum to 1.
-
-    Args:
-        similarity: ``(words, h, w)``, of the words of all classes one after another.
-        classes: the words of each of the ``K`` classes.
-        logit_scale: similarities are multiplied by this before the softmax over words.
-
-    Returns:
-        ``(K, h, w)``.
-    """
-    probabilities = torch.softmax(logit_scale * similarity, dim=0)
-    parts = probabilities.split([len(words) for words in classes])
-    return torch.stack([words.amax(0) for words in parts])
-
-
 def thresholded(
     maps: Tensor,
     size: tuple[int, int],
@@ -40,18 +24,20 @@ def thresholded(
     least: Tensor | float,
     area_threshold: float,
     under: int = 0,
+    first: int = 0,
 ) -> Tensor:
     """Label each pixel by its likeliest class, or by class 0 below a threshold: SCLIP's rule.
 
     Args:
         maps: ``(C, h, w)``, brought to ``size`` first.
         size: ``(H, W)``.
-        probabilities_of: what makes ``(K, …)`` probabilities of ``(C, …)`` maps.
+        probabilities_of: what makes ``(K - first, …)`` probabilities of ``(C, …)`` maps.
         least: pixels whose largest probability is below it are of the class ``under``; a number,
             or one for each class, ``(K,)``.
         area_threshold: classes but 0 that cover no larger share of the pixels of classes but 0 are
             left out first.
         under: a class, or ``K`` for none.
+        first: the first class that has a probability; with an area threshold 0.
 
     Returns:
         ``(H, W)`` int64.
@@ -66,7 +52,8 @@ def thresholded(
             probabilities = probabilities_of(stripe)
             if left_out is not None:
                 probabilities[left_out] = 0
-            largest, found[rows] = probabilities.max(0)
+            largest, best = probabilities.max(0)
+            found[rows] = best + first
             if left_out is not None or not area_threshold:
                 enough = least[found[rows]] if isinstance(least, Tensor) else least
                 found[rows].masked_fill_(largest < enough, under)
@@ -123,3 +110,40 @@ def cliper(
         label_map.masked_fill_(better, label)
         best = torch.where(better, plane, best)
     return label_map
+
+
+def nearest(scores: Tensor, size: tuple[int, int]) -> Tensor:
+    """Label each place by its best class, and each pixel as the place above and left of it.
+
+    It is CLIP-DIY's rule: OpenCV's ``INTER_NEAREST`` on the labels, whose places are these.
+
+    Args:
+        scores: ``(K, h, w)``.
+        size: ``(H, W)``.
+
+    Returns:
+        ``(H, W)`` int64.
+    """
+    label_map = scores.argmax(0)
+    rows, columns = (
+        (torch.arange(new, dtype=torch.float64) * (1 / (new / old))).long().clamp(max=old - 1)
+        for old, new in zip(label_map.shape, size, strict=True)
+    )
+    return label_map[rows[:, None].to(scores.device), columns.to(scores.device)]
+
+
+def stretched(maps: Tensor, side: int | None) -> Tensor:
+    """Bring each map to 0 to 1 over the image: GEM's heat maps.
+
+    Args:
+        maps: ``(M, h, w)``.
+        side: in pixels, of the square that the network saw, at which the least and the largest
+            value are taken; ``None`` takes them of the maps as they are.
+
+    Returns:
+        ``(M, side, side)``; a map that is the same everywhere is 0.
+    """
+    if side is not None:
+        maps = interpolate(maps[None], (side, side), mode="bilinear", align_corners=False)[0]
+    least, largest = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    return (maps - least) / (largest - least).clamp_min(torch.finfo(maps.dtype).tiny)

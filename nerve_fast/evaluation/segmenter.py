@@ -1,6 +1,7 @@
 """An image of a data set to its label map, with the settings of a method."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -10,10 +11,18 @@ from torch import Tensor
 
 from nerve_fast.backbones.source import AffinitySource
 from nerve_fast.certainty import Certainty
+from nerve_fast.errors import check_choice
 from nerve_fast.evaluation.presets import Settings
-from nerve_fast.evaluation.rules import best_words, cliper, thresholded
+from nerve_fast.evaluation.rules import cliper, nearest, stretched, thresholded
 from nerve_fast.pipeline import stages
-from nerve_fast.priors import CLIPPrior, PriorConfig, check_finite, probabilities_of
+from nerve_fast.priors import (
+    ENTRIES,
+    Prior,
+    PriorConfig,
+    as_distribution,
+    best_words,
+    check_finite,
+)
 from nerve_fast.refiners import PAMR, Refiner
 
 
@@ -24,12 +33,13 @@ class Segmenter:
     Values are indices of classes, or ``K`` for no label, which CLIPer's rule can give, and a
     threshold on a data set without a background.
 
-    Without a refiner, and with PAMR, what comes to the image's own pixels are similarities; softmax
-    over words, the best word of each class and the threshold follow there, in the order of the
-    SCLIP line's code. Other refiners take and give probabilities that sum to 1 over classes.
+    Without a refiner, and with PAMR, what comes to the image's own pixels are the prior's maps, of
+    a CLIP's patches similarities; its scores, there the softmax over words and the best word of
+    each class, and the rule of the settings follow at the pixels, in the order of the SCLIP line's
+    code. Other refiners take and give probabilities that sum to 1 over classes.
 
     Args:
-        prior: says what each patch looks like.
+        prior: says what each place looks like: of patches, or a whole system.
         settings: what to do.
         classes: the words of each of the ``K`` classes.
         has_background: whether class 0 is the background.
@@ -39,7 +49,7 @@ class Segmenter:
         names: of the classes, where the settings name some.
     """
 
-    prior: CLIPPrior
+    prior: Prior
     settings: Settings
     classes: Sequence[Sequence[str]]
     has_background: bool
@@ -59,11 +69,17 @@ class Segmenter:
     @torch.no_grad()
     def _labels(self, image: Image.Image) -> Tensor:
         settings, size = self.settings, (image.height, image.width)
-        words = [word for words in self.classes for word in words]
-        similarity = self.prior.similarities([image], words)[0]
-        check_finite(similarity)
+        # GEM's background has no words.
+        foreground = int(settings.rule == "stretched" and self.has_background)
+        classes = self.classes[foreground:]
+        maps = self.prior.maps([image], classes)[0]
+        check_finite(maps)
+
+        def scores(stripe: Tensor) -> Tensor:
+            return self.prior.scores(stripe, classes)
+
         if settings.score is not None:
-            prior = best_words(similarity, self.classes, settings.logit_scale)
+            prior = scores(maps)
             return cliper(
                 prior,
                 self._refined(image, prior / prior.sum(0)) if self.refiner else prior,
@@ -73,16 +89,18 @@ class Segmenter:
                 background=cast(float, settings.background),
                 stretched=settings.stretched,
             )
+        if self.refiner is not None and not isinstance(self.refiner, PAMR):
+            maps, scores = as_distribution(scores(maps)), lambda stripe: stripe
+        if self.refiner is not None:
+            maps = self._refined(image, maps)
+        if settings.rule == "nearest":
+            return nearest(scores(maps), size)
+        if settings.rule == "stretched":
+            maps = stretched(maps, settings.resolution)
+            if len(maps) == sum(map(len, classes)):
+                scores = functools.partial(best_words, classes=classes)
         thresholds = rule_of(settings, self.names, len(self.classes), self.has_background)
-        if self.refiner is None or isinstance(self.refiner, PAMR):
-            return thresholded(
-                self._refined(image, similarity) if self.refiner else similarity,
-                size,
-                lambda stripe: best_words(stripe, self.classes, settings.logit_scale),
-                **thresholds,
-            )
-        probabilities = probabilities_of(similarity[None], self.classes, settings.logit_scale)[0]
-        return thresholded(self._refined(image, probabilities), size, lambda x: x, **thresholds)
+        return thresholded(maps, size, scores, first=foreground, **thresholds)
 
     def _refined(self, image: Image.Image, maps: Tensor) -> Tensor:
         if self.refiner is None:
@@ -107,6 +125,9 @@ def rule_of(
         count: of the classes.
         has_background: whether class 0 is the background.
     """
+    if "threshold" in ENTRIES[settings.prior].reads:
+        # The prior has done it.
+        settings = dataclasses.replace(settings, threshold=0.0)
     certainty = Certainty(settings.threshold, settings.under)
     under = 0 if has_background else count
     return {
@@ -116,18 +137,26 @@ def rule_of(
     }
 
 
-def prior_of(settings: Settings) -> PriorConfig:
-    """Return the prior that the settings describe.
+def prior_of(settings: Settings, background: str | None = None) -> PriorConfig:
+    """Return the prior that the settings describe; what it does not read is left out.
+
+    Args:
+        settings: of the method.
+        background: the class that is whatever no other class is, where the data set has one.
 
     Raises:
-        InputError: a value is out of its range.
+        InputError: there is no such prior, or a value is out of its range.
     """
-    return PriorConfig(
-        name=settings.prior,
-        resolution=settings.resolution,
-        window=settings.window,
-        stride=settings.stride,
-        logit_scale=settings.logit_scale,
-        protocol=settings.protocol,
-        proxy=settings.proxy,
-    )
+    check_choice("prior", settings.prior, ENTRIES)
+    said: dict[str, Any] = {
+        "resolution": settings.resolution,
+        "window": settings.window,
+        "stride": settings.stride,
+        "logit_scale": settings.logit_scale,
+        "protocol": settings.protocol,
+        "templates": settings.templates,
+        "background": background,
+        "threshold": settings.threshold,
+    }
+    read = {name: said[name] for name in ENTRIES[settings.prior].reads}
+    return PriorConfig(settings.prior, networks=settings.networks, **read)

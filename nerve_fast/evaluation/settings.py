@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -32,9 +32,9 @@ class MethodSettings:
         threshold: in place of the preset's: a number for all classes, or numbers by class.
         background: the class of pixels under the threshold; ``None`` is the data set's background,
             and where it has none no class, which is right nowhere.
-        prior, prior_resolution, prior_window, prior_stride, prior_proxy, logit_scale,
+        prior, prior_resolution, prior_window, prior_stride, prior_networks, logit_scale,
             vocabulary: what takes the place of the preset's ``prior``, ``resolution``, ``window``,
-            ``stride``, ``proxy``, ``logit_scale`` and ``vocabulary``; ``None``
+            ``stride``, ``networks``, ``logit_scale`` and ``vocabulary``; ``None``
             leaves the preset's. See :class:`nerve_fast.evaluation.presets.Settings`.
 
     Raises:
@@ -53,7 +53,7 @@ class MethodSettings:
     prior_resolution: int | None = None
     prior_window: int | None = None
     prior_stride: int | None = None
-    prior_proxy: str | None = None
+    prior_networks: Mapping[str, str] | Sequence[tuple[str, str]] | None = None
     logit_scale: float | None = None
     threshold: Threshold | None = None
     background: str | None = None
@@ -70,6 +70,9 @@ class MethodSettings:
                 raise TypeError(
                     f"{name} is {quoted(getattr(self, name))}; expected {kind.__name__}(…)"
                 )
+        if self.prior_networks is not None:
+            networks = tuple(sorted(dict(self.prior_networks).items()))
+            object.__setattr__(self, "prior_networks", networks)
         for field in ("root", "output"):
             if getattr(self, field) is not None:
                 object.__setattr__(self, field, Path(getattr(self, field)))

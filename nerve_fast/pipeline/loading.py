@@ -16,14 +16,19 @@ def model_sources(
     models: str | os.PathLike | None,
     clip: str | os.PathLike | None,
     diffusion: str | os.PathLike | None,
+    usual: str = DEFAULT_CLIP,
 ) -> tuple[str | os.PathLike, str | os.PathLike]:
     """Where CLIP and Stable Diffusion come from: see :meth:`NervePipeline.from_pretrained`.
+
+    Args:
+        models, clip, diffusion: as there.
+        usual: the CLIP where none is named.
 
     Raises:
         InputError: ``models`` is no folder, or another argument says the same.
     """
     if models is None:
-        return clip or DEFAULT_CLIP, diffusion or DEFAULT_DIFFUSION
+        return clip or usual, diffusion or DEFAULT_DIFFUSION
     folder = TINY_MODELS if str(models) == "tiny" else Path(models)
     if not folder.is_dir():
         raise InputError(f"models is {str(models)!r}; expected 'tiny' or an existing folder")

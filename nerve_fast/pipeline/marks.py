@@ -12,11 +12,13 @@ import struct
 import zlib
 from collections.abc import Collection
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from nerve_fast.backbones.loading import revision_of
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
+from nerve_fast.priors import ENTRIES, PriorConfig
 from nerve_fast.utils.provenance import digest, file_digest, version
 
 _END = struct.pack(">I", 0) + b"IEND" + struct.pack(">I", zlib.crc32(b"IEND"))
@@ -58,7 +60,8 @@ def settings_digest(asked, device: torch.device | str | None) -> str:
     """
     models = asked.models
     device, dtype = device_and_dtype(device, models.dtype)
-    sources = [*model_sources(models.models, models.clip, models.diffusion), models.graph]
+    usual = ENTRIES[asked.prior.name].clip
+    sources = [*model_sources(models.models, models.clip, models.diffusion, usual), models.graph]
     return digest(
         {
             "labels": list(asked.labels),
@@ -68,7 +71,7 @@ def settings_digest(asked, device: torch.device | str | None) -> str:
             "pixels": [asked.resolution, asked.tile, asked.overlap],
             "certainty": [asked.top, asked.threshold, asked.background],
             "memory": [asked.global_keys, asked.max_key_error, asked.max_memory],
-            "models": [_state_of(source) for source in (*sources, asked.prior.proxy)],
+            "models": [_state_of(source) for source in (*sources, *_networks(asked.prior))],
             "layers": models.layers,
             "noise": [models.timestep, models.seed],
             "computed": [device.type, str(dtype), models.backend, models.compile],
@@ -78,6 +81,10 @@ def settings_digest(asked, device: torch.device | str | None) -> str:
             },
         }
     )
+
+
+def _networks(prior: PriorConfig) -> list[str]:
+    return [source for _, source in cast(tuple[tuple[str, str], ...], prior.networks)]
 
 
 def _state_of(source: str | os.PathLike | None) -> list:

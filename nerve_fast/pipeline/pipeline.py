@@ -7,7 +7,7 @@ from typing import Any, Literal, cast
 
 import torch
 
-from nerve_fast.backbones.clip import CLIPBackbone
+from nerve_fast.backbones.clip import DEFAULT_CLIP
 from nerve_fast.backbones.graph import load_graph
 from nerve_fast.backbones.source import AffinitySource
 from nerve_fast.certainty import Certainty, Threshold
@@ -31,7 +31,7 @@ from nerve_fast.pipeline.jobs import (
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.output import SegmentationOutput
 from nerve_fast.pipeline.settings import check_count
-from nerve_fast.priors import CLIPPrior, Prior, PriorConfig
+from nerve_fast.priors import ENTRIES, Prior, PriorConfig, load_prior
 from nerve_fast.priors.seeds import Boxes, Points, Scribbles
 from nerve_fast.shares import check_group
 from nerve_fast.utils.heap import Heap
@@ -96,7 +96,8 @@ class NervePipeline:
         Args:
             models: a folder that holds ``clip/`` and ``diffusion/``, in place of the two arguments
                 that follow; ``"tiny"`` is the set that ships with the package.
-            clip: hub id or local folder of a transformers CLIP; ``None`` is
+            clip: hub id or local folder of a transformers CLIP, or of what the prior has in its
+                place, such as a SigLIP; ``None`` is the prior's usual one, of most
                 ``openai/clip-vit-large-patch14``; ``False`` loads none, for calls without words.
                 Every hub id may be pinned to a commit, tag or branch: ``owner/name@revision``.
             diffusion: hub id or local folder of a Stable Diffusion 1.x or 2.x in diffusers layout,
@@ -109,8 +110,9 @@ class NervePipeline:
             device: ``None`` is CUDA or ROCm where there is one, then MPS, then the CPU.
             dtype: of the networks; ``None`` is float32 on a CPU and float16 elsewhere.
             prior: one of ``clip``, ``maskclip``, ``sclip``, ``naclip``, ``clearclip``, ``gem``,
-                ``cliper``, ``proxyclip``, or a :class:`PriorConfig` for more than the name; or a
-                :class:`~nerve_fast.Prior` of your own, for which no CLIP is loaded.
+                ``cliper``, ``proxyclip``, ``siglip``, ``groupvit``, ``clip-diy``, ``pixelclip``, or
+                a :class:`PriorConfig` for more than the name; or a :class:`~nerve_fast.Prior` of
+                your own, for which no CLIP is loaded.
             config: settings of the graph stage for calls that bring none.
             backend: who carries out the graph stage.
             layers: whose queries and keys give the graph: the UNet's self-attentions as diffusers
@@ -126,7 +128,8 @@ class NervePipeline:
         own_graph = None if graph is None or isinstance(graph, (str, os.PathLike)) else graph
         named = graph if isinstance(graph, (str, os.PathLike)) else None
         chosen: PriorConfig | Prior | None = PriorConfig(prior) if isinstance(prior, str) else prior
-        clip_source, diffusion_source = model_sources(models, clip or None, diffusion)
+        usual = ENTRIES[chosen.name].clip if isinstance(chosen, PriorConfig) else DEFAULT_CLIP
+        clip_source, diffusion_source = model_sources(models, clip or None, diffusion, usual)
         if own_graph is not None and device is None:
             device = own_graph.device
         device, dtype = device_and_dtype(device, dtype)
@@ -135,8 +138,7 @@ class NervePipeline:
         if clip is False:
             chosen = None
         elif isinstance(chosen, PriorConfig):
-            network = CLIPBackbone.from_pretrained(str(clip_source), device=device, dtype=dtype)
-            chosen = CLIPPrior(network, chosen)
+            chosen = load_prior(chosen, str(clip_source), device=device, dtype=dtype)
         source = own_graph
         if source is None:
             source = load_graph(

@@ -10,30 +10,40 @@ from nerve_fast.priors.clearclip import clearclip
 from nerve_fast.priors.gem import gem
 from nerve_fast.priors.cliper import cliper
 from nerve_fast.priors.proxyclip import ProxyCLIP
+from nerve_fast.priors.groupvit import GroupViT
+from nerve_fast.priors.clipdiy import CLIPDIY
+from nerve_fast.priors.pixelclip import PixelCLIP
 
 # isort: on
 from nerve_fast.priors.config import PriorConfig
+from nerve_fast.priors.loading import load_prior
 from nerve_fast.priors.patchwise import CLIPPrior, check_finite, read_out_of
 from nerve_fast.priors.prior import Prior
-from nerve_fast.priors.probabilities import probabilities_of
-from nerve_fast.priors.registry import METHODS
+from nerve_fast.priors.probabilities import as_distribution, best_words
+from nerve_fast.priors.registry import ENTRIES, METHODS
 from nerve_fast.priors.views import View, view_of
 
 __all__ = [
+    "CLIPDIY",
+    "ENTRIES",
     "METHODS",
     "CLIPPrior",
+    "GroupViT",
+    "PixelCLIP",
     "Prior",
     "PriorConfig",
     "ProxyCLIP",
     "View",
+    "as_distribution",
+    "best_words",
     "check_finite",
     "clearclip",
     "clip",
     "cliper",
     "gem",
+    "load_prior",
     "maskclip",
     "naclip",
-    "probabilities_of",
     "read_out_of",
     "sclip",
     "view_of",

@@ -1,12 +1,14 @@
-"""Which prior, and how CLIP sees images for it."""
+"""Which prior, and how its networks see images."""
 
 import dataclasses
 import numbers
+from collections.abc import Mapping
 
+from nerve_fast.backbones.templates import TEMPLATES
 from nerve_fast.errors import InputError, check_choice, quoted
 from nerve_fast.numerics import is_finite
 
-PROTOCOLS = ("fit", "mmseg")
+PROTOCOLS = ("fit", "mmseg", "squash")
 """How images are brought to CLIP, see :class:`PriorConfig`."""
 
 
@@ -15,7 +17,7 @@ class PriorConfig:
     """How the prior is computed.
 
     Args:
-        name: one of :data:`~nerve_fast.priors.METHODS`.
+        name: one of :data:`~nerve_fast.priors.ENTRIES`.
         resolution: short side of the image that CLIP sees, in pixels; ``None`` is 1.5 times the
             size the checkpoint was trained at, which is the field's 336 for 224.
         window: side of the sliding window, in pixels; ``None`` shows CLIP the whole image at once.
@@ -28,12 +30,20 @@ class PriorConfig:
             public code has it, for numbers that can be held against published ones: sides as mmseg
             rounds them, OpenCV's bilinear filter, windows anywhere, what is left beyond whole
             patches not seen, similarities brought to pixels, and position embeddings read a tenth
-            of a patch aside, as DINO's code does.
-        proxy: hub id or folder of the DINO or DINOv2 that ``proxyclip`` looks with; ``None`` is the
-            paper's, ``facebook/dino-vitb8``.
+            of a patch aside, as DINO's code does. ``squash``: as ``fit``, to a square whatever the
+            image's shape, and whole.
+        networks: what the prior looks with besides its network of images and words, hub ids,
+            folders or files by name, such as ``{"proxy": "facebook/dino-vitb8"}`` of ``proxyclip``;
+            those that are not named are the paper's.
+        templates: of the prompts, one of :data:`~nerve_fast.backbones.templates.TEMPLATES`;
+            ``None`` is the prior's own.
+        background: the label that is whatever no other label is, for priors that have a rule of
+            their own for it; ``None``: there is none.
+        threshold: of that rule, where it has one: the least probability of another label.
 
     Raises:
-        InputError: a value is out of its range; a ``ValueError``.
+        InputError: a value is out of its range, or the prior does not read it; a ``ValueError``.
+        TypeError: ``networks`` is no mapping.
     """
 
     name: str = "naclip"
@@ -42,13 +52,32 @@ class PriorConfig:
     stride: int | None = None
     logit_scale: float = 40.0
     protocol: str = "fit"
-    proxy: str | None = None
+    networks: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
+    templates: str | None = None
+    background: str | None = None
+    threshold: float = 0.0
 
     def __post_init__(self):
         # The registry is filled by the files of the methods, which take their settings from here.
-        from nerve_fast.priors import METHODS
+        from nerve_fast.priors import ENTRIES
 
-        check_choice("prior", self.name, METHODS)
+        check_choice("prior", self.name, ENTRIES)
+        entry = ENTRIES[self.name]
+        # A value, as the others are: two that say the same are equal.
+        if not isinstance(self.networks, (Mapping, tuple)):
+            raise TypeError(
+                f"networks is {quoted(self.networks)}; expected a dictionary from names to hub "
+                "ids, folders or files"
+            )
+        networks = tuple(sorted((str(k), str(v)) for k, v in dict(self.networks).items()))
+        object.__setattr__(self, "networks", networks)
+        for name, source in networks:
+            if name not in entry.networks:
+                known = ", ".join(entry.networks) or "none"
+                raise InputError(
+                    f"prior network {name} is {quoted(source)} and prior is {self.name}, whose "
+                    f"further networks are: {known}"
+                )
         for field in ("resolution", "window", "stride"):
             value = getattr(self, field)
             if value is not None and (not isinstance(value, int) or value < 1):
@@ -64,14 +93,55 @@ class PriorConfig:
         if not isinstance(scale, numbers.Real) or not (is_finite(scale) and scale > 0):
             raise InputError(f"logit scale is {quoted(scale)}; expected a number above 0")
         check_choice("prior protocol", self.protocol, PROTOCOLS)
-        if self.proxy is not None and not METHODS[self.name].proxied:
-            proxied = " and ".join(name for name, method in METHODS.items() if method.proxied)
+        if self.protocol == "squash" and self.window is not None:
             raise InputError(
-                f"prior proxy is {quoted(self.proxy)} and prior is {self.name}; only {proxied} has "
-                "one"
+                f"prior window is {self.window} and the protocol is squash, which shows the whole "
+                "image; leave one of them out"
             )
+        if not isinstance(self.threshold, numbers.Real) or not 0 <= self.threshold <= 1:
+            raise InputError(
+                f"prior threshold is {quoted(self.threshold)}; expected a number from 0 to 1"
+            )
+        if self.templates is not None:
+            check_choice("prior templates", self.templates, TEMPLATES)
+        self._refuse_unread(entry.reads)
+
+    def _refuse_unread(self, reads: tuple[str, ...]) -> None:
+        for field in dataclasses.fields(self):
+            if field.name in ("name", "networks", *reads):
+                continue
+            value = getattr(self, field.name)
+            if value != field.default:
+                raise InputError(
+                    f"prior {field.name.replace('_', ' ')} is {quoted(value)}, which the prior "
+                    f"{self.name} does not read; leave it out"
+                )
 
     @property
     def position_offset(self) -> float:
         """See :func:`~nerve_fast.backbones.positions.resampled_positions`."""
         return 0.1 if self.protocol == "mmseg" else 0.0
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """The templates of the prompts."""
+        from nerve_fast.priors import ENTRIES
+
+        return TEMPLATES[self.templates or ENTRIES[self.name].templates]
+
+    def network(self, name: str) -> str:
+        """Where a further network comes from: a hub id, a folder or a file.
+
+        Raises:
+            InputError: it must be named, and is not.
+        """
+        from nerve_fast.priors import ENTRIES
+
+        needed = ENTRIES[self.name].networks[name]
+        source = dict(self.networks).get(name, needed.default)
+        if source is None:
+            raise InputError(
+                f"the prior {self.name} needs {needed.what}; name it as the prior network {name}: "
+                f"--prior-network {name}=FILE, or networks={{{name!r}: …}} of a PriorConfig"
+            )
+        return source

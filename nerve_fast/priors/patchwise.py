@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from nerve_fast.backbones.clip import CLIPBackbone, ReadOut
-from nerve_fast.backbones.dino import DEFAULT_PROXY, DINOBackbone
+from nerve_fast.backbones.dino import DINOBackbone
 from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.errors import InputError
 from nerve_fast.priors.config import PriorConfig
 from nerve_fast.priors.prior import Prior
-from nerve_fast.priors.probabilities import probabilities_of
-from nerve_fast.priors.registry import ACTIVATIONS, METHODS, Windows
+from nerve_fast.priors.probabilities import as_distribution, best_words
+from nerve_fast.priors.registry import ACTIVATIONS, METHODS, Method, Windows
 from nerve_fast.priors.views import View, resized, view_of
 from nerve_fast.shares import Share
 
@@ -48,16 +48,22 @@ class CLIPPrior(Prior):
     Args:
         clip: the network.
         config: which method reads its patches, at what size, in which windows.
+        method: of a system that is more than a method; ``None`` is the one that ``config`` names.
 
     Raises:
         InputError: the proxy of a method that has one is not available.
     """
 
-    def __init__(self, clip: CLIPBackbone, config: PriorConfig | None = None):
+    def __init__(
+        self,
+        clip: CLIPBackbone,
+        config: PriorConfig | None = None,
+        method: Method | None = None,
+    ):
         self.clip = clip
         self.config = PriorConfig() if config is None else config
-        self.method = METHODS[self.config.name]
-        self.read_out = read_out_of(self.config, clip)
+        self.method = METHODS[self.config.name] if method is None else method
+        self.read_out = read_out_of(self.method, self.config, clip)
 
     @property
     def identity(self) -> str:  # type: ignore[override]  # users set the base's; this takes long
@@ -107,7 +113,8 @@ class CLIPPrior(Prior):
 
     def check_labels(self, classes: Sequence[Sequence[str]], *, progress: bool = False) -> None:
         """Encode the words, which later calls take from memory; see :meth:`Prior.check_labels`."""
-        self.clip.encode_words([word for words in classes for word in words], progress=progress)
+        words = [word for words in classes for word in words]
+        self.clip.encode_words(words, self.config.prompts, progress=progress)
 
     def encode(
         self,
@@ -122,7 +129,7 @@ class CLIPPrior(Prior):
     def probabilities(self, encoded: PatchFeatures, classes: Sequence[Sequence[str]]) -> Tensor:
         """``(B, K, h, w)`` float32 on the grid of :meth:`similarities`."""
         similarity = self._similarities(encoded, [word for words in classes for word in words])
-        return probabilities_of(similarity, classes, self.config.logit_scale)
+        return self._distribution(similarity, classes)
 
     def __call__(
         self,
@@ -150,7 +157,18 @@ class CLIPPrior(Prior):
         )
         words = [word for words in classes for word in words]
         similarity = self._similarities(passing, words, share)
-        return probabilities_of(similarity, classes, self.config.logit_scale)
+        return self._distribution(similarity, classes)
+
+    def maps(self, images: Sequence[Image.Image], classes: Sequence[Sequence[str]]) -> Tensor:
+        """:meth:`similarities` of the words of all labels, one after another."""
+        return self.similarities(images, [word for words in classes for word in words])
+
+    def scores(self, maps: Tensor, classes: Sequence[Sequence[str]]) -> Tensor:
+        """The softmax over all words, and of each label its likeliest: these do not sum to 1."""
+        return best_words(torch.softmax(self.config.logit_scale * maps, dim=-3), classes)
+
+    def _distribution(self, similarity: Tensor, classes: Sequence[Sequence[str]]) -> Tensor:
+        return as_distribution(self.scores(similarity, classes))
 
     def similarities(
         self,
@@ -194,7 +212,8 @@ class CLIPPrior(Prior):
     ) -> Iterator[tuple[Sequence[tuple[int, int, int]], Tensor]]:
         clip = self.clip
         dino = self.method.positions == "dino"
-        positions = (self.config.position_offset, "bicubic") if dino else (0.0, self.method.positions)
+        offset = self.config.position_offset if dino else 0.0
+        positions = (offset, "bicubic" if dino else self.method.positions)
         padding = self._padding(view)
         images = [resized(clip, image, view.size, self.config) for image in images]
         tall, wide = view.window
@@ -221,7 +240,7 @@ class CLIPPrior(Prior):
         self, encoded: PatchFeatures, words: Sequence[str], share: Share | None = None
     ) -> Tensor:
         """``share``: of several windows that processes see parts of; ``None`` has seen them all."""
-        text = self.clip.encode_words(words)  # (words, E)
+        text = self.clip.encode_words(words, self.config.prompts)  # (words, E)
         view, images = encoded.view, encoded.images
         (tall, wide), unit = view.window, view.unit
         left, right, above, below = self._padding(view)
@@ -269,17 +288,16 @@ def check_finite(values: Tensor) -> None:
         )
 
 
-def read_out_of(config: PriorConfig, backbone: CLIPBackbone) -> ReadOut:
+def read_out_of(method: Method, config: PriorConfig, backbone: CLIPBackbone) -> ReadOut:
     """Return the read-out of a method; the proxy of a method that has one is loaded once.
 
     Raises:
         InputError: the proxy is not available.
     """
-    method = METHODS[config.name]
-    if not method.proxied:
+    if not method.networks:
         public = method.public if config.protocol == "mmseg" else None
         return public or method.read_out
-    proxy = _proxy(config.proxy or DEFAULT_PROXY, backbone.device, backbone.model.dtype)
+    proxy = _proxy(config.network("proxy"), backbone.device, backbone.model.dtype)
     return method.read_out(proxy, backbone.image_mean, backbone.image_std)
 
 

@@ -102,6 +102,28 @@ class Prior:
         """:meth:`probabilities` of :meth:`encode`; a prior may spare what lies between."""
         return self.probabilities(self.encode(images, view, advance), classes)
 
+    def maps(self, images: Sequence[Image.Image], classes: Sequence[Sequence[str]]) -> Tensor:
+        """What an evaluation brings to the pixels; :meth:`scores` follows there.
+
+        By default the probabilities. A prior whose authors bring similarities to the pixels, and
+        take the softmax there, gives these.
+
+        Args:
+            images: ``B`` of them, RGB, all of one size.
+            classes: the words of each of the ``K`` labels.
+
+        Returns:
+            ``(B, M, h, w)`` float32 on a grid of any size that covers the images.
+        """
+        return self(images, classes, self.view(images[0].size))
+
+    def scores(self, maps: Tensor, classes: Sequence[Sequence[str]]) -> Tensor:
+        """The score of each label at each place, ``(M, …)`` of :meth:`maps` to ``(K, …)``.
+
+        They are not negative; where they are made to sum to 1 they are the probabilities.
+        """
+        return maps
+
     def shared(
         self,
         images: Sequence[Image.Image],

@@ -1,28 +1,50 @@
-"""From similarities of words to a distribution over labels, and from there to the tokens."""
+"""From similarities of words to scores of labels, and to a distribution over them."""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from nerve_fast.errors import InputError
 
-def probabilities_of(
-    similarity: Tensor, classes: Sequence[Sequence[str]], logit_scale: float
-) -> Tensor:
-    """The probability of each label at each place.
 
-    Softmax over all words, synonyms included; a label's probability is that of its likeliest
-    synonym; then the labels are made to sum to 1.
+def best_words(words: Tensor, classes: Sequence[Sequence[str]]) -> Tensor:
+    """Return the score of each label's best word.
 
     Args:
-        similarity: ``(B, words, h, w)``, of the words of all labels one after another.
+        words: ``(…, words, h, w)``, scores of the words of all labels one after another.
         classes: the words of each of the ``K`` labels.
-        logit_scale: similarities are multiplied by this.
 
     Returns:
-        ``(B, K, h, w)``.
+        ``(…, K, h, w)``.
     """
-    probabilities = torch.softmax(logit_scale * similarity, dim=1)
-    labels = probabilities.split([len(synonyms) for synonyms in classes], dim=1)
-    best = torch.stack([synonyms.amax(1) for synonyms in labels], dim=1)
-    return best / best.sum(1, keepdim=True)
+    labels = words.split([len(synonyms) for synonyms in classes], dim=-3)
+    return torch.stack([synonyms.amax(-3) for synonyms in labels], dim=-3)
+
+
+def as_distribution(scores: Tensor) -> Tensor:
+    """Scores ``(…, K, h, w)`` of labels, not negative, made to sum to 1 over ``K``.
+
+    Where all of them are 0 all labels are alike.
+    """
+    total = scores.sum(-3, keepdim=True)
+    return torch.where(total > 0, scores / total.where(total > 0, 1), 1 / scores.shape[-3])
+
+
+def apart(
+    background: str | None, classes: Sequence[Sequence[str]]
+) -> tuple[int | None, Sequence[Sequence[str]]]:
+    """Say which label is the background, ``None`` where none is, and what the others' words are.
+
+    Args:
+        background: a word of it; ``None``: there is none.
+        classes: the words of each of the ``K`` labels.
+
+    Raises:
+        InputError: there is no other label.
+    """
+    place = next((i for i, words in enumerate(classes) if background in words), None)
+    others = [words for i, words in enumerate(classes) if i != place]
+    if not others:
+        raise InputError(f"the labels are the background {background!r} alone; name another one")
+    return place, others

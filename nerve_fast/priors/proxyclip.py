@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate, normalize
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from nerve_fast.backbones.dino import DINOBackbone
+from nerve_fast.backbones.dino import DEFAULT_PROXY, DINOBackbone
 from nerve_fast.priors.layers import on_grid, run
-from nerve_fast.priors.registry import ACTIVATIONS, Windows, registered
+from nerve_fast.priors.registry import ACTIVATIONS, Needed, Windows, registered
 
 SHIFT = 1.2
 """``β`` of the paper, for every proxy and data set."""
@@ -35,7 +35,12 @@ def _cells(windows: Windows) -> int:
     return math.prod(windows.view.window) // cast("ProxyCLIP", windows.read_out).proxy.patch ** 2
 
 
-@registered("proxyclip", proxied=True, memory=_memory, cells=_cells)
+@registered(
+    "proxyclip",
+    networks={"proxy": Needed("a DINO or DINOv2", DEFAULT_PROXY)},
+    memory=_memory,
+    cells=_cells,
+)
 class ProxyCLIP:
     r"""The last layer's attention by how alike another model finds patches, on that model's grid.
 

@@ -1,14 +1,47 @@
-"""The patch-wise CLIP methods by name: each file of this room registers its own."""
+"""The priors by name: each file of this room registers its own, and says what it needs."""
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from nerve_fast.backbones.clip import CLIPBackbone, ReadOut
+from nerve_fast.backbones.clip import DEFAULT_CLIP, CLIPBackbone, ReadOut
 from nerve_fast.priors.views import View
 
 ACTIVATIONS = 40
 """Live activations of a layer of CLIP in multiples of its hidden states, its MLP included."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Needed:
+    """A network that a prior needs besides the one of images and words.
+
+    Attributes:
+        what: what it is and where it is to be had, for messages.
+        default: the hub id that is taken where none is named; ``None``: one must be named.
+    """
+
+    what: str
+    default: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A prior of a name.
+
+    Attributes:
+        name: in :class:`~nerve_fast.PriorConfig` and on the command line.
+        networks: what it needs besides the network of images and words, by name.
+        reads: which fields of :class:`~nerve_fast.PriorConfig` it follows, besides its networks.
+        templates: name of the prompts that it takes unless others are asked for.
+        clip: hub id of its network of images and words, unless another is named.
+    """
+
+    name: str
+    networks: Mapping[str, Needed]
+    reads: tuple[str, ...]
+    templates: str
+    clip: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +73,12 @@ class Windows:
 
 
 @dataclasses.dataclass(frozen=True)
-class Method:
-    """One way to read features of patches out of CLIP.
+class Method(Entry):
+    """One way to read features of patches out of CLIP; :class:`CLIPPrior` runs it.
 
     Attributes:
-        name: in :class:`~nerve_fast.PriorConfig` and on the command line.
         read_out: the function itself, or, for those with a proxy, a class that is made of the proxy
             and CLIP's normalisation.
-        proxied: whether it looks with another network besides CLIP.
         memory: bytes that it takes beyond a layer's activations.
         cells: places on which it gives similarities of an image seen whole, where they are not
             CLIP's patches.
@@ -60,23 +91,40 @@ class Method:
             otherwise than CLIP's; ``None`` is ``read_out``.
     """
 
-    name: str
     read_out: Callable
-    proxied: bool
-    memory: Callable[[Windows], int]
-    cells: Callable[[Windows], int]
-    positions: str
-    padded: bool
-    public: Callable | None
+    memory: Callable[[Windows], int] = lambda windows: 0
+    cells: Callable[[Windows], int] = lambda windows: 0
+    positions: str = "dino"
+    padded: bool = False
+    public: Callable | None = None
 
+
+@dataclasses.dataclass(frozen=True)
+class System(Entry):
+    """A prior that is more than a read-out of CLIP's patches.
+
+    Attributes:
+        load: ``(config, clip, device=…, dtype=…)``: makes the :class:`~nerve_fast.Prior` with its
+            networks; ``clip`` is a hub id or folder.
+    """
+
+    load: Callable[..., Any]
+
+
+ENTRIES: dict[str, Entry] = {}
+"""All priors, in the order of the names in messages."""
 
 METHODS: dict[str, Method] = {}
+"""Those that read CLIP's patches."""
+
+PATCHWISE = ("resolution", "window", "stride", "logit_scale", "protocol", "templates")
+"""Fields of :class:`~nerve_fast.PriorConfig` that every read-out of CLIP's patches follows."""
 
 
 def registered(
     name: str,
     *,
-    proxied: bool = False,
+    networks: Mapping[str, Needed] | None = None,
     memory: Callable[[Windows], int] = lambda windows: 0,
     cells: Callable[[Windows], int] = lambda windows: 0,
     positions: str = "dino",
@@ -86,9 +134,38 @@ def registered(
     """A decorator that enters a read-out into :data:`METHODS`; see :class:`Method`."""
 
     def enter(read_out):
-        METHODS[name] = Method(
-            name, read_out, proxied, memory, cells, positions, padded, public
+        ENTRIES[name] = METHODS[name] = Method(
+            name,
+            networks or {},
+            PATCHWISE,
+            "imagenet",
+            DEFAULT_CLIP,
+            read_out,
+            memory,
+            cells,
+            positions,
+            padded,
+            public,
         )
         return read_out
+
+    return enter
+
+
+def system(
+    name: str,
+    *,
+    clip: str,
+    templates: str,
+    reads: tuple[str, ...] = (),
+    networks: Mapping[str, Needed] | None = None,
+) -> Callable:
+    """A decorator that enters a class with a ``load`` into :data:`ENTRIES`; see :class:`System`."""
+
+    def enter(made):
+        ENTRIES[name] = System(
+            name, networks or {}, (*reads, "templates"), templates, clip, made.load
+        )
+        return made
 
     return enter

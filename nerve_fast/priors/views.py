@@ -58,12 +58,15 @@ def view_of(
                 f"CLIP would see {size[0]} × {size[1]} pixels in windows of {window}, less than "
                 f"its patch of {clip.patch}; set a larger prior resolution or window"
             )
-        return _windows(size, window, config.stride or max(window // 2, 1), 1)
+        return windows(size, window, config.stride or max(window // 2, 1), 1)
+    if config.protocol == "squash":
+        size = model_size((resolution, resolution), resolution, clip.patch)
+        return View(size, (0,), (0,), size[::-1], clip.patch)
     usual = clip.image_size * 3 // 2 // clip.patch * clip.patch
     if magnified is not None and config.resolution is None and config.window is None:
         size = model_size(magnified, None, clip.patch)
         stride = max(usual // 2 // clip.patch, 1) * clip.patch
-        return _windows(size, usual, stride, clip.patch)
+        return windows(size, usual, stride, clip.patch)
     size = model_size(size, resolution, clip.patch)
     if config.window is None:
         return View(size, (0,), (0,), size[::-1], clip.patch)
@@ -72,10 +75,11 @@ def view_of(
             f"prior window is {config.window}; expected a multiple of CLIP's patch, {clip.patch}"
         )
     # The field's protocol: similarities are brought to pixels, and averaged there.
-    return _windows(size, config.window, config.stride or config.window // 2, 1)
+    return windows(size, config.window, config.stride or config.window // 2, 1)
 
 
-def _windows(size: tuple[int, int], window: int, stride: int, unit: int) -> View:
+def windows(size: tuple[int, int], window: int, stride: int, unit: int) -> View:
+    """A view in windows of a side and a stride; ``unit`` as of :class:`View`."""
     width, height = size
     return View(
         size,

@@ -437,7 +437,7 @@ def test_mistakes_are_one_line(root, tmp_path, capsys):
         ("the data set is 'x'; expected one of voc21", "--dataset", "x"),
         ("leave it out, the data set tiny has no files", "--dataset", "tiny"),
         ("no such folder", "--root", tmp_path / "nowhere"),
-        ("proxy is 'x' and prior is naclip", "--prior-proxy", "x"),
+        ("prior network proxy is 'x' and prior is naclip", "--prior-network", "proxy=x"),
         ("alpha is 2.0", "--alpha", "2"),
     ]
     for message, *flags in cases:

@@ -2,9 +2,10 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
-from nerve_fast.evaluation.rules import best_words, cliper, thresholded
+from nerve_fast.evaluation.rules import cliper, thresholded
 from nerve_fast.imaging import resampling
 from nerve_fast.imaging.resampling import stripes
+from nerve_fast.priors import best_words
 
 CLASSES = [["sky", "wall"], ["cat"], ["dog", "puppy", "hound"]]
 
@@ -47,7 +48,7 @@ def test_thresholded_is_the_order_of_public_code(generator, area_threshold):
     found = thresholded(
         similarity,
         size,
-        lambda stripe: best_words(stripe, CLASSES, scale),
+        lambda stripe: best_words((scale * stripe).softmax(0), CLASSES),
         least=threshold,
         area_threshold=area_threshold,
     )

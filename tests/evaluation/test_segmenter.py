@@ -5,7 +5,7 @@ from torch.nn.functional import interpolate
 from nerve_fast import InputError
 from nerve_fast.evaluation.presets import Settings
 from nerve_fast.evaluation.segmenter import Segmenter, prior_of
-from nerve_fast.priors import CLIPPrior, PriorConfig, probabilities_of
+from nerve_fast.priors import CLIPPrior, PriorConfig
 from nerve_fast.refiners import PAMR
 from nerve_fast.tiny.scenes import NAMES, generate
 
@@ -71,7 +71,7 @@ def test_other_refiners_get_probabilities(pipe):
 
     config = PriorConfig("naclip", 100, 64, 32, 20.0, "mmseg")
     similarity = CLIPPrior(pipe.prior.clip, config).similarities([image], NAMES)
-    expected = probabilities_of(similarity, CLASSES, 20.0)
+    expected = torch.softmax(20.0 * similarity, dim=1)
     found = segmenter(pipe, Refiner())(image)
     torch.testing.assert_close(seen[0], expected[0])
     at_pixels = interpolate(expected, (70, 90), mode="bilinear")[0]

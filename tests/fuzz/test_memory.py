@@ -294,15 +294,15 @@ def test_calls_of_many_sizes_leave_no_more_than_one_leaves(own_cache, chance):
 
 
 def test_words_in_memory_have_a_bound(pipe, monkeypatch):
-    from nerve_fast.backbones import clip
+    from nerve_fast.backbones import words as module
 
     words = pipe.prior.clip
     monkeypatch.setattr(words, "_embeddings", {})
-    monkeypatch.setattr(clip, "MOST_WORDS", 3)
+    monkeypatch.setattr(module, "MOST_WORDS", 3)
     expected = words.encode_words(["a", "b", "c", "d", "e"])
-    assert list(words._embeddings) == ["c", "d", "e"]
+    assert [word for _, word in words._embeddings] == ["c", "d", "e"]
     assert torch.equal(words.encode_words(["e", "a"]), expected[[4, 0]])
-    assert list(words._embeddings) == ["d", "e", "a"]
+    assert [word for _, word in words._embeddings] == ["d", "e", "a"]
 
 
 def test_words_on_disk_have_a_bound(tmp_path, monkeypatch):

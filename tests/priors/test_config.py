@@ -17,8 +17,17 @@ from nerve_fast.priors import METHODS, PriorConfig, ProxyCLIP, patchwise, read_o
         ({"logit_scale": 0}, "logit scale is 0"),
         ({"logit_scale": "40"}, "logit scale is '40'"),
         ({"logit_scale": float("nan")}, "logit scale is nan"),
-        ({"protocol": "mmcv"}, "prior protocol is 'mmcv'; expected one of fit, mmseg"),
-        ({"proxy": "owner/name"}, "proxy is 'owner/name' and prior is naclip; only proxyclip"),
+        ({"protocol": "mmcv"}, "prior protocol is 'mmcv'; expected one of fit, mmseg, squash"),
+        (
+            {"networks": {"proxy": "owner/name"}},
+            "prior network proxy is 'owner/name' and prior is naclip, whose further networks",
+        ),
+        ({"templates": "best"}, "prior templates is 'best'; expected one of imagenet, photo"),
+        ({"background": "sky"}, "prior background is 'sky', which the prior naclip does not read"),
+        ({"threshold": 0.5}, "prior threshold is 0.5, which the prior naclip does not read"),
+        ({"threshold": 2}, "prior threshold is 2; expected a number from 0 to 1"),
+        ({"protocol": "squash", "window": 64}, "prior window is 64 and the protocol is squash"),
+        ({"name": "groupvit", "resolution": 448}, "resolution is 448, which the prior groupvit"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused(settings, message):
@@ -29,12 +38,16 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
 def test_read_outs_are_those_of_their_names(pipe):
     for name in METHODS:
         if name != "proxyclip":
-            assert read_out_of(PriorConfig(name), pipe.prior.clip) is METHODS[name].read_out
+            assert (
+                read_out_of(METHODS[name], PriorConfig(name), pipe.prior.clip)
+                is METHODS[name].read_out
+            )
 
 
 def test_the_proxy_is_loaded_once_as_the_clip_model_is(pipe, proxy):
-    config = PriorConfig("proxyclip", proxy=str(proxy))
-    first, second = read_out_of(config, pipe.prior.clip), read_out_of(config, pipe.prior.clip)
+    config = PriorConfig("proxyclip", networks={"proxy": str(proxy)})
+    method = METHODS["proxyclip"]
+    first, second = (read_out_of(method, config, pipe.prior.clip) for _ in range(2))
     assert isinstance(first, ProxyCLIP)
     assert first.proxy is second.proxy
     assert first.proxy.model.dtype == torch.float32
@@ -46,11 +59,11 @@ def test_without_a_name_the_proxy_is_that_of_the_paper(pipe, monkeypatch, proxy)
     monkeypatch.setattr(
         patchwise, "_proxy", lambda source, *rest: asked.append(source) or load(proxy, *rest)
     )
-    read_out_of(PriorConfig("proxyclip"), pipe.prior.clip)
+    read_out_of(METHODS["proxyclip"], PriorConfig("proxyclip"), pipe.prior.clip)
     assert asked == ["facebook/dino-vitb8"]
 
 
 def test_a_proxy_that_is_not_there_is_named(pipe, tmp_path):
-    config = PriorConfig("proxyclip", proxy=str(tmp_path / "none"))
+    config = PriorConfig("proxyclip", networks={"proxy": str(tmp_path / "none")})
     with pytest.raises(InputError, match="proxy is .*none.*: no such folder"):
-        read_out_of(config, pipe.prior.clip)
+        read_out_of(METHODS["proxyclip"], config, pipe.prior.clip)

@@ -9,9 +9,10 @@ from nerve_fast.priors import (
     METHODS,
     CLIPPrior,
     PriorConfig,
+    as_distribution,
     view_of,
 )
-from nerve_fast.priors import probabilities_of as probabilities_of_similarities
+from nerve_fast.priors.maskclip import PublicMaskCLIP
 from nerve_fast.priors.resizing import opencv_bilinear
 from nerve_fast.tiny.scenes import generate
 
@@ -41,18 +42,18 @@ def test_label_probabilities_are_a_distribution_on_the_patches(pipe, scene, name
 
 def test_those_of_proxyclip_lie_on_the_proxys_patches(pipe, scene, proxy):
     image, _, names = scene
-    config = PriorConfig("proxyclip", proxy=str(proxy))
+    config = PriorConfig("proxyclip", networks={"proxy": str(proxy)})
     G = probabilities_of(pipe, image, [[name] for name in names], config)
     short = pipe.prior.clip.image_size * 3 // 2
     assert G.shape == (len(names), short // 4, round(short * 1.5) // 4)
     torch.testing.assert_close(G.sum(0), torch.ones(G.shape[1:]))
-    windowed = PriorConfig("proxyclip", resolution=64, window=64, proxy=str(proxy))
+    windowed = PriorConfig("proxyclip", resolution=64, window=64, networks={"proxy": str(proxy)})
     assert probabilities_of(pipe, image, [["grass"], ["ball"]], windowed).shape == (2, 64, 96)
 
 
 def test_windows_of_proxyclip_meet_on_clips_patches(pipe, scene, proxy):
     clip, image = pipe.prior.clip, scene[0]
-    config = PriorConfig("proxyclip", proxy=str(proxy))
+    config = PriorConfig("proxyclip", networks={"proxy": str(proxy)})
     view = view_of(clip, image.size, config, magnified=(288, 192))
     assert len(view) > 1
     similarity = CLIPPrior(clip, config).similarities([image], ["grass", "ball"], view)
@@ -113,14 +114,20 @@ def test_probabilities_of_similarities_are_those_of_labels(pipe, scene, generato
     assert similarity.dtype == torch.float32
     assert similarity.abs().max() <= 1
     expected = CLIPPrior(pipe.prior.clip, config)([scene[0]], classes)
-    assert torch.equal(probabilities_of_similarities(similarity, classes, 5.0), expected)
+    prior = CLIPPrior(pipe.prior.clip, config)
+    assert torch.equal(prior.maps([scene[0]], classes), similarity)
+    assert torch.equal(as_distribution(prior.scores(similarity, classes)), expected)
 
     similarity = torch.randn(2, 6, 3, 4, generator=generator)
-    words = (7.0 * similarity).softmax(1)
+    words = (5.0 * similarity).softmax(1)
     best = torch.stack([words[:, :2].amax(1), words[:, 2], words[:, 3:].amax(1)], dim=1)
-    torch.testing.assert_close(
-        probabilities_of_similarities(similarity, classes, 7.0), best / best.sum(1, keepdim=True)
-    )
+    torch.testing.assert_close(prior.scores(similarity, classes), best)
+    torch.testing.assert_close(as_distribution(best), best / best.sum(1, keepdim=True))
+
+
+def test_scores_that_are_all_0_make_all_labels_alike():
+    scores = torch.tensor([[0.0, 2.0], [0.0, 6.0]])[..., None]
+    assert as_distribution(scores)[..., 0].tolist() == [[0.5, 0.25], [0.5, 0.75]]
 
 
 def test_the_logit_scale_sharpens(pipe, scene):
@@ -170,6 +177,42 @@ def test_to_tokens_gives_distributions_in_row_major_order(make_prior, grid):
         left_half[0, :, :6], left_half[1, :, 6:] = 1, 1
         labels = to_tokens(left_half[None], grid)[0].argmax(-1).unflatten(0, grid)
         assert labels.tolist() == [[0, 0, 0, 1, 1, 1]] * 4
+
+
+def test_clearclips_windows_get_zeros_to_whole_patches(pipe):
+    clip, words = pipe.prior.clip, ["grass", "ball"]
+    image = Image.effect_noise((150, 91), 80).convert("RGB")
+    config = PriorConfig("clearclip", resolution=43, protocol="mmseg")
+    pixels = clip.pixels(opencv_bilinear(image, (71, 43)))
+    # The patch has 8 pixels: 72 × 48, one more column and five more rows.
+    padded = torch.zeros(1, 3, 48, 72)
+    padded[0, :, 2:45, 0:71] = pixels
+    features = clip.patch_features(padded, METHODS["clearclip"].read_out, position_offset=0.1)
+    assert features.shape[1:3] == (6, 9)
+    maps = (features @ clip.encode_words(words).T).permute(0, 3, 1, 2)
+    maps = torch.nn.functional.interpolate(maps, (48, 72), mode="bilinear")[:, :, 2:45, :71]
+    found = CLIPPrior(clip, config).similarities([image], words)
+    torch.testing.assert_close(found, maps, rtol=1e-4, atol=1e-5)
+    other = CLIPPrior(clip, PriorConfig("sclip", resolution=43, protocol="mmseg"))
+    assert other._padding(other.view(image.size)) == (0, 0, 0, 0)
+
+
+def test_the_authors_way_is_that_of_the_protocol(pipe):
+    """MaskCLIP's network, and each method's position embeddings."""
+    clip, words = pipe.prior.clip, ["grass", "ball"]
+    image = Image.effect_noise((110, 91), 80).convert("RGB")
+    for name, read_out, positions in (
+        ("maskclip", PublicMaskCLIP(), (0.0, "bicubic")),
+        ("gem", METHODS["gem"].read_out, (0.0, "antialiased")),
+        ("clip", METHODS["clip"].read_out, (0.1, "bicubic")),
+    ):
+        config = PriorConfig(name, resolution=48, protocol="mmseg")
+        pixels = clip.pixels(opencv_bilinear(image, (58, 48)))[None]
+        features = clip.patch_features(pixels, read_out, *positions)
+        maps = (features @ clip.encode_words(words).T).permute(0, 3, 1, 2)
+        maps = torch.nn.functional.interpolate(maps, (48, 58), mode="bilinear")
+        found = CLIPPrior(clip, config).similarities([image], words)
+        torch.testing.assert_close(found, maps, rtol=1e-4, atol=1e-5)
 
 
 def test_to_tokens_averages_what_a_token_covers():

@@ -11,6 +11,7 @@ from nerve_fast.backbones.dino import DINOBackbone
 from nerve_fast.priors import METHODS, ProxyCLIP, clip, cliper, gem, maskclip, naclip, sclip
 from nerve_fast.priors import clearclip as clearclip_read_out
 from nerve_fast.priors.gem import LAYERS as GEM_LAYERS
+from nerve_fast.priors.maskclip import PublicMaskCLIP
 from nerve_fast.tiny import MODELS
 
 GRID = (3, 4)
@@ -81,6 +82,26 @@ def test_maskclip_is_the_last_layer_with_each_token_attending_to_itself(layers, 
     last_input, last = before_the_last(layers, x)
     expected = last(last_input, only_self.expand(2, 1, -1, -1))
     torch.testing.assert_close(maskclip(layers, x, GRID, None), patches(expected))
+
+
+def test_maskclips_own_network_has_gelu_and_another_epsilon(layers, x):
+    def norm(layer_norm, y):
+        y = (y - y.mean(-1, keepdim=True)) / (y.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+        return y * layer_norm.weight + layer_norm.bias
+
+    token = x
+    for number, layer in enumerate(layers):
+        q, k, v = projections(layer, norm(layer.layer_norm1, token))
+        if number < len(layers) - 1:
+            v = torch.cat([softmax(q[..., h] @ k[..., h].mT / 2) @ v[..., h] for h in HEADS], -1)
+        token = token + layer.self_attn.out_proj(v)
+        hidden = layer.mlp.fc1(norm(layer.layer_norm2, token))
+        # GELU by its definition.
+        hidden = hidden * (1 + torch.erf(hidden / math.sqrt(2))) / 2
+        token = token + layer.mlp.fc2(hidden)
+    found = PublicMaskCLIP()(layers, x, GRID, None)
+    torch.testing.assert_close(found, patches(token))
+    assert not torch.allclose(found, maskclip(layers, x, GRID, None), rtol=1e-3, atol=1e-3)
 
 
 def test_sclip_adds_the_attention_of_queries_and_of_keys(layers, x):
