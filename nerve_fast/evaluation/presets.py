@@ -13,7 +13,7 @@ from nerve_fast.errors import InputError
 _TABLE = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
 
 PRESETS = tuple(_TABLE)
-REFINERS = ("none", "pamr", "iseg", "walk")
+REFINERS = ("none", "pamr", "densecrf", "regions", "iseg", "cliper", "walk")
 
 COMMON = ("prior", "refiner", "vocabulary", "protocol", "templates", "rule")
 """Settings that a preset has alike on all data sets."""

@@ -20,7 +20,7 @@ CHUNK_BYTES = 8 << 20
 """Labels are worked on so many at a time that, on a CPU, their maps take this."""
 
 
-@registered("pamr", needs_graph=False)
+@registered("pamr", needs_graph=False, linear=True)
 @dataclasses.dataclass(frozen=True)
 class PAMR:
     """Pixel-adaptive mask refinement: :func:`pamr` as a refiner, at the image's own pixels.
