@@ -8,7 +8,7 @@ from nerve_fast.priors.sclip import sclip
 from nerve_fast.priors.naclip import naclip
 from nerve_fast.priors.clearclip import clearclip
 from nerve_fast.priors.gem import gem
-from nerve_fast.priors.cliper import cliper
+from nerve_fast.priors.cliper import CLIPer
 from nerve_fast.priors.proxyclip import ProxyCLIP
 from nerve_fast.priors.groupvit import GroupViT
 from nerve_fast.priors.clipdiy import CLIPDIY
@@ -28,6 +28,7 @@ __all__ = [
     "ENTRIES",
     "METHODS",
     "CLIPPrior",
+    "CLIPer",
     "GroupViT",
     "PixelCLIP",
     "Prior",
@@ -39,7 +40,6 @@ __all__ = [
     "check_finite",
     "clearclip",
     "clip",
-    "cliper",
     "gem",
     "load_prior",
     "maskclip",

@@ -39,6 +39,10 @@ class Refiner(Protocol):
         """
         ...
 
+    def graph_image(self, image: Image.Image) -> Image.Image:
+        """What the graph's network sees of an image; of most refiners the image itself."""
+        ...
+
     def memory(self, labels: int, image_size: tuple[int, int], tokens: int) -> int:
         """Bytes that it takes at most for ``K`` labels beyond what it is given.
 
@@ -61,6 +65,8 @@ def registered(
     def enter(refiner: type) -> type:
         entered: type[Refiner] = refiner
         entered.name, entered.needs_graph, entered.linear = name, needs_graph, linear
+        if "graph_image" not in vars(refiner):
+            entered.graph_image = lambda self, image: image  # type: ignore[method-assign]
         REFINERS[name] = entered
         return refiner
 
