@@ -8,7 +8,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoder
 
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.dino import DINOBackbone
-from nerve_fast.priors import METHODS, ProxyCLIP, clip, cliper, gem, maskclip, naclip, sclip
+from nerve_fast.priors import METHODS, ProxyCLIP, clip, gem, maskclip, naclip, sclip
 from nerve_fast.priors import clearclip as clearclip_read_out
 from nerve_fast.priors.gem import LAYERS as GEM_LAYERS
 from nerve_fast.priors.maskclip import PublicMaskCLIP
@@ -162,38 +162,6 @@ def test_gem_has_a_second_path_beside_the_last_layers(generator, x, depth):
     torch.testing.assert_close(gem(layers, x, GRID, None), patches(path))
 
 
-def test_cliper_applies_the_early_maps_to_what_each_layer_takes(layers, x):
-    inputs, maps = [], [0.0, 0.0]
-    token = x
-    for layer in layers[:-1]:
-        inputs.append(layer.layer_norm1(token))
-        q, k, _ = projections(layer, inputs[-1])
-        for i, head in enumerate(HEADS):
-            maps[i] = maps[i] + softmax(q[..., head] @ k[..., head].mT / 2)
-        token = layer(token, None)
-    inputs.append(token)
-    last = layers[-1]
-    expected = []
-    for y in inputs:
-        v = projections(last, last.layer_norm1(y))[2]
-        heads = []
-        for i, head in enumerate(HEADS):
-            maps[i] = maps[i] / maps[i].sum(-2, keepdim=True)
-            maps[i] = maps[i] / maps[i].sum(-1, keepdim=True)
-            B = (maps[i] + maps[i].mT) / 2
-            S = (B - B.mean(-2, keepdim=True)).clamp_min(0)
-            heads.append(S / S.sum(-1, keepdim=True) @ v[..., head])
-        expected.append(patches(joined(last, heads)))
-    found = cliper(layers, x, GRID, None)
-    # The maps are summed in float32.
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-5, atol=1e-5)
-
-
-def test_cliper_of_patches_that_are_all_alike_is_a_number(layers):
-    x = torch.ones(1, TOKENS, 8, dtype=torch.float64)
-    assert cliper(layers, x, GRID, None).isfinite().all()
-
-
 @pytest.mark.parametrize("name", [name for name in OWN if name != "naclip"])
 def test_only_naclip_knows_where_patches_lie(layers, x, generator, name):
     order = torch.randperm(TOKENS - 1, generator=generator)
@@ -252,6 +220,5 @@ def test_every_prior_runs_on_the_base_model(base, proxy, generator, name):
     features = base.patch_features(pixels, read_out)
     assert features.shape == (1, *grid, 512)
     assert features.isfinite().all()
-    if name != "cliper":
-        torch.testing.assert_close(features, normalize(features, dim=-1))
+    torch.testing.assert_close(features, normalize(features, dim=-1))
     assert features.flatten(1, 2).std(1).max() > 1e-4
