@@ -1,11 +1,12 @@
 """A vision transformer's position embeddings, for images of another size than it was trained at."""
 
 import math
+from typing import Any
 
 from torch import Tensor, cat
 from torch.nn.functional import interpolate
 
-FILTERS = {
+FILTERS: dict[str, dict[str, Any]] = {
     "bicubic": {"mode": "bicubic"},
     "bilinear": {"mode": "bilinear"},
     "antialiased": {"mode": "bicubic", "antialias": True},

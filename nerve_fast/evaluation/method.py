@@ -172,6 +172,7 @@ def graph(asked: MethodSettings) -> str | None:
 def layers_and_timestep(asked: MethodSettings) -> tuple[Sequence[str] | None, int]:
     """The graph's layers and time step: the preset's where none were asked for."""
     models = asked.models
+    layers: Sequence[str] | None
     layers, timestep = diffusion_of(asked.preset)
     named = models.models is not None or graph(asked) is not None
     if models.layers is not None or named:

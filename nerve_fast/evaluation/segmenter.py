@@ -33,10 +33,10 @@ class Segmenter:
     Values are indices of classes, or ``K`` for no label, which CLIPer's rule can give, and a
     threshold on a data set without a background.
 
-    Without a refiner, and with one that is linear, what comes to the image's own pixels are the prior's maps, of
-    a CLIP's patches similarities; its scores, there the softmax over words and the best word of
-    each class, and the rule of the settings follow at the pixels, in the order of the SCLIP line's
-    code. Other refiners take and give probabilities that sum to 1 over classes.
+    Without a refiner, and with one that is linear, what comes to the image's own pixels are the
+    prior's maps, of a CLIP's patches similarities; its scores, there the softmax over words and the
+    best word of each class, and the rule of the settings follow at the pixels, in the order of the
+    SCLIP line's code. Other refiners take and give probabilities that sum to 1 over classes.
 
     Args:
         prior: says what each place looks like: of patches, or a whole system.

@@ -147,8 +147,8 @@ def page(rows: Sequence[dict[str, dict]]) -> str:
         "mIoU in %, published figures from Table 1 of the slides. What was measured has a number "
         "in place of a venue and stands below the row of its method, with the difference to it in "
         "brackets; `*` marks a part of the data set's images, `†` a row whose settings are not "
-        "those that its method's authors publish: what differs is said below. *Avg* is there where all seven are, "
-        "and its difference is to the mean of the seven figures printed.\n",
+        "those that its method's authors publish: what differs is said below. *Avg* is there where "
+        "all seven are, and its difference is to the mean of the seven figures printed.\n",
         table(rows),
         averages(),
     ]

@@ -125,7 +125,7 @@ class CLIPer(Prior):
         features, moves = [], []
         for image in images:
             pixels = self.clip.pixels(resized(self.clip, image, view.size, self.config))[None]
-            kept = []
+            kept: list[Tensor] = []
 
             def read_out(layers, x, grid, pixels, kept=kept):
                 read, S = fused(layers, x)

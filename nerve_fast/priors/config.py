@@ -110,7 +110,9 @@ class PriorConfig:
             )
         for field, kind in (("layer", numbers.Integral), ("cut", numbers.Real)):
             if not isinstance(getattr(self, field), kind):
-                raise InputError(f"prior {field} is {quoted(getattr(self, field))}; expected a number")
+                raise InputError(
+                    f"prior {field} is {quoted(getattr(self, field))}; expected a number"
+                )
         if self.templates is not None:
             check_choice("prior templates", self.templates, TEMPLATES)
         self._refuse_unread(entry.reads)

@@ -105,4 +105,3 @@ def attention_chain(q: Tensor, k: Tensor, rows: Tensor, cut: float) -> Tensor:
             moved[tile] = a @ G / (a.sum(-1, keepdim=True) + EPSILON)
         G = moved
     return G
-

@@ -71,10 +71,10 @@ class DenseCRF:
         )
 
     def memory(self, labels: int, image_size: tuple[int, int], tokens: int) -> int:
-        """Bytes of the labels at the image's pixels, of its features, and of tiles of the kernel."""
+        """Bytes of the labels and features of the image's pixels, and of tiles of the kernel."""
         pixels = math.prod(image_size)
         tiles = pixels // TILE + 1
-        return 4 * pixels * (6 * labels + 24) + 8 * tiles * min(tiles, 4096) + 4 * GPU_TILE_BYTES
+        return 8 * pixels * (6 * labels + 24) + 8 * tiles + 4 * GPU_TILE_BYTES
 
 
 @torch.no_grad()
@@ -101,7 +101,8 @@ def densecrf(
     them from a permutohedral lattice, some percent off. Here the sums are exact but for pairs so
     unlike that all of those of a pixel add less than :data:`LOST`: pixels are sorted into tiles
     that are alike in colour and place, and pairs of tiles too far apart are left out. The time
-    grows with the pixels' square all the same.
+    grows with the pixels' square all the same. Sums are in float64: at pixels between two labels
+    ten iterations magnify what is lost in float32 a hundredfold and more.
 
     Args:
         image: ``(3, H, W)``, 0 to 255.
@@ -110,13 +111,12 @@ def densecrf(
             :class:`DenseCRF`.
 
     Returns:
-        ``(K, H, W)``, summing to 1 over ``K``.
+        ``(K, H, W)``, summing to 1 over ``K``, in the dtype of ``probabilities``.
     """
-    unary = probabilities.clamp(min=LEAST_PROBABILITY).log()
+    image = image.to(probabilities.device, torch.float64)
+    unary = probabilities.double().clamp(min=LEAST_PROBABILITY).log()
     smoothness = _Places(image, spread) if weight else None
-    appearance = None
-    if bilateral_weight:
-        appearance = _Pairs(image.to(probabilities), bilateral_spread, colour_spread)
+    appearance = _Pairs(image, bilateral_spread, colour_spread) if bilateral_weight else None
     Q = unary.softmax(0)
     for _ in range(iterations):
         message = unary.clone()
@@ -125,7 +125,7 @@ def densecrf(
         if appearance is not None:
             message += bilateral_weight * appearance(Q)
         Q = message.softmax(0)
-    return Q
+    return Q.to(probabilities)
 
 
 class _Places:
@@ -165,9 +165,7 @@ class _Pairs:
         places = torch.stack([y[:, None].expand(height, width), x.expand(height, width)])
         features = torch.cat([image / colour_spread, places]).flatten(1).T  # (N, 5)
         self.order = _along_a_curve(features)
-        # Inner products of what is far from 0 lose digits.
-        self.features = features[self.order] - features.mean(0)
-        self.halves = self.features.square().sum(1) / 2
+        self.features = features[self.order]
         self.spans = list(spans(len(features), TILE))
         self.least = torch.stack([self.features[span].amin(0) for span in self.spans])
         self.most = torch.stack([self.features[span].amax(0) for span in self.spans])
@@ -184,9 +182,12 @@ class _Pairs:
         """``k_2`` times ``(N, C)``, both in the order of the tiles."""
         summed = torch.zeros_like(rows)
         for own, near in self._near():
-            exponents = self.features[own] @ self.features[near].T
-            exponents -= self.halves[own, None]
-            exponents -= self.halves[near]
+            # Inner products of what is far from 0 lose digits.
+            centre = self.features[own].mean(0)
+            ours, theirs = self.features[own] - centre, self.features[near] - centre
+            exponents = ours @ theirs.T
+            exponents -= ours.square().sum(1, keepdim=True) / 2
+            exponents -= theirs.square().sum(1) / 2
             summed[own] += exponents.clamp_(max=0).exp_() @ rows[near]
         return summed
 

@@ -57,9 +57,7 @@ class Refiner(Protocol):
 REFINERS: dict[str, type[Refiner]] = {}
 
 
-def registered(
-    name: str, *, needs_graph: bool, linear: bool = False
-) -> Callable[[type], type]:
+def registered(name: str, *, needs_graph: bool, linear: bool = False) -> Callable[[type], type]:
     """A decorator that enters a class into :data:`REFINERS` under a name."""
 
     def enter(refiner: type) -> type:

@@ -57,7 +57,7 @@ CLEARCLIP = {
     "ade20k": (448, (448, 224), 50, 0),
     "cityscapes": (448, (224, 224), 50, 0),
 }
-# CLIPer: short side, scale, templates, layer, cut, score and background, whether maps are stretched.
+# CLIPer: short side, scale, templates, layer, cut; score, background, whether maps are stretched.
 CLIPER = {
     "voc21": (336, 50, "cliper", -2, 0.1, (0.5, 0.4, True)),
     "voc20": (336, 70, "cliper", -1, 0.2, (0.1, 1e-4, False)),
