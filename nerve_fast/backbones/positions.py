@@ -35,10 +35,11 @@ def resampled_positions(
     side = math.isqrt(len(positions) - 1)
     if grid == (side, side):
         return positions
-    patches = positions[1:].unflatten(0, (side, side)).permute(2, 0, 1)[None]
+    # Filters round in 16 bits, and some have none.
+    patches = positions[1:].float().unflatten(0, (side, side)).permute(2, 0, 1)[None]
     if offset:
         factors = [(length + offset) / side for length in grid]
         patches = interpolate(patches, scale_factor=factors, **FILTERS[filter])
     else:
         patches = interpolate(patches, grid, **FILTERS[filter])
-    return cat([positions[:1], patches[0].flatten(1).T])
+    return cat([positions[:1], patches[0].flatten(1).T.to(positions.dtype)])

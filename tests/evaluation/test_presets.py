@@ -181,7 +181,13 @@ def test_clipers_rows_are_those_of_its_configurations(dataset):
 
 
 def test_settings_of_ours_are_said_to_be_ours():
-    assert [name for name in PRESETS if not by_authors(name)] == ["nerve", "fixed"]
+    assert [name for name in PRESETS if not by_authors(name)] == [
+        "nerve",
+        "nerve-dino",
+        "metaclip",
+        "openclip",
+        "fixed",
+    ]
 
 
 def test_fixed_is_one_setting_for_all():
