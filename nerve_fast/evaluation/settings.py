@@ -12,6 +12,7 @@ from nerve_fast.errors import SettingError, check_choice, quoted
 from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting, refuse_doubles
 from nerve_fast.evaluation.presets import PRESETS, REFINERS
 from nerve_fast.pipeline.settings import ModelSettings, check_count
+from nerve_fast.utils.named import named_networks
 from nerve_fast.utils.units import parse_bytes
 
 
@@ -71,7 +72,7 @@ class MethodSettings:
                     f"{name} is {quoted(getattr(self, name))}; expected {kind.__name__}(…)"
                 )
         if self.prior_networks is not None:
-            networks = tuple(sorted(dict(self.prior_networks).items()))
+            networks = named_networks("prior_networks", self.prior_networks)
             object.__setattr__(self, "prior_networks", networks)
         for field in ("root", "output"):
             if getattr(self, field) is not None:

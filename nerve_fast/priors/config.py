@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from nerve_fast.backbones.templates import TEMPLATES
 from nerve_fast.errors import InputError, check_choice, quoted
 from nerve_fast.numerics import is_finite
+from nerve_fast.utils.named import named_networks
 
 PROTOCOLS = ("fit", "mmseg", "squash")
 """How images are brought to CLIP, see :class:`PriorConfig`."""
@@ -69,14 +70,15 @@ class PriorConfig:
 
         check_choice("prior", self.name, ENTRIES)
         entry = ENTRIES[self.name]
-        # A value, as the others are: two that say the same are equal.
-        if not isinstance(self.networks, (Mapping, tuple)):
-            raise TypeError(
-                f"networks is {quoted(self.networks)}; expected a dictionary from names to hub "
-                "ids, folders or files"
-            )
-        networks = tuple(sorted((str(k), str(v)) for k, v in dict(self.networks).items()))
+        networks = named_networks("networks", self.networks)
         object.__setattr__(self, "networks", networks)
+        if self.background is not None and not isinstance(self.background, str):
+            raise TypeError(f"prior background is {quoted(self.background)}; expected a word")
+        if not isinstance(self.others, (list, tuple)) or not all(
+            isinstance(word, str) for word in self.others
+        ):
+            raise TypeError(f"prior others is {quoted(self.others)}; expected a list of words")
+        object.__setattr__(self, "others", tuple(self.others))
         for name, source in networks:
             if name not in entry.networks:
                 known = ", ".join(entry.networks) or "none"
