@@ -24,6 +24,7 @@ PASSED_ON = (
     "batch_size",
     "verify",
     "resolution",
+    "max_pixels",
     "max_memory",
     "global_keys",
     "max_key_error",
@@ -84,6 +85,7 @@ def add_segment(commands) -> None:
     add_seeds(command)
     flags.add_models(command)
     flags.add_large(command)
+    flags.add_max_pixels(command)
     flags.add_prior(command)
     flags.add_config(command, leave_out=("global_keys",), seeds=True)
 
@@ -120,6 +122,7 @@ def _run(options) -> int:
             scribble_labels=[
                 name.strip() for name in (options.scribble_labels or "").split(";") if name.strip()
             ],
+            max_pixels=options.max_pixels,
         ),
         prior=flags.prior_of(options),
         config=config,

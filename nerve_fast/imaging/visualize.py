@@ -1,21 +1,20 @@
 """Pictures of results: label maps, overlays with a legend, heat maps, the strip of steps."""
 
 import colorsys
-import contextlib
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from nerve_fast.errors import InputError
+from nerve_fast.imaging import fonts
 from nerve_fast.utils.files import shown, written_whole
 from nerve_fast.utils.tiles import spans
 
-FONT_SIZE = 14
+FONT_SIZE = fonts.SIZE
 MARGIN = 6
 
 PANEL_WIDTH = 256
@@ -254,25 +253,17 @@ def _heat_colours(heat: np.ndarray) -> np.ndarray:
     return np.stack(channels, axis=-1)
 
 
-@functools.cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of the system for labels in any alphabet; Pillow's own has ASCII letters only."""
-    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"):
-        with contextlib.suppress(OSError):
-            return ImageFont.truetype(name, FONT_SIZE)
-    return ImageFont.load_default(FONT_SIZE)
-
-
 def _elided(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def _legend(entries: Sequence[tuple[tuple[int, int, int], str]], width: int) -> Image.Image:
     """Colour swatches with names, wrapped to ``width``; wider where one name needs that."""
-    font, line = _font(), FONT_SIZE + MARGIN
+    fonts.say_what_is_missing(name for _, name in entries)
+    line = FONT_SIZE + MARGIN
     placed, x, y = [], MARGIN, MARGIN
     for colour, name in entries:
-        length = FONT_SIZE + MARGIN + round(font.getlength(name)) + 2 * MARGIN
+        length = FONT_SIZE + MARGIN + fonts.length(name) + 2 * MARGIN
         if x > MARGIN and x + length > width:
             x, y = MARGIN, y + line
         placed.append((x, y, colour, name))
@@ -284,7 +275,7 @@ def _legend(entries: Sequence[tuple[tuple[int, int, int], str]], width: int) -> 
         draw.rectangle(
             (x, y + 1, x + FONT_SIZE - 2, y + FONT_SIZE - 1), fill=colour, outline="black"
         )
-        draw.text((x + FONT_SIZE + MARGIN, y - 1), name, fill="black", font=font)
+        fonts.draw(draw, (x + FONT_SIZE + MARGIN, y - 1), name)
     return legend
 
 
@@ -292,7 +283,7 @@ def _captioned(panel: Image.Image, caption: str) -> Image.Image:
     line = FONT_SIZE + MARGIN
     framed = Image.new("RGB", (panel.width, panel.height + line), "white")
     framed.paste(panel, (0, line))
-    ImageDraw.Draw(framed).text((2, 0), _elided(caption), fill="black", font=_font())
+    fonts.draw(ImageDraw.Draw(framed), (2, 0), _elided(caption))
     return framed
 
 

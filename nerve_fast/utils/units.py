@@ -1,16 +1,19 @@
-"""Bytes and seconds as people write and read them."""
+"""Bytes, pixels and seconds as people write and read them."""
 
 import math
 import re
+from collections.abc import Mapping
 
 from nerve_fast.errors import InputError, quoted
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
+PIXELS = {"": 1, "PX": 1, "KP": 10**3, "MP": 10**6, "GP": 10**9}
+
 
 LARGEST = 2**63 - 1
-"""The largest size, in bytes."""
+"""The largest size, in bytes or pixels."""
 
 
 def parse_bytes(size: int | str, name: str = "max_memory") -> int:
@@ -23,16 +26,31 @@ def parse_bytes(size: int | str, name: str = "max_memory") -> int:
     Raises:
         InputError: it is not a size, or not from 1 to 2^63 − 1 bytes.
     """
+    return _parsed(
+        size, UNITS, f'{name} is {{}}; expected a size above 0 such as "6GB" or "512MiB"'
+    )
+
+
+def parse_pixels(count: int | str) -> int:
+    """Parse a number of pixels such as ``"400MP"``, ``"1.5GP"`` or ``400000000``; returns pixels.
+
+    Raises:
+        InputError: it is not a number from 1 to 2^63 − 1.
+    """
+    return _parsed(
+        count, PIXELS, 'max_pixels is {}; expected a number above 0 such as 400000000 or "400MP"'
+    )
+
+
+def _parsed(size: int | str, units: Mapping[str, int], refusal: str) -> int:
     text = size if isinstance(size, str) else quoted(size)
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     count = 0.0
-    if match is not None and match[2].upper() in UNITS:
-        count = float(match[1]) * UNITS[match[2].upper()]
+    if match is not None and match[2].upper() in units:
+        count = float(match[1]) * units[match[2].upper()]
     # The nearest floating-point number to the largest size is larger by one.
     if not 1 <= count <= float(LARGEST):
-        raise InputError(
-            f'{name} is {quoted(size)}; expected a size above 0 such as "6GB" or "512MiB"'
-        )
+        raise InputError(refusal.format(quoted(size)))
     return min(int(count), LARGEST)
 
 
