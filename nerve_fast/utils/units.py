@@ -26,9 +26,12 @@ def parse_bytes(size: int | str, name: str = "max_memory") -> int:
     Raises:
         InputError: it is not a size, or not from 1 to 2^63 − 1 bytes.
     """
-    return _parsed(
-        size, UNITS, f'{name} is {{}}; expected a size above 0 such as "6GB" or "512MiB"'
-    )
+    count = _parsed(size, UNITS)
+    if count is None:
+        raise InputError(
+            f'{name} is {quoted(size)}; expected a size above 0 such as "6GB" or "512MiB"'
+        )
+    return count
 
 
 def parse_pixels(count: int | str) -> int:
@@ -37,21 +40,23 @@ def parse_pixels(count: int | str) -> int:
     Raises:
         InputError: it is not a number from 1 to 2^63 − 1.
     """
-    return _parsed(
-        count, PIXELS, 'max_pixels is {}; expected a number above 0 such as 400000000 or "400MP"'
-    )
+    pixels = _parsed(count, PIXELS)
+    if pixels is None:
+        raise InputError(
+            f'max_pixels is {quoted(count)}; expected a number above 0 such as 400000000 or "400MP"'
+        )
+    return pixels
 
 
-def _parsed(size: int | str, units: Mapping[str, int], refusal: str) -> int:
+def _parsed(size: int | str, units: Mapping[str, int]) -> int | None:
+    """A number with one of the units; ``None`` where it is none, or out of range."""
     text = size if isinstance(size, str) else quoted(size)
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
     count = 0.0
     if match is not None and match[2].upper() in units:
         count = float(match[1]) * units[match[2].upper()]
     # The nearest floating-point number to the largest size is larger by one.
-    if not 1 <= count <= float(LARGEST):
-        raise InputError(refusal.format(quoted(size)))
-    return min(int(count), LARGEST)
+    return min(int(count), LARGEST) if 1 <= count <= float(LARGEST) else None
 
 
 def format_bytes(size: float) -> str:

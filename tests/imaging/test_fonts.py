@@ -63,7 +63,7 @@ def test_a_letter_is_drawn_in_a_font_that_has_it(fontconfig, squares, monkeypatc
 
 
 def test_what_no_font_has_is_said_once(monkeypatch, caplog):
-    monkeypatch.setattr(fonts, "_listed", lambda: [])
+    monkeypatch.setattr(fonts, "_listed", list)
     image, labels = Image.new("RGB", (300, 20)), ["grass", "\U000f0000\ue123"]
     label_map = np.zeros((20, 300), np.int64)
     label_map[10:] = 1
