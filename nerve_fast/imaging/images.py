@@ -26,6 +26,7 @@ from nerve_fast.utils.files import shown
 __all__ = [
     "PHOTOGRAPHS",
     "UNREADABLE",
+    "is_video",
     "load_image",
     "model_size",
     "opened",
@@ -83,6 +84,11 @@ UNREADABLE = {
     for ending in _endings(names)
 }
 """Endings, in lower case, of pictures that are not read, and why: the rest of a sentence."""
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path has the ending of a film and is no folder."""
+    return path.suffix.lower() in VIDEOS and not path.is_dir()
 
 
 def why_left_out(path: Path) -> str | None:

@@ -17,6 +17,9 @@ from nerve_fast.utils.tiles import spans
 FONT_SIZE = fonts.SIZE
 MARGIN = 6
 
+LEGEND_WIDTH = 640
+"""Of a legend by itself, in pixels."""
+
 PANEL_WIDTH = 256
 """Of heat maps and of the strip of steps, in pixels."""
 
@@ -134,20 +137,65 @@ def overlay(
         for i in np.argsort(-shares, kind="stable")
         if shares[i] > 0
     ]
-    legend = _legend(entries, max(width, 160))
-    if legend.width > width and legend.width * height > MAX_WIDENED:
-        height = max(MAX_WIDENED // legend.width, 1)
+    below = _legend(entries, max(width, 160))
+    if below.width > width and below.width * height > MAX_WIDENED:
+        height = max(MAX_WIDENED // below.width, 1)
         label_map = label_map[(2 * np.arange(height) + 1) * len(label_map) // (2 * height)]
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    picture = Image.new("RGB", (legend.width, height + legend.height), "white")
+    picture = Image.new("RGB", (below.width, height + below.height), "white")
+    _paste_coloured(picture, image, label_map, colours, opacity)
+    picture.paste(below, (0, height))
+    return picture
+
+
+def coloured(
+    image: Image.Image, label_map: np.ndarray, labels: Sequence[str], opacity: float = 0.55
+) -> Image.Image:
+    """The image under its labels' colours, without a legend: RGB, of the image's size.
+
+    Args:
+        image: RGB.
+        label_map: ``(H, W)`` integers of the image's size, −1 where there is no label.
+        labels: ``K`` names.
+        opacity: of the colours, 0 to 1.
+    """
+    picture = Image.new("RGB", image.size)
+    colours = np.vstack([palette(len(labels)), NO_LABEL])
+    _paste_coloured(picture, image, label_map, colours, opacity)
+    return picture
+
+
+def legend(labels: Sequence[str], *, unlabelled: bool, width: int = LEGEND_WIDTH) -> Image.Image:
+    """The colours of labels with their names.
+
+    Args:
+        labels: ``K`` names.
+        unlabelled: whether the colour of what has no label is among them.
+        width: of the picture, in pixels, which one long name makes wider.
+    """
+    entries = [
+        (tuple(colour.tolist()), _elided(name))
+        for colour, name in zip(palette(len(labels)), labels, strict=True)
+    ]
+    entries += [(tuple(NO_LABEL[0].tolist()), "(no label)")] * unlabelled
+    return _legend(entries, width)
+
+
+def _paste_coloured(
+    picture: Image.Image,
+    image: Image.Image,
+    label_map: np.ndarray,
+    colours: np.ndarray,
+    opacity: float,
+) -> None:
+    """Paste the image under its labels' colours into the top left corner of a picture."""
+    width, height = image.size
     count = max(STRIPE_PIXELS // width, 1)
     for top in range(0, height, count):
         stripe = image.crop((0, top, width, min(top + count, height)))
-        coloured = Image.fromarray(colours[label_map[top : top + count]])
-        picture.paste(Image.blend(stripe, coloured, opacity), (0, top))
-    picture.paste(legend, (0, height))
-    return picture
+        over = Image.fromarray(colours[label_map[top : top + count]])
+        picture.paste(Image.blend(stripe, over, opacity), (0, top))
 
 
 def heat_maps(

@@ -62,6 +62,7 @@ class SegmentSettings:
         prior: how CLIP's patches become the prior.
         config: of the graph stage; ``None`` is the default, which with seeds alone is another.
         models: the networks.
+        frames_in_graph: of a video, how many frames before each take part in its walk.
         share_images: whether processes that are started together share each image, its tiles,
             windows and walk, rather than the list of images.
 
@@ -95,6 +96,7 @@ class SegmentSettings:
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     config: NerveConfig | None = None
     models: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+    frames_in_graph: int = 2
     share_images: bool = False
 
     def __post_init__(self):
@@ -130,6 +132,9 @@ class SegmentSettings:
                 f"{visualize.MOST_LABELS:,}"
             )
         check_count("top", self.top, 1)
+        if self.frames_in_graph is None:
+            raise TypeError("frames_in_graph is None; expected a whole number, 0 or more")
+        check_count("frames_in_graph", self.frames_in_graph, 0)
         if not isinstance(self.export, (list, tuple)):
             raise TypeError(f"export is {quoted(self.export)}; expected a list of formats")
         exports.check(self.export, self.vocabulary)

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 ENDINGS = ("overlay.png", "heatmaps.png", "steps.png", "npz", "labels.png")
 """Endings of results in the order of writing: the last one says that all results are there."""
 
-VIDEO_ENDINGS = (".labels.npz", ".overlay.mp4")
-"""Endings of the results of a video."""
+VIDEO_ENDINGS = ("overlay.mp4", "legend.png", "labels.npz")
+"""The same of a video."""
 
 MOST_NAMED = 10
 """Files of a folder that a note names, of those that are left out for one reason."""
@@ -63,7 +63,7 @@ def listed(places: Sequence[Path]) -> list[Path]:
 
 def _is_ours(path: Path) -> bool:
     """Whether a file is hidden, or has the name of a result."""
-    endings = [*(f".{ending}" for ending in ENDINGS), *VIDEO_ENDINGS]
+    endings = [f".{ending}" for ending in (*ENDINGS, *VIDEO_ENDINGS)]
     endings += [name for export in EXPORTS.values() for name in export.places("")]
     shared = {Path(name).parts[0] for export in EXPORTS.values() for name in export.files}
     return path.name.startswith(".") or path.name.endswith(tuple(endings)) or path.name in shared
@@ -85,8 +85,13 @@ def _say_left_out(folder: Path, reasons: Mapping[Path, str | None]) -> None:
         logger.warning("%s: %s are left out: each %s", folder, said, reason)
 
 
-def check_names(images: Sequence[Path], folder: Path) -> None:
+def check_names(images: Sequence[Path], folder: Path, endings: Sequence[str] = ENDINGS) -> None:
     """Check that no result overwrites an image or another result; results have the image's stem.
+
+    Args:
+        images: what is read.
+        folder: that results are written to.
+        endings: of the results.
 
     Raises:
         InputError: two images have the same stem, or a result would overwrite an image.
@@ -101,11 +106,11 @@ def check_names(images: Sequence[Path], folder: Path) -> None:
                 "one, or write them to different folders"
             )
         first[path.stem] = path
-        for ending in ENDINGS:
+        for ending in endings:
             target = os.path.realpath(folder / f"{path.stem}.{ending}")
             if target in inputs:
                 raise InputError(
-                    f"the result {Path(target).name} of {path} would overwrite the image "
+                    f"the result {Path(target).name} of {path} would overwrite the input "
                     f"{inputs[target]}; write to another folder"
                 )
 
