@@ -1,4 +1,4 @@
-"""Labels that change between frames where the picture does not: ``python examples/video/flicker.py``.
+"""Labels that change where the picture does not: ``python examples/video/flicker.py``.
 
 Films are made of invented scenes, each frame with noise of its own: one that stands still, one that
 the camera moves over (by half a token and more), and one that an object crosses. Of each frame the
@@ -104,7 +104,7 @@ def windowed(pipe: NervePipeline, frames: list[Frame], window: int) -> Iterator[
 
 
 def mixed(pipe: NervePipeline, frames: list[Frame], share: float = 0.5) -> Iterator[np.ndarray]:
-    """``G ← (1 − share) G + share S P``, with the ``P`` of the frame before and ``S`` of cosines."""
+    """``G ← (1 − share) G + share S P``: ``P`` of the frame before, ``S`` of cosines."""
     config, before = NerveConfig(), None
     for frame in frames:
         seen = pipe.encode(frame.image)

@@ -28,6 +28,9 @@ LOOK_AHEAD = 10
 BYTES_PER_PIXEL = 128
 """What decoding and encoding hold of a film for each pixel of a frame, at most about."""
 
+USUAL_RATE = 25
+"""Frames a second, where a file says nothing at all."""
+
 MOST_MISSING = 2.0
 """Seconds from the last frame to the end that a film without a number of frames names."""
 
@@ -84,19 +87,24 @@ class Film:
         Raises:
             InputError: the film holds no frame, is damaged, or ends before the file says.
         """
-        first = last = None
+        first: int | None = None
+        last = 0
         damaged = False
+        rate = self._stream.average_rate or self._stream.guessed_rate or USUAL_RATE
+        step = max(round(1 / (rate * self.unit)), 1)
         with _reading(self.path):
-            for number, frame in enumerate(self._decoded()):
+            for frame in self._decoded():
                 damaged = damaged or frame.is_corrupt
-                # Frames without a time follow the last one.
-                stamp = number if frame.pts is None else frame.pts
-                first = stamp if first is None else first
-                last = stamp - first if last is None else max(stamp - first, last + 1)
+                if first is None:
+                    first = frame.pts or 0
+                elif frame.pts is None:  # Old containers name no times.
+                    last += step
+                else:
+                    last = max(frame.pts - first, last + 1)
                 pixels = upright(frame.to_ndarray(format="rgb24"), frame.rotation)
                 del frame
                 yield Frame(Image.fromarray(pixels), last)
-        if last is None:
+        if first is None:
             raise InputError(f"{shown(self.path)}: holds no frame")
         if damaged:
             logger.warning(
@@ -155,7 +163,8 @@ def opened(path: str | os.PathLike) -> Iterator[Film]:
             path=Path(path),
             size=size,
             unit=unit,
-            expected=stream.frames or None,
+            # In others it is a guess, or counts gaps.
+            expected=stream.frames or None if "mp4" in container.format.name else None,
             has_audio=bool(container.streams.audio),
             _container=container,
             _stream=stream,
@@ -179,7 +188,9 @@ def _reading(path: str | os.PathLike) -> Iterator[None]:
         yield
     except InputError:
         raise
-    except (av.FFmpegError, ValueError, EOFError) as error:
+    except EOFError:
+        raise InputError(f"{shown(path)}: holds no frame") from None
+    except (av.FFmpegError, ValueError) as error:
         said = plain(getattr(error, "strerror", None) or " ".join(str(error).split()))
         raise InputError(
             f"{shown(path)}: is damaged, truncated, or no film that is read ({said})"

@@ -166,20 +166,20 @@ def coloured(
     return picture
 
 
-def legend(labels: Sequence[str], *, unlabelled: bool, width: int = LEGEND_WIDTH) -> Image.Image:
-    """The colours of labels with their names.
+def save_legend(path: str | os.PathLike, labels: Sequence[str], *, unlabelled: bool) -> None:
+    """Write the colours of labels with their names as a PNG, :data:`LEGEND_WIDTH` wide.
 
     Args:
-        labels: ``K`` names.
+        path: the file to write.
+        labels: ``K`` names, of which a long one makes the picture wider.
         unlabelled: whether the colour of what has no label is among them.
-        width: of the picture, in pixels, which one long name makes wider.
     """
     entries = [
         (tuple(colour.tolist()), _elided(name))
         for colour, name in zip(palette(len(labels)), labels, strict=True)
     ]
     entries += [(tuple(NO_LABEL[0].tolist()), "(no label)")] * unlabelled
-    return _legend(entries, width)
+    _legend(entries, LEGEND_WIDTH).save(path, format="PNG", pnginfo=_signed())
 
 
 def _paste_coloured(

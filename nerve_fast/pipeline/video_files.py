@@ -123,7 +123,8 @@ def _segment(pipe: NervePipeline, path: Path, asked: SegmentSettings, progress: 
         if film.has_audio:
             logger.warning("%s: its sound is left out", shown(path))
         unlabelled = asked.threshold is not None and asked.background is None
-        visualize.save_picture(visualize.legend(asked.vocabulary, unlabelled=unlabelled), legend)
+        with _writing(targets[1]):
+            visualize.save_legend(legend, asked.vocabulary, unlabelled=unlabelled)
         stack = files.enter_context(LabelStack(labels, asked.vocabulary, NPZ_MARK))
         writer = files.enter_context(videos.Writer(overlay, film.unit))
         hidden = None if progress else True
