@@ -354,6 +354,39 @@ def make_raster(tmp_path):
 
 
 @pytest.fixture
+def make_film(tmp_path):
+    """``make_film(frames, name="clip.mp4", stamps=None, audio=False, **options)``: a film.
+
+    ``frames`` are ``(H, W, 3)`` uint8, ``stamps`` milliseconds, without which a frame takes 40.
+    """
+    import fractions
+
+    import av
+
+    def make(frames, name="clip.mp4", stamps=None, audio=False, pix_fmt="yuv420p", **options):
+        unit = fractions.Fraction(1, 1000)
+        with av.open(str(tmp_path / name), "w", options=options) as film:
+            stream = film.add_stream("libx264", options={"crf": "10", "threads": "1"})
+            stream.height, stream.width = frames[0].shape[:2]
+            stream.pix_fmt, stream.codec_context.time_base = pix_fmt, unit
+            sound = film.add_stream("aac", rate=8000) if audio else None
+            for number, pixels in enumerate(frames):
+                frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+                frame.pts, frame.time_base = (stamps[number] if stamps else 40 * number), unit
+                film.mux(stream.encode(frame))
+            film.mux(stream.encode(None))
+            if sound is not None:
+                silence = np.zeros((1, 1024), np.float32)
+                frame = av.AudioFrame.from_ndarray(silence, format="fltp", layout="mono")
+                frame.rate, frame.pts = 8000, 0
+                film.mux(sound.encode(frame))
+                film.mux(sound.encode(None))
+        return tmp_path / name
+
+    return make
+
+
+@pytest.fixture
 def small_disk():
     """``small_disk(bytes)``: files of this process cannot grow beyond that, as on a full disk."""
     resource = pytest.importorskip("resource")

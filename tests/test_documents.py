@@ -68,7 +68,7 @@ def parsed(words):
 
 
 @pytest.mark.parametrize("words", commands())
-def test_a_printed_command_is_taken(words, tmp_path, monkeypatch, make_raster, capsys):
+def test_a_printed_command_is_taken(words, tmp_path, monkeypatch, make_raster, make_film, capsys):
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         words = words[1:]
     if words[0] == "make":
@@ -86,19 +86,22 @@ def test_a_printed_command_is_taken(words, tmp_path, monkeypatch, make_raster, c
         # Where the Makefile's commands are installed.
         assert words[1:] == [".venv/bin/activate"]
     elif words[0] == "nerve-fast":
-        taken(words[1:], tmp_path, monkeypatch, make_raster)
+        taken(words[1:], tmp_path, monkeypatch, make_raster, make_film)
     else:
         raise AssertionError(f"no test knows how to try: {shlex.join(words)}")
 
 
-def taken(words, folder, monkeypatch, make_raster):
+def taken(words, folder, monkeypatch, make_raster, make_film):
     """The command is parsed, and run where what it needs is here or can be stood in for."""
     options = parsed(words)
     if words[0] not in RUN or set(NOT_HERE) & set(words):
         return
     monkeypatch.chdir(folder)
     if words[0] == "segment":
-        generate(970_000)[0].save(options.images[0])
+        if options.images[0].suffix == ".mp4":
+            make_film([np.asarray(generate(970_000)[0])] * 2, options.images[0].name)
+        else:
+            generate(970_000)[0].save(options.images[0])
         Path("labels.txt").write_text("cat, kitten\ndog\n", encoding="utf-8")
     if words[0] == "map":
         scene = np.asarray(generate(970_000)[0]).transpose(2, 0, 1).astype(np.uint16)

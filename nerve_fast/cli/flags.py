@@ -261,6 +261,16 @@ def add_large(command) -> None:
     )
 
 
+def add_max_pixels(command) -> None:
+    """Add the flag for how large an image file may be."""
+    command.add_argument(
+        "--max-pixels",
+        metavar="COUNT",
+        help='decode images of so many pixels, such as "400MP", of files that are to be trusted '
+        "(default: Pillow's limit, 178 MP)",
+    )
+
+
 def add_prior(command) -> None:
     """Add the flags for how CLIP's patches become the prior."""
     prior = command.add_argument_group("prior")

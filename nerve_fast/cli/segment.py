@@ -10,6 +10,7 @@ from nerve_fast.cli.seeds import add_seeds, places, points_by_image
 from nerve_fast.config import default_config
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.exports import EXPORTS
+from nerve_fast.imaging.images import is_video
 from nerve_fast.utils.labels import parse_labels
 
 PASSED_ON = (
@@ -24,12 +25,14 @@ PASSED_ON = (
     "batch_size",
     "verify",
     "resolution",
+    "max_pixels",
     "max_memory",
     "global_keys",
     "max_key_error",
     "tile",
     "overlap",
     "share_images",
+    "frames_in_graph",
     "top",
     "background",
 )
@@ -40,12 +43,13 @@ def add_segment(commands) -> None:
     """Add ``segment`` to the subparsers of the command line."""
     command = commands.add_parser(
         "segment",
-        help="label every pixel of images",
-        description="Writes NAME.labels.png (palette image) and NAME.overlay.png for each image. "
+        help="label every pixel of images, or of a video",
+        description="Writes NAME.labels.png (palette image) and NAME.overlay.png for each image, "
+        "NAME.labels.npz, NAME.overlay.mp4 and NAME.legend.png for each video. "
         "Under `accelerate launch -m nerve_fast segment …` each process takes its share of them.",
     )
     command.set_defaults(run=_run)
-    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER")
+    command.add_argument("images", nargs="+", type=Path, metavar="IMAGE|FOLDER|VIDEO")
     add_labels(command)
     command.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     command.add_argument("--save-heatmaps", action="store_true", help="also NAME.heatmaps.png")
@@ -79,11 +83,19 @@ def add_segment(commands) -> None:
         action="store_true",
         help="processes share each image, its tiles and its walk, not the list of images",
     )
-
+    command.add_argument(
+        "--frames-in-graph",
+        type=int,
+        default=2,
+        metavar="N",
+        help="of a video: how many frames before each take part in its walk, so that labels hold "
+        "still; 0 takes each by itself (default: 2)",
+    )
     add_threshold(command)
     add_seeds(command)
     flags.add_models(command)
     flags.add_large(command)
+    flags.add_max_pixels(command)
     flags.add_prior(command)
     flags.add_config(command, leave_out=("global_keys",), seeds=True)
 
@@ -107,6 +119,7 @@ def _run(options) -> int:
     from nerve_fast.pipeline.asked import SegmentSettings
     from nerve_fast.pipeline.batch import segment
     from nerve_fast.pipeline.seeding import SeedSettings
+    from nerve_fast.pipeline.video_files import segment_videos
 
     settings = SegmentSettings(
         **{name: getattr(options, name) for name in PASSED_ON},
@@ -120,19 +133,29 @@ def _run(options) -> int:
             scribble_labels=[
                 name.strip() for name in (options.scribble_labels or "").split(";") if name.strip()
             ],
+            max_pixels=options.max_pixels,
         ),
         prior=flags.prior_of(options),
         config=config,
         models=flags.models_of(options),
     )
+    films = [path for path in options.images if is_video(path)]
+    if films and len(films) < len(options.images):
+        raise InputError(
+            f"images and videos ({films[0]}) are given together; run the command once for each kind"
+        )
     with notes():
-        results = segment(settings, say=print, progress=True)
+        if films:
+            results = segment_videos(settings, progress=True)
+        else:
+            results = segment(settings, say=print, progress=True)
     if results.written or results.known:
-        print(_summary(results.written, results.known, len(results.failed), options.output))
+        kind, counts = "video" if films else "image", (results.written, results.known)
+        print(_summary(kind, *counts, len(results.failed), options.output))
     return 2 if results.failed else 0
 
 
-def _summary(written: int, known: int, failed: int, folder: Path) -> str:
-    said = f"{written} image{'s' * (written != 1)} written to {folder}"
+def _summary(kind: str, written: int, known: int, failed: int, folder: Path) -> str:
+    said = f"{written} {kind}{'s' * (written != 1)} written to {folder}"
     said += f", {known} there already" * (known > 0)
     return said + f", {failed} could not be done" * (failed > 0)

@@ -1,6 +1,7 @@
 """Files decoded by Pillow, bounded in memory; every failure is one line that names the file."""
 
 import contextlib
+import importlib.util
 import logging
 import os
 import stat
@@ -31,10 +32,20 @@ Those that start another program (EPS starts Ghostscript), call handlers that ot
 hand their content to whatever decoder it asks for (IPTC) are left out. TGA has no signature.
 """
 
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+"""What a HEIC or HEIF file names itself in its first bytes."""
+
+GET_HEIF = 'to read it: pip install "nerve-fast[heic]"'
+"""Advice where the decoder of these is not installed."""
+
 BYTES_PER_PIXEL = 4
 """What the largest image allowed takes a pixel in the file's own depth: 8-bit RGBA."""
 
 _LIMIT_LOCK = threading.Lock()
+
+
+class NoDecoderError(UnidentifiedImageError):
+    """An image is of a format whose decoder is not installed; the message says how to get it."""
 
 
 @contextlib.contextmanager
@@ -89,6 +100,8 @@ def reading(name: str) -> Iterator[None]:
         yield
     except InputError:
         raise
+    except NoDecoderError as error:
+        raise InputError(f"{name}: {error}") from None
     except UnidentifiedImageError:
         raise InputError(
             f"{name}: not an image, or of a format that is not read (read are {', '.join(FORMATS)})"
@@ -120,7 +133,7 @@ def decoded(file: IO[bytes], name: str, max_pixels: int | None) -> tuple[Image.I
     """
     try:
         return _decoded(file, max_pixels), file
-    except (Image.DecompressionBombError, MemoryError):
+    except (Image.DecompressionBombError, MemoryError, NoDecoderError):
         raise
     except Exception as error:
         file.seek(0)
@@ -187,7 +200,28 @@ def undecoded(file: IO[bytes]) -> ImageFile:
             return factory(file, "")
         except (SyntaxError, IndexError, TypeError, struct.error) as error:
             failure = failure or (error if accept else None)
+    # Last: AVIF shares some of the brands.
+    if prefix[4:8] == b"ftyp" and prefix[8:12] in HEIF_BRANDS:
+        return _undecoded_heif(file)
     raise UnidentifiedImageError(str(failure or "unknown format"))
+
+
+def reads_heif() -> bool:
+    """Whether what decodes HEIC and HEIF is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+def _undecoded_heif(file: IO[bytes]) -> ImageFile:
+    """As :func:`undecoded`, without registering the format for whoever else uses Pillow."""
+    if not reads_heif():
+        raise NoDecoderError(f"is a HEIC or HEIF picture; {GET_HEIF}")
+    from pillow_heif import HeifImageFile
+
+    file.seek(0)
+    try:
+        return HeifImageFile(file, "")
+    except SyntaxError as error:
+        raise UnidentifiedImageError(str(error)) from None
 
 
 def check_size(image: Image.Image, max_pixels: int) -> None:
@@ -198,7 +232,7 @@ def check_size(image: Image.Image, max_pixels: int) -> None:
             pixels of 8-bit RGBA.
     """
     pixels = image.width * image.height
-    advice = "raise max_pixels where the file is to be trusted"
+    advice = "raise max_pixels (--max-pixels) where the file is to be trusted"
     if pixels > max_pixels:
         raise Image.DecompressionBombError(
             f"{image.width} × {image.height} are {pixels} pixels, over the limit of {max_pixels}; "

@@ -1,6 +1,7 @@
 """Images as people have them, turned into 8-bit RGB; and the size at which a model sees them."""
 
 import os
+from pathlib import Path
 from typing import IO
 
 import numpy as np
@@ -9,12 +10,29 @@ from PIL import Image
 from torch import Tensor
 
 from nerve_fast.errors import InputError, quoted
-from nerve_fast.imaging.decoding import decode, decoded, opened, opened_file, reading
+from nerve_fast.imaging.decoding import (
+    GET_HEIF,
+    decode,
+    decoded,
+    opened,
+    opened_file,
+    reading,
+    reads_heif,
+)
 from nerve_fast.imaging.depth import colors_to_8_bits, grey_to_8_bits
 from nerve_fast.imaging.metadata import turning, upright
 from nerve_fast.utils.files import shown
 
-__all__ = ["PHOTOGRAPHS", "UNREADABLE", "load_image", "model_size", "opened", "to_tensor"]
+__all__ = [
+    "PHOTOGRAPHS",
+    "UNREADABLE",
+    "is_video",
+    "load_image",
+    "model_size",
+    "opened",
+    "to_tensor",
+    "why_left_out",
+]
 
 MAX_LONG_SIDE = 2048
 """The field's limit: images are scaled to ``(2048, S)``, a very long one to less than ``S``."""
@@ -33,16 +51,22 @@ def _endings(names: str) -> list[str]:
 PHOTOGRAPHS = frozenset(
     _endings(
         "apng avif avifs bmp dds dib gif icns ico j2c j2k jfif jp2 jpc jpe jpeg jpf jpg jpx mpo "
-        "pbm pcx pgm png pnm ppm psd qoi ras rgb rgba sgi sun tga tif tiff webp"
+        "pbm pcx pgm pjp pjpeg png pnm ppm psd qoi ras rgb rgba sgi sun tga tif tiff webp"
     )
 )
 """Endings, in lower case, of pictures that are read."""
+
+HEIF = frozenset(_endings("heic heics heif heifs hif"))
+"""Endings of pictures that are read where the extra ``heic`` is installed."""
+
+VIDEOS = frozenset(_endings("avi m2ts m4v mkv mov mp4 mpeg mpg mts ogv webm wmv"))
+"""Endings of films, which a folder of images may hold too."""
 
 UNREADABLE = {
     ending: reason
     for names, reason in (
         (
-            "heic heics heif heifs hif jxl jxr wdp hdp xcf kra ora clip djvu dcm fits fit xbm xpm "
+            "jxl jxr wdp hdp xcf kra ora clip djvu dcm fits fit xbm xpm "
             "cur pict pct pam flif bpg jng mng",
             "is of a format that is not read; save it as JPEG, PNG or TIFF",
         ),
@@ -60,6 +84,25 @@ UNREADABLE = {
     for ending in _endings(names)
 }
 """Endings, in lower case, of pictures that are not read, and why: the rest of a sentence."""
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path has the ending of a film and is no folder."""
+    return path.suffix.lower() in VIDEOS and not path.is_dir()
+
+
+def why_left_out(path: Path) -> str | None:
+    """Why a file in a folder is taken for no image, the rest of a sentence; ``None``: it is one."""
+    ending = path.suffix.lower()
+    if ending in PHOTOGRAPHS or (ending in HEIF and reads_heif()):
+        return None
+    if path.is_dir():
+        return "is a folder; name it too where its images are wanted"
+    if ending in HEIF:
+        return f"is a HEIC or HEIF picture; {GET_HEIF}"
+    if ending in VIDEOS:
+        return "is a video; segment it by itself"
+    return UNREADABLE.get(ending, "has no ending of a picture")
 
 
 def load_image(

@@ -1,22 +1,24 @@
 """Pictures of results: label maps, overlays with a legend, heat maps, the strip of steps."""
 
 import colorsys
-import contextlib
-import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from nerve_fast.errors import InputError
+from nerve_fast.imaging import fonts
 from nerve_fast.utils.files import shown, written_whole
 from nerve_fast.utils.tiles import spans
 
-FONT_SIZE = 14
+FONT_SIZE = fonts.SIZE
 MARGIN = 6
+
+LEGEND_WIDTH = 640
+"""Of a legend by itself, in pixels."""
 
 PANEL_WIDTH = 256
 """Of heat maps and of the strip of steps, in pixels."""
@@ -135,20 +137,65 @@ def overlay(
         for i in np.argsort(-shares, kind="stable")
         if shares[i] > 0
     ]
-    legend = _legend(entries, max(width, 160))
-    if legend.width > width and legend.width * height > MAX_WIDENED:
-        height = max(MAX_WIDENED // legend.width, 1)
+    below = _legend(entries, max(width, 160))
+    if below.width > width and below.width * height > MAX_WIDENED:
+        height = max(MAX_WIDENED // below.width, 1)
         label_map = label_map[(2 * np.arange(height) + 1) * len(label_map) // (2 * height)]
     if image.size != (width, height):
         image = image.resize((width, height), Image.Resampling.BICUBIC)
-    picture = Image.new("RGB", (legend.width, height + legend.height), "white")
+    picture = Image.new("RGB", (below.width, height + below.height), "white")
+    _paste_coloured(picture, image, label_map, colours, opacity)
+    picture.paste(below, (0, height))
+    return picture
+
+
+def coloured(
+    image: Image.Image, label_map: np.ndarray, labels: Sequence[str], opacity: float = 0.55
+) -> Image.Image:
+    """The image under its labels' colours, without a legend: RGB, of the image's size.
+
+    Args:
+        image: RGB.
+        label_map: ``(H, W)`` integers of the image's size, −1 where there is no label.
+        labels: ``K`` names.
+        opacity: of the colours, 0 to 1.
+    """
+    picture = Image.new("RGB", image.size)
+    colours = np.vstack([palette(len(labels)), NO_LABEL])
+    _paste_coloured(picture, image, label_map, colours, opacity)
+    return picture
+
+
+def save_legend(path: str | os.PathLike, labels: Sequence[str], *, unlabelled: bool) -> None:
+    """Write the colours of labels with their names as a PNG, :data:`LEGEND_WIDTH` wide.
+
+    Args:
+        path: the file to write.
+        labels: ``K`` names, of which a long one makes the picture wider.
+        unlabelled: whether the colour of what has no label is among them.
+    """
+    entries = [
+        (tuple(colour.tolist()), _elided(name))
+        for colour, name in zip(palette(len(labels)), labels, strict=True)
+    ]
+    entries += [(tuple(NO_LABEL[0].tolist()), "(no label)")] * unlabelled
+    _legend(entries, LEGEND_WIDTH).save(path, format="PNG", pnginfo=_signed())
+
+
+def _paste_coloured(
+    picture: Image.Image,
+    image: Image.Image,
+    label_map: np.ndarray,
+    colours: np.ndarray,
+    opacity: float,
+) -> None:
+    """Paste the image under its labels' colours into the top left corner of a picture."""
+    width, height = image.size
     count = max(STRIPE_PIXELS // width, 1)
     for top in range(0, height, count):
         stripe = image.crop((0, top, width, min(top + count, height)))
-        coloured = Image.fromarray(colours[label_map[top : top + count]])
-        picture.paste(Image.blend(stripe, coloured, opacity), (0, top))
-    picture.paste(legend, (0, height))
-    return picture
+        over = Image.fromarray(colours[label_map[top : top + count]])
+        picture.paste(Image.blend(stripe, over, opacity), (0, top))
 
 
 def heat_maps(
@@ -254,25 +301,17 @@ def heat_colours(heat: np.ndarray) -> np.ndarray:
     return np.stack(channels, axis=-1)
 
 
-@functools.cache
-def _font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """A font of the system for labels in any alphabet; Pillow's own has ASCII letters only."""
-    for name in ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf"):
-        with contextlib.suppress(OSError):
-            return ImageFont.truetype(name, FONT_SIZE)
-    return ImageFont.load_default(FONT_SIZE)
-
-
 def _elided(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
 
 
 def _legend(entries: Sequence[tuple[tuple[int, int, int], str]], width: int) -> Image.Image:
     """Colour swatches with names, wrapped to ``width``; wider where one name needs that."""
-    font, line = _font(), FONT_SIZE + MARGIN
+    fonts.say_what_is_missing(name for _, name in entries)
+    line = FONT_SIZE + MARGIN
     placed, x, y = [], MARGIN, MARGIN
     for colour, name in entries:
-        length = FONT_SIZE + MARGIN + round(font.getlength(name)) + 2 * MARGIN
+        length = FONT_SIZE + MARGIN + fonts.length(name) + 2 * MARGIN
         if x > MARGIN and x + length > width:
             x, y = MARGIN, y + line
         placed.append((x, y, colour, name))
@@ -284,7 +323,7 @@ def _legend(entries: Sequence[tuple[tuple[int, int, int], str]], width: int) -> 
         draw.rectangle(
             (x, y + 1, x + FONT_SIZE - 2, y + FONT_SIZE - 1), fill=colour, outline="black"
         )
-        draw.text((x + FONT_SIZE + MARGIN, y - 1), name, fill="black", font=font)
+        fonts.draw(draw, (x + FONT_SIZE + MARGIN, y - 1), name)
     return legend
 
 
@@ -292,7 +331,7 @@ def _captioned(panel: Image.Image, caption: str) -> Image.Image:
     line = FONT_SIZE + MARGIN
     framed = Image.new("RGB", (panel.width, panel.height + line), "white")
     framed.paste(panel, (0, line))
-    ImageDraw.Draw(framed).text((2, 0), _elided(caption), fill="black", font=_font())
+    fonts.draw(ImageDraw.Draw(framed), (2, 0), _elided(caption))
     return framed
 
 

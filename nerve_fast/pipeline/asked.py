@@ -16,7 +16,7 @@ from nerve_fast.pipeline.seeding import SeedSettings
 from nerve_fast.pipeline.settings import ModelSettings, check_count, check_switch, check_tolerance
 from nerve_fast.priors import PriorConfig
 from nerve_fast.utils.labels import parse_labels
-from nerve_fast.utils.units import parse_bytes
+from nerve_fast.utils.units import parse_bytes, parse_pixels
 
 CLASSES = {
     "seeds": SeedSettings,
@@ -45,6 +45,9 @@ class SegmentSettings:
         verify: also run the reference backend and report the difference.
         resolution: the short side that the graph's network sees, in pixels; 0 is the image's own,
             ``None`` the model's.
+        max_pixels: of an image file, above which it is not decoded: a number or such as
+            ``"400MP"``; ``None`` is Pillow's limit, as for
+            :func:`~nerve_fast.imaging.images.load_image`.
         max_memory: bytes that may be taken beyond the models, a number or such as ``"6GB"``, by the
             networks, the walk and the drawing and writing of results, but not by the images
             themselves, their decoding and reading ahead; ``None`` is nine tenths of what is free.
@@ -59,6 +62,7 @@ class SegmentSettings:
         prior: how CLIP's patches become the prior.
         config: of the graph stage; ``None`` is the default, which with seeds alone is another.
         models: the networks.
+        frames_in_graph: of a video, how many frames before each take part in its walk.
         share_images: whether processes that are started together share each image, its tiles,
             windows and walk, rather than the list of images.
 
@@ -80,6 +84,7 @@ class SegmentSettings:
     batch_size: int = 1
     verify: bool = False
     resolution: int | None = None
+    max_pixels: int | str | None = None
     max_memory: int | str | None = None
     global_keys: int | Literal["auto"] | None = "auto"
     max_key_error: float | None = None
@@ -91,6 +96,7 @@ class SegmentSettings:
     prior: PriorConfig = dataclasses.field(default_factory=PriorConfig)
     config: NerveConfig | None = None
     models: ModelSettings = dataclasses.field(default_factory=ModelSettings)
+    frames_in_graph: int = 2
     share_images: bool = False
 
     def __post_init__(self):
@@ -118,12 +124,17 @@ class SegmentSettings:
         check_keys(self.global_keys, self.max_key_error)
         if self.max_memory is not None:
             parse_bytes(self.max_memory)
+        if self.max_pixels is not None:
+            parse_pixels(self.max_pixels)
         if len(self.labels) > visualize.MOST_LABELS:
             raise InputError(
                 f"{len(self.labels):,} labels are given; a label map holds at most "
                 f"{visualize.MOST_LABELS:,}"
             )
         check_count("top", self.top, 1)
+        if self.frames_in_graph is None:
+            raise TypeError("frames_in_graph is None; expected a whole number, 0 or more")
+        check_count("frames_in_graph", self.frames_in_graph, 0)
         if not isinstance(self.export, (list, tuple)):
             raise TypeError(f"export is {quoted(self.export)}; expected a list of formats")
         exports.check(self.export, self.vocabulary)
@@ -146,6 +157,11 @@ class SegmentSettings:
     def vocabulary(self) -> tuple[str, ...]:
         """All labels that results may have: of the words, then those that only seeds have."""
         return tuple(dict.fromkeys((*self.labels, *self.seeds.labels)))
+
+    @property
+    def most_pixels(self) -> int | None:
+        """Of an image file, as a number."""
+        return None if self.max_pixels is None else parse_pixels(self.max_pixels)
 
     @property
     def taken_config(self) -> NerveConfig:

@@ -93,7 +93,9 @@ def segment(
         check_same(sharing, "the images that they see, or have results of", repr(missing))
         written = 0
         failed: dict[Path, str] = {}
-        with contextlib.closing(readable(missing, asked.batch_size, failed)) as images:
+        with contextlib.closing(
+            readable(missing, asked.batch_size, failed, asked.most_pixels)
+        ) as images:
             # The first images before the networks, which take long to load.
             groups = batches(images, asked.batch_size)
             group = next(groups, None)

@@ -151,7 +151,8 @@ class Request:
             tokens, and ``None`` computes everything exactly.
         further_steps: numbers of steps after which the walk is wanted too.
         encoded: the plan by which the networks have run, where they have.
-        held: bytes of what they gave, where it was made for this call.
+        held: bytes of what they gave, where it was made for this call; without labels, of what is
+            held beside.
         processes: how many share each image.
     """
 
@@ -283,7 +284,7 @@ class Request:
                     tile_batch=tile_batch,
                     view=view,
                     feature_dtype=dtype,
-                    peak_memory=SLACK + resized + kept + networks,
+                    peak_memory=SLACK + self.held + resized + kept + networks,
                 )
                 if self.labels:
                     yield self._with_walk(encode, budget, networks, features, resized)

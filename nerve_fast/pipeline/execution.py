@@ -73,7 +73,7 @@ class Execution:
             halves = (jobs[:half], jobs[half:])
             return [one for part in halves for one in self._segment_images(part, call)]
         share = self._share(jobs, plan, call)
-        self._say(plan, call)
+        self.say(plan, call)
         with self.heap.work(plan.size):
             probabilities, graph = self.networks(jobs, call.classes, plan, call.progress, share)
             entropy = None
@@ -101,7 +101,7 @@ class Execution:
         """One image that has been encoded."""
         features = cast(ImageFeatures, job.features)
         plan = self._planned([job], call, features.plan)
-        self._say(plan, call)
+        self.say(plan, call)
         share = Share(plan.grid)
         with self.heap.work(plan.size):
             probabilities = None
@@ -141,7 +141,7 @@ class Execution:
         # With labels there is a walk to plan.
         return cast(CallPlan, request.planned(call.max_memory))
 
-    def _say(self, plan: CallPlan, call: Call) -> None:
+    def say(self, plan: EncodePlan, call: Call) -> None:
         """The plan, and what of it the caller may not expect, to the log."""
         logger.info("%s", plan)
         if plan.feature_dtype != feature_dtype(self.graph):
@@ -228,7 +228,7 @@ class Execution:
                 "head entropies have a standard error of up to %.1e nats",
                 sampled.error.max().item(),
             )
-        plan, clusters, errors = self._clustered(jobs, graph, prior, entropy, plan, call, share)
+        plan, clusters, errors = self.clustered(jobs, graph, prior, entropy, plan, call, share)
         # The steps of kernels are too short to watch.
         watched = plan.walk.backend == "blocked"
         total = len(jobs) * plan.walk.problem.steps * watched
@@ -289,7 +289,7 @@ class Execution:
             )
         return results
 
-    def _clustered(
+    def clustered(
         self,
         jobs: Sequence[Job],
         graph: GraphFeatures,
@@ -299,7 +299,17 @@ class Execution:
         call: Call,
         share: Share,
     ) -> tuple[CallPlan, Clusters | None, Sequence[ClusterError | None]]:
-        """The plan of the walk, clusters of keys that hold the error asked for, and each error."""
+        """The plan of the walk, clusters of keys that hold the error asked for, and each error.
+
+        Args:
+            jobs: the images.
+            graph: ``q, k (B, H, N, D)`` of them.
+            prior: ``G``, ``(B, N, K)``.
+            entropy: ``(B, H)``, where the settings need it.
+            plan: of the walk with all keys, or as many clusters as it says.
+            call: that the images are of.
+            share: the rows of the tokens that this process has.
+        """
         if not (plan.walk.problem.clustered and plan.config.moves(call.return_steps)):
             return plan, None, [None] * len(jobs)
         weights = weights_of(graph, plan.config, entropy)

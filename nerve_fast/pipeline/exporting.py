@@ -95,7 +95,7 @@ def _labelled(asked: SegmentSettings, images: Sequence[Path], made_with: str) ->
         made = stamp_of(path) or {}
         if made.get("settings") != made_with or "confidences" not in made:
             continue
-        with opened(path) as picture:
+        with opened(path, asked.most_pixels) as picture:
             own = picture.info["labels"].split("\n")
             values = np.array(picture).astype(np.int32)
         values[values == (255 if len(own) < 256 else 65_535)] = -1

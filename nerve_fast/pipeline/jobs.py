@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from PIL import Image
 
-from nerve_fast.certainty import Certainty
+from nerve_fast.certainty import Certainty, Threshold
 from nerve_fast.config import NerveConfig
 from nerve_fast.errors import InputError, quoted
 from nerve_fast.imaging.images import load_image
 from nerve_fast.numerics import is_finite
 from nerve_fast.ops.checks import check_return_steps
 from nerve_fast.pipeline.features import ImageFeatures
-from nerve_fast.pipeline.settings import check_switch
+from nerve_fast.pipeline.settings import check_count, check_switch
+from nerve_fast.priors import Prior
 from nerve_fast.priors.seeds import Seeds
-from nerve_fast.utils.labels import number_of
+from nerve_fast.utils.labels import number_of, parse_labels
 
 ImageInput = Image.Image | np.ndarray | str | os.PathLike
 
@@ -50,6 +51,46 @@ class Call:
     certainty: Certainty
     progress: bool
     group: Any = None
+
+
+def call_of(
+    prior: Prior | None,
+    labels: Sequence[str] | None,
+    seeds: Sequence[dict],
+    *,
+    top: int | None,
+    threshold: Threshold | None,
+    background: str | None,
+    **given: Any,
+) -> Call:
+    """The call of some words, which are encoded.
+
+    Args:
+        prior: that finds them.
+        labels: the words; ``None`` where seeds say all.
+        seeds: of each image.
+        top, threshold, background: as of :class:`~nerve_fast.NervePipeline`.
+        given: the other attributes of the call.
+
+    Raises:
+        InputError: the labels, the thresholds or ``top`` do not go together, or there is no prior.
+        TypeError: an argument is of the wrong type.
+    """
+    classes = [] if labels is None else parse_labels(labels)
+    check_count("top", top, 1)
+    if top is not None and not classes:
+        raise InputError("top chooses among words; pass labels too, or leave it out")
+    certainty = Certainty(threshold, background)
+    certainty.check(labels_of_all(labels or (), seeds))
+    if classes:
+        if prior is None:
+            raise InputError(
+                "labels are given, and this pipeline has no prior to find them with: leave them "
+                "out, or load it with a CLIP"
+            )
+        prior.check_labels(classes)
+    words = tuple(labels or ())
+    return Call(classes=classes, words=words, top=top, certainty=certainty, **given)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ import torch
 from nerve_fast.backbones.clip import DEFAULT_CLIP
 from nerve_fast.backbones.graph import load_graph
 from nerve_fast.backbones.source import AffinitySource
-from nerve_fast.certainty import Certainty, Threshold
+from nerve_fast.certainty import Threshold
 from nerve_fast.config import NerveConfig, default_config
 from nerve_fast.dispatch import choose
 from nerve_fast.errors import InputError
@@ -20,22 +20,21 @@ from nerve_fast.pipeline.features import ImageFeatures
 from nerve_fast.pipeline.jobs import (
     Call,
     ImageInput,
+    call_of,
     check_inputs,
     entries,
     groups,
     is_stream,
-    labels_of_all,
     per_image,
     refuse_seeds,
 )
 from nerve_fast.pipeline.loading import device_and_dtype, model_sources
 from nerve_fast.pipeline.output import SegmentationOutput
-from nerve_fast.pipeline.settings import check_count
+from nerve_fast.pipeline.video import segment_frames
 from nerve_fast.priors import ENTRIES, Prior, PriorConfig, load_prior
 from nerve_fast.priors.seeds import Boxes, Points, Scribbles
 from nerve_fast.shares import check_group
 from nerve_fast.utils.heap import Heap
-from nerve_fast.utils.labels import parse_labels
 
 logger = logging.getLogger(__name__)
 
@@ -278,22 +277,10 @@ class NervePipeline:
             raise InputError(
                 "neither labels nor seeds are given; pass labels, points, boxes or scribbles"
             )
-        classes = [] if labels is None else parse_labels(labels)
-        check_count("top", top, 1)
-        if top is not None and not classes:
-            raise InputError("top chooses among words; pass labels too, or leave it out")
-        certainty = Certainty(threshold, background)
-        certainty.check(labels_of_all(labels or (), seeds))
-        if classes:
-            if self.prior is None:
-                raise InputError(
-                    "labels are given, and this pipeline has no prior to find them with: leave "
-                    "them out, or load it with a CLIP"
-                )
-            self.prior.check_labels(classes)
-        call = Call(
-            classes=classes,
-            words=tuple(labels or ()),
+        call = call_of(
+            self.prior,
+            labels,
+            seeds,
             config=config,
             processing_resolution=processing_resolution,
             match_input_resolution=match_input_resolution,
@@ -304,7 +291,8 @@ class NervePipeline:
             tile=tile,
             overlap=overlap,
             top=top,
-            certainty=certainty,
+            threshold=threshold,
+            background=background,
             progress=progress,
             group=group,
         )
@@ -376,6 +364,39 @@ class NervePipeline:
                 encoded, graph = execution.networks([job], None, plan, progress)
             results.append(ImageFeatures(job.image, encoded, graph, plan))
         return results[0] if alone else results
+
+    def video(
+        self,
+        frames: str | os.PathLike | Iterable[ImageInput],
+        labels: Sequence[str],
+        *,
+        window: int = 2,
+        **settings: Any,
+    ) -> Iterator[SegmentationOutput]:
+        """Segment a film frame by frame, each with the frames before it in its graph.
+
+        The tokens of the last ``window`` frames take part in the walk of each frame, with their own
+        prior, so that labels hold still where the picture does.
+
+        Args:
+            frames: a video file, of which PyAV reads the frames, or any iterable of images of one
+                size, as of a call.
+            labels: one string a class, as of a call.
+            window: the number of frames before each that take part; 0 takes each by itself.
+            settings: ``config``, ``processing_resolution``, ``generator``, ``max_memory``,
+                ``global_keys``, ``max_key_error``, ``tile``, ``overlap``, ``top``, ``threshold``
+                and ``background``, as of a call. The noise is the same in all frames.
+
+        Returns:
+            An iterator of results: each is made when it is asked for.
+
+        Raises:
+            InputError, TypeError: as for a call, and where a frame is of another size.
+        """
+        config = settings.pop("config", None) or self.config or default_config(words=True)
+        return segment_frames(
+            self._execution(), frames, labels, window=window, config=config, **settings
+        )
 
     def _execution(self) -> Execution:
         return Execution(self.prior, self.graph, self.backend, self._heap)

@@ -5,10 +5,14 @@ import functools
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
+
+import numpy as np
 
 from nerve_fast.errors import InputError
 from nerve_fast.priors.seeds import Boxes, Points, read_scribbles
 from nerve_fast.utils.provenance import file_digest
+from nerve_fast.utils.units import parse_pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,8 @@ class SeedSettings:
         scribbles: a mask image of the one image, see
             :func:`~nerve_fast.priors.seeds.read_scribbles`.
         scribble_labels: names of the numbers in the mask; without them the numbers themselves.
+        max_pixels: of the mask's file, as for
+            :class:`~nerve_fast.pipeline.asked.SegmentSettings`.
     """
 
     points: Points | None = None
@@ -28,6 +34,7 @@ class SeedSettings:
     points_by_image: Mapping[str, Points] | None = None
     scribbles: str | os.PathLike | None = None
     scribble_labels: Sequence[str] = ()
+    max_pixels: int | str | None = None
 
     def __bool__(self) -> bool:
         return any((self.points, self.boxes, self.points_by_image, self.scribbles))
@@ -44,12 +51,13 @@ class SeedSettings:
         names = [name for given in each if isinstance(given, Mapping) for name in given]
         if self.scribbles is not None:
             # Of numbers those that occur: 255 may.
-            names += self.scribble_labels or read_scribbles(self.scribbles, self._scribble_labels)
+            names += self.scribble_labels or self._marked()
         return tuple(dict.fromkeys(names))
 
-    @property
-    def _scribble_labels(self) -> Sequence[str]:
-        return self.scribble_labels or [str(number) for number in range(1, 256)]
+    def _marked(self) -> dict[str, np.ndarray]:
+        labels = self.scribble_labels or [str(number) for number in range(1, 256)]
+        limit = None if self.max_pixels is None else parse_pixels(self.max_pixels)
+        return read_scribbles(cast(str | os.PathLike, self.scribbles), labels, limit)
 
     def check(self, images: int) -> None:
         """Refuse seeds of one image where there are several.
@@ -77,7 +85,7 @@ class SeedSettings:
                 points = self.points_by_image.get(name, points)
         scribbles = None
         if self.scribbles is not None:
-            scribbles = read_scribbles(self.scribbles, self._scribble_labels)
+            scribbles = self._marked()
         return {"points": points, "boxes": self.boxes, "scribbles": scribbles}
 
     def to_dict(self) -> dict:
@@ -85,4 +93,6 @@ class SeedSettings:
         mask = None
         if self.scribbles is not None and Path(self.scribbles).is_file():
             mask = file_digest(Path(self.scribbles))
-        return {**dataclasses.asdict(self), "scribbles": mask}
+        given = dataclasses.asdict(self)
+        del given["max_pixels"]
+        return {**given, "scribbles": mask}

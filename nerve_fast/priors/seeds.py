@@ -145,20 +145,24 @@ class Seeds:
 
 
 def read_scribbles(
-    mask: "np.ndarray | Image.Image | str | os.PathLike", labels: Sequence[str]
+    mask: "np.ndarray | Image.Image | str | os.PathLike",
+    labels: Sequence[str],
+    max_pixels: int | None = None,
 ) -> dict[str, np.ndarray]:
     """A mask image as scribbles: its value ``v`` above 0 stands for the ``v``-th of the labels.
 
     Args:
         mask: ``(H, W)`` of whole numbers: an array, a greyscale or palette image, or its path.
         labels: the names.
+        max_pixels: of a file, above which it is not decoded, as for
+            :func:`~nerve_fast.imaging.images.load_image`.
 
     Raises:
         InputError: the file cannot be read, the mask is no such image, or it holds a value that no
             label stands for.
     """
     if isinstance(mask, (str, os.PathLike)):
-        with opened(mask) as image:
+        with opened(mask, max_pixels) as image:
             return read_scribbles(image, labels)
     if isinstance(mask, Image.Image) and mask.mode not in ("L", "P", "1", "I", "I;16"):
         raise InputError(

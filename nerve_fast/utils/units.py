@@ -1,16 +1,19 @@
-"""Bytes and seconds as people write and read them."""
+"""Bytes, pixels and seconds as people write and read them."""
 
 import math
 import re
+from collections.abc import Mapping
 
 from nerve_fast.errors import InputError, quoted
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "TIB": 2**40}
 
+PIXELS = {"": 1, "PX": 1, "KP": 10**3, "MP": 10**6, "GP": 10**9}
+
 
 LARGEST = 2**63 - 1
-"""The largest size, in bytes."""
+"""The largest size, in bytes or pixels."""
 
 
 def parse_bytes(size: int | str, name: str = "max_memory") -> int:
@@ -23,17 +26,37 @@ def parse_bytes(size: int | str, name: str = "max_memory") -> int:
     Raises:
         InputError: it is not a size, or not from 1 to 2^63 − 1 bytes.
     """
-    text = size if isinstance(size, str) else quoted(size)
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
-    count = 0.0
-    if match is not None and match[2].upper() in UNITS:
-        count = float(match[1]) * UNITS[match[2].upper()]
-    # The nearest floating-point number to the largest size is larger by one.
-    if not 1 <= count <= float(LARGEST):
+    count = _parsed(size, UNITS)
+    if count is None:
         raise InputError(
             f'{name} is {quoted(size)}; expected a size above 0 such as "6GB" or "512MiB"'
         )
-    return min(int(count), LARGEST)
+    return count
+
+
+def parse_pixels(count: int | str) -> int:
+    """Parse a number of pixels such as ``"400MP"``, ``"1.5GP"`` or ``400000000``; returns pixels.
+
+    Raises:
+        InputError: it is not a number from 1 to 2^63 − 1.
+    """
+    pixels = _parsed(count, PIXELS)
+    if pixels is None:
+        raise InputError(
+            f'max_pixels is {quoted(count)}; expected a number above 0 such as 400000000 or "400MP"'
+        )
+    return pixels
+
+
+def _parsed(size: int | str, units: Mapping[str, int]) -> int | None:
+    """A number with one of the units; ``None`` where it is none, or out of range."""
+    text = size if isinstance(size, str) else quoted(size)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*", text)
+    count = 0.0
+    if match is not None and match[2].upper() in units:
+        count = float(match[1]) * units[match[2].upper()]
+    # The nearest floating-point number to the largest size is larger by one.
+    return min(int(count), LARGEST) if 1 <= count <= float(LARGEST) else None
 
 
 def format_bytes(size: float) -> str:

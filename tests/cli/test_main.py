@@ -195,7 +195,7 @@ def test_an_error_while_writing_leaves_nothing_half_written(image, tmp_path, mon
 def test_results_never_overwrite_images(image, tmp_path, capsys):
     mine = tmp_path / "scene.labels.png"
     mine.write_bytes(image.read_bytes())
-    refused(capsys, "would overwrite the image", image, mine, "--labels", LABELS, "-o", tmp_path)
+    refused(capsys, "would overwrite the input", image, mine, "--labels", LABELS, "-o", tmp_path)
     assert mine.read_bytes() == image.read_bytes()
 
 

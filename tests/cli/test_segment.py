@@ -202,6 +202,62 @@ def test_folders_are_listed_without_results(folder, tmp_path):
         inputs.listed([tmp_path / "empty"])
 
 
+def test_what_else_a_folder_holds_is_named(folder, monkeypatch, caplog):
+    (folder / "broken.jpg").unlink()
+    for name in (
+        "a.heic",
+        "b.HEIF",
+        "c.jfif",
+        "d.mp4",
+        "e.svg",
+        "f.csv",
+        ".hidden.txt",
+        "coco.json",
+    ):
+        (folder / name).touch()
+    (folder / "sub").mkdir()
+    (folder / "scene0.masks").mkdir()
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    names = [path.name for path in inputs.listed([folder])]
+    assert names == ["c.jfif", *(f"scene{i}.png" for i in range(4))]
+    assert sorted(caplog.messages) == sorted(
+        [
+            f"{folder}: a.heic, b.HEIF are left out: each is a HEIC or HEIF picture; to read it: "
+            'pip install "nerve-fast[heic]"',
+            f"{folder}/d.mp4 is left out: it is a video; segment it by itself",
+            f"{folder}/e.svg is left out: it holds drawing commands instead of pixels; export it "
+            "as PNG",
+            f"{folder}: f.csv, notes.txt are left out: each has no ending of a picture",
+            f"{folder}/sub is left out: it is a folder; name it too where its images are wanted",
+        ]
+    )
+    caplog.clear()
+    for number in range(20):
+        (folder / f"t{number:02}.txt").touch()
+    inputs.listed([folder])
+    assert "t07.txt and 12 more are left out: each has no ending" in caplog.text
+
+
+def test_max_pixels_is_the_users_word(folder, tmp_path, monkeypatch, capsys):
+    """Of the image, of the mask of scribbles, and of the label map that exports are made of."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    scene, mask = folder / "scene0.png", tmp_path / "mask.png"
+    marked = np.zeros((64, 64), np.uint8)
+    marked[:9, :9] = 1
+    Image.fromarray(marked).save(mask)
+    given = (scene, "-o", tmp_path / "out", "--scribbles", mask, "--export", "csv")
+    assert segment(*given) == 2
+    said = capsys.readouterr().err
+    assert "over the limit of 2000; raise max_pixels (--max-pixels) where" in said
+    assert segment(*given, "--max-pixels", "4.1kp") == 0
+    assert len((tmp_path / "out" / "areas.csv").read_text().splitlines()) > 1
+    assert Image.MAX_IMAGE_PIXELS == 1000
+    capsys.readouterr()
+    for wrong in ("0", "many", "400XP"):
+        assert segment(*given, "--max-pixels", wrong) == 2
+        assert f"max_pixels is '{wrong}'; expected a number above 0" in capsys.readouterr().err
+
+
 def test_memory_and_tiles_reach_the_pipeline(folder, tmp_path, capsys):
     scene = folder / "scene0.png"
     assert segment(scene, "-o", tmp_path, "--max-memory", "1MB") == 2

@@ -14,7 +14,13 @@ from PIL.PngImagePlugin import PngInfo
 
 from nerve_fast import InputError
 from nerve_fast.imaging import decoding
-from nerve_fast.imaging.images import PHOTOGRAPHS, UNREADABLE, load_image, opened
+from nerve_fast.imaging.images import (
+    PHOTOGRAPHS,
+    UNREADABLE,
+    load_image,
+    opened,
+    why_left_out,
+)
 from nerve_fast.imaging.metadata import without_metadata
 
 
@@ -93,11 +99,12 @@ def test_endings_are_either_read_or_named():
         assert ending.startswith(".")
         assert ending == ending.lower()
     assert {".jfif", ".jpg", ".tif", ".webp", ".pgm"} <= PHOTOGRAPHS
-    assert {".heic", ".cr2", ".dng", ".svg", ".eps", ".exr", ".jxl"} <= set(UNREADABLE)
+    assert {".jpe", ".pjpeg", ".pjp"} <= PHOTOGRAPHS
+    assert {".cr2", ".dng", ".svg", ".eps", ".exr", ".jxl"} <= set(UNREADABLE)
     Image.init()
     ours = {e for e, name in Image.registered_extensions().items() if name in decoding.FORMATS}
     # What Pillow names as endings of these formats is read, but for floating-point and rare ones.
-    assert ours - PHOTOGRAPHS - set(UNREADABLE) <= {".vda", ".icb", ".vst", ".bw", ".heif"}
+    assert ours - PHOTOGRAPHS - set(UNREADABLE) <= {".vda", ".icb", ".vst", ".bw"}
 
 
 def test_size_is_refused_by_mode_before_decoding(tmp_path):
@@ -120,6 +127,47 @@ def test_size_is_refused_by_mode_before_decoding(tmp_path):
         said = "too many pixels to decode safely" if refused else "damaged or truncated"
         with pytest.raises(InputError, match=said):
             load_image(tmp_path / "a.png", max_pixels=limit)
+
+
+def heic(path, image, **given):
+    pillow_heif = pytest.importorskip("pillow_heif")
+    pillow_heif.from_pillow(image).save(path, quality=-1, **given)
+    return path
+
+
+@pytest.mark.parametrize("turned", [1, 6])
+def test_a_heic_is_read_upright_and_registered_nowhere(tmp_path, turned):
+    colors = Image.new("RGB", (64, 48), "red")
+    colors.paste("blue", (0, 0, 32, 48))
+    exif = Image.Exif()
+    exif[0x0112] = turned
+    path = heic(tmp_path / "a.heic", colors, exif=exif.tobytes())
+    found = np.asarray(load_image(path)).astype(int)
+    expected = np.asarray(colors if turned == 1 else colors.rotate(-90, expand=True)).astype(int)
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).mean() < 8
+    assert "HEIF" not in Image.OPEN
+    with pytest.raises(InputError, match=r"pixels, over the limit of 100; raise max_pixels"):
+        load_image(path, max_pixels=100)
+
+
+def test_a_damaged_heic_is_one_line(tmp_path):
+    path = heic(tmp_path / "a.heic", Image.effect_noise((64, 48), 50).convert("RGB"))
+    content = path.read_bytes()
+    for damaged in (content[:40], content[: len(content) // 2], content[:12] + bytes(200)):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match="a.heic: ") as caught:
+            load_image(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_without_its_decoder_a_heic_names_the_extra(tmp_path, monkeypatch):
+    path = tmp_path / "a.heic"
+    path.write_bytes(b"\0\0\0\x20ftypheic" + bytes(60))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(InputError, match=r'is a HEIC .*: pip install "nerve-fast\[heic\]"'):
+        load_image(path)
+    assert why_left_out(path).startswith("is a HEIC or HEIF picture; to read it: pip install")
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "TIFF", "GIF", "BMP", "PPM", "WEBP", "AVIF"])

@@ -109,6 +109,23 @@ def test_stripes_of_an_overlay_are_the_whole(monkeypatch):
     assert visualize.overlay(image, label_map, ["a", "b", "c"]).tobytes() == whole.tobytes()
 
 
+def test_a_coloured_image_and_a_legend_by_itself(tmp_path):
+    image = Image.new("RGB", (30, 20), "black")
+    label_map = np.zeros((20, 30), np.int64)
+    label_map[:, 15:], label_map[:, 25:] = 1, -1
+    picture = visualize.coloured(image, label_map, ["cat", "dog"], opacity=1.0)
+    assert picture.size == image.size
+    colours = [tuple(colour) for colour in visualize.palette(2).tolist()]
+    assert [picture.getpixel((x, 9)) for x in (3, 20, 28)] == [*colours, (255, 255, 255)]
+    for unlabelled in (False, True):
+        visualize.save_legend(tmp_path / "a.png", ["cat", "dog"], unlabelled=unlabelled)
+        with Image.open(tmp_path / "a.png") as legend:
+            assert legend.width == visualize.LEGEND_WIDTH
+            shown = {legend.getpixel((x, 12)) for x in range(legend.width)}
+        assert set(colours) <= shown
+    assert visualize.PNG_MARK in (tmp_path / "a.png").read_bytes()
+
+
 def test_a_picture_is_written_in_the_format_of_its_name(tmp_path):
     picture = Image.new("RGB", (4, 3), "red")
     for name, format in (("a.png", "PNG"), ("a.JPG", "JPEG"), ("a.webp", "WEBP")):

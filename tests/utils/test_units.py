@@ -1,7 +1,7 @@
 import pytest
 
 from nerve_fast.errors import LONGEST_VALUE, InputError
-from nerve_fast.utils.units import LARGEST, parse_bytes
+from nerve_fast.utils.units import LARGEST, parse_bytes, parse_pixels
 
 
 def test_sizes_as_people_write_them():
@@ -14,6 +14,18 @@ def test_sizes_as_people_write_them():
         LARGEST: LARGEST,
     }.items():
         assert parse_bytes(text) == size
+
+
+def test_numbers_of_pixels_as_people_write_them():
+    for text, count in {"400MP": 4e8, "1.5 gp": 15e8, 400_000_000: 4e8, "7": 7, "2px": 2}.items():
+        assert parse_pixels(text) == count
+
+
+@pytest.mark.parametrize("count", ["6GB", "0", "-1MP", "", 10**400])
+def test_no_number_of_pixels_is_one_short_line(count):
+    with pytest.raises(InputError, match="^max_pixels is ") as raised:
+        parse_pixels(count)
+    assert len(str(raised.value)) < 100 + LONGEST_VALUE
 
 
 @pytest.mark.parametrize(
