@@ -10,6 +10,7 @@ import torch
 
 from nerve_fast.bench.harness.machine import Run
 from nerve_fast.bench.harness.profiling import profiled
+from nerve_fast.utils import cores
 
 
 class Memory:
@@ -48,9 +49,15 @@ class Memory:
         return torch.cuda.max_memory_allocated() - self.allocated_before
 
 
-def allocated_on_cpu(run: Run) -> int:
-    """Peak of bytes that ``run`` has torch allocate on the CPU, from a run of its own."""
+def allocated_on_cpu(run: Run) -> int | None:
+    """Peak of bytes that ``run`` has torch allocate on the CPU, from a run of its own.
+
+    ``None`` where a part of it ran on threads that the profiler does not see.
+    """
+    before = cores.on_threads
     profile = profiled(run, profile_memory=True)
+    if cores.on_threads > before:
+        return None
     events = profile.profiler.kineto_results.events()
     events = [event for event in events if event.name() == "[memory]"]
     events.sort(key=lambda event: event.start_ns())

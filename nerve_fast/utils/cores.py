@@ -20,6 +20,9 @@ Result = TypeVar("Result")
 
 _lock = threading.Lock()
 
+on_threads = 0
+"""Pieces that have run on threads of their own, where a profiler of another thread sees nothing."""
+
 
 def at_once(pieces: int, tokens: int, device: torch.device) -> int:
     """How many of ``pieces`` on so many tokens run at a time; 1 is one after the other.
@@ -36,8 +39,11 @@ def on_cores(
     function: Callable[[Piece], Result], pieces: Iterable[Piece], count: int
 ) -> list[Result]:
     """``[function(x) for x in pieces]``, ``count`` at a time; without gradients if above 1."""
+    global on_threads
+    pieces = list(pieces)
     if count == 1:
         return [function(piece) for piece in pieces]
+    on_threads += len(pieces)
     return list(_pool(os.getpid(), count).map(torch.no_grad()(function), pieces))
 
 
