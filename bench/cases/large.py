@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from nerve_fast import NerveConfig, NervePipeline, PriorConfig
+from nerve_fast.backbones.diffusion import DiffusionBackbone
 from nerve_fast.bench.harness.full_size import WORDS, full_size_pipe
 from nerve_fast.bench.harness.profiling import profiled, steps_of
 from nerve_fast.imaging.visualize import overlay, save_picture
@@ -124,11 +125,17 @@ def full_size_once(reference: bool) -> dict:
 
 def as_it_comes(pipe: NervePipeline) -> NervePipeline:
     """The reference: the dense graph stage, after networks laid out as diffusers gives them."""
-    reference, diffusion = copy.copy(pipe), copy.copy(pipe.graph)
+    reference, ours = copy.copy(pipe), pipe.graph
+    # Made anew, as what is watched for queries and keys belongs to a network.
+    diffusion = DiffusionBackbone(
+        copy.deepcopy(ours.vae),
+        copy.deepcopy(ours.unet),
+        alphas_cumprod=ours.alphas_cumprod,
+        empty_prompt=ours.empty_prompt,
+    )
     diffusion.memory_format = torch.contiguous_format
-    for name in ("vae", "unet"):
-        network = copy.deepcopy(getattr(diffusion, name))
-        setattr(diffusion, name, network.to(memory_format=diffusion.memory_format))
+    for network in (diffusion.vae, diffusion.unet):
+        network.to(memory_format=diffusion.memory_format)
     reference.graph, reference.backend = diffusion, "reference"
     return reference
 
