@@ -7,7 +7,7 @@ from typing import TypeVar
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import layer_norm, normalize
 from transformers import BatchEncoding, CLIPModel, CLIPTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -44,6 +44,8 @@ class token first; with the patches' grid ``(h, w)``; and with the pixels as CLI
 ``(B, 3, H, W)``. The last layers it replaces; those before it runs as they are. It gives what goes
 into CLIP's last normalisation and projection, on the patches or on a grid of its own. With a
 dimension in front, ``(L, B, h', w', C)``, it gives several, whose similarities are averaged.
+
+An attribute ``eps`` takes the place of the ε of CLIP's first and last layer normalisation.
 """
 
 
@@ -149,26 +151,38 @@ class CLIPBackbone(WordEncoder):
 
     @torch.no_grad()
     def patch_features(
-        self, pixels: Tensor, read_out: ReadOut, position_offset: float = 0.0
+        self,
+        pixels: Tensor,
+        read_out: ReadOut,
+        position_offset: float = 0.0,
+        position_filter: str = "bicubic",
     ) -> Tensor:
         """A feature in CLIP's joint space for each patch.
 
-        Position embeddings are interpolated (bicubic) to the patches' grid.
+        Position embeddings are interpolated to the patches' grid.
 
         Args:
             pixels: ``(B, 3, H, W)``; what is left of a side beyond whole patches is not seen.
             read_out: stands in for the encoder.
-            position_offset: see :func:`~nerve_fast.backbones.positions.resampled_positions`.
+            position_offset, position_filter: see
+                :func:`~nerve_fast.backbones.positions.resampled_positions`.
 
         Returns:
             ``(B, H/patch, W/patch, E)`` float32, or on the grid that ``read_out`` gives; of norm 1,
             or the mean of several such.
         """
-        features = normalize(self.projected(pixels, read_out, position_offset), dim=-1)
+        projected = self.projected(pixels, read_out, position_offset, position_filter)
+        features = normalize(projected, dim=-1)
         return features if features.ndim == 4 else features.mean(0)
 
     @torch.no_grad()
-    def projected(self, pixels: Tensor, read_out: ReadOut, position_offset: float = 0.0) -> Tensor:
+    def projected(
+        self,
+        pixels: Tensor,
+        read_out: ReadOut,
+        position_offset: float = 0.0,
+        position_filter: str = "bicubic",
+    ) -> Tensor:
         """What :meth:`patch_features` makes unit length, and averages where there are several."""
         vision = self.model.vision_model
         embeddings = vision.embeddings
@@ -176,6 +190,17 @@ class CLIPBackbone(WordEncoder):
         grid = tuple(patches.shape[-2:])
         first = embeddings.class_embedding.expand(len(patches), 1, -1)
         x = torch.cat([first, patches.flatten(2).mT], dim=1)
-        x = x + resampled_positions(embeddings.position_embedding.weight, grid, position_offset)
-        x = read_out(vision.encoder.layers, vision.pre_layrnorm(x), grid, pixels)
-        return self.model.visual_projection(vision.post_layernorm(x)).float()
+        x = x + resampled_positions(
+            embeddings.position_embedding.weight, grid, position_offset, position_filter
+        )
+        eps = getattr(read_out, "eps", None)
+        x = layer_normed(vision.pre_layrnorm, x, eps)
+        x = read_out(vision.encoder.layers, x, grid, pixels)
+        return self.model.visual_projection(layer_normed(vision.post_layernorm, x, eps)).float()
+
+
+def layer_normed(norm: nn.LayerNorm, x: Tensor, eps: float | None = None) -> Tensor:
+    """``x`` through a layer normalisation, with another ε where one is given."""
+    if eps is None:
+        return norm(x)
+    return layer_norm(x, norm.normalized_shape, norm.weight, norm.bias, eps)

@@ -101,6 +101,24 @@ TEMPLATES = {
         "a photo of the small {}.",
         "A photo of a {} in the scene",
     ),
+    "cliper": (
+        "a clean origami {}.",
+        "a photo of a {}.",
+        "This is a photo of a {}",
+        "There is a {} in the scene",
+        "There is the {} in the scene",
+        "a photo of a {} in the scene",
+        "a photo of a small {}.",
+        "a photo of a medium {}.",
+        "a photo of a large {}.",
+        "This is a photo of a small {}.",
+        "This is a photo of a medium {}.",
+        "This is a photo of a large {}.",
+        "There is a small {} in the scene.",
+        "There is a medium {} in the scene.",
+        "There is a large {} in the scene.",
+    ),
     "siglip": ("This is a photo of {}.",),
 }
-"""By name: ``photo`` is GroupViT's and GEM's."""
+"""By name: ``photo`` is GroupViT's and GEM's; ``cliper`` is what CLIPer takes on VOC, PC59 and
+Cityscapes, and CLIP as RNN everywhere."""

@@ -3,6 +3,15 @@
 from nerve_fast.datasets.dataset import Dataset, Sample
 from nerve_fast.datasets.label_files import labels_of
 from nerve_fast.datasets.loading import load
-from nerve_fast.datasets.vocabulary import NAMES, VOCABULARIES, words
+from nerve_fast.datasets.vocabulary import NAMES, VOCABULARIES, competing, words
 
-__all__ = ["NAMES", "VOCABULARIES", "Dataset", "Sample", "labels_of", "load", "words"]
+__all__ = [
+    "NAMES",
+    "VOCABULARIES",
+    "Dataset",
+    "Sample",
+    "competing",
+    "labels_of",
+    "load",
+    "words",
+]

@@ -31,9 +31,11 @@ def words(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, ...], ...]:
         vocabulary: ``"plain"``, names as people write them; ``"sclip"``, the lists of SCLIP and
             NACLIP: names glued, 26 words of background in VOC21 and COCO-Object, a person in
             several clothes; ``"clearclip"``, ClearCLIP's: the same without what stands for
-            background, person and TV monitor; ``"groupvit"``, ``"clip-diy"`` and ``"pixelclip"``,
-            those of these systems on VOC and Pascal Context. A word may stand in two classes:
-            ``"bed"`` is background, and a bed, in SCLIP's COCO-Object.
+            background, person and TV monitor; ``"proxyclip"``, ClearCLIP's with 26 words of
+            background in VOC21 and 17 in COCO-Object; ``"cliper"``, CLIPer's, see
+            :func:`competing`; ``"groupvit"``, ``"clip-diy"`` and ``"pixelclip"``, those of these
+            systems on VOC and Pascal Context. A word may stand in two classes: ``"bed"`` is
+            background, and a bed, in SCLIP's COCO-Object.
 
     Returns:
         One tuple of words a class, in the order of the labels.
@@ -49,9 +51,25 @@ def words(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, ...], ...]:
         raise InputError(
             f"vocabulary is {vocabulary!r}; the data set {dataset.name} has only 'plain'"
         )
-    replaced: dict[str, list[str]] = {}
-    for entry in _FACTS["replaced"][vocabulary]:
-        if dataset.name in entry["sets"]:
-            replaced |= entry["words"]
+    replaced = _replaced(dataset.name, vocabulary)
     space = "" if dataset.name in _FACTS["glued"] else " "
     return tuple(tuple(replaced.get(name, [name.replace(" ", space)])) for name in dataset.classes)
+
+
+def competing(dataset: Dataset, vocabulary: str) -> tuple[str, ...]:
+    """Return words that compete with those of the classes though they stand for none of them.
+
+    CLIPer has such on data sets without a background: the words of the background all the same.
+    """
+    if vocabulary != "cliper" or dataset.has_background:
+        return ()
+    return tuple(_replaced(dataset.name, vocabulary).get("background", ["background"]))
+
+
+def _replaced(name: str, vocabulary: str) -> dict[str, list[str]]:
+    """The words of a vocabulary on a data set, by class, where they are not the class's name."""
+    replaced: dict[str, list[str]] = {}
+    for entry in _FACTS["replaced"][vocabulary]:
+        if name in entry["sets"]:
+            replaced |= entry["words"]
+    return replaced

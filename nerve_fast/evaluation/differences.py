@@ -7,7 +7,14 @@ from pathlib import Path
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
 from nerve_fast.config import NerveConfig
 from nerve_fast.evaluation.ablation.ablations import PUBLISHED
-from nerve_fast.evaluation.presets import clip_of, graph_of, iseg_of, settings_of
+from nerve_fast.evaluation.presets import (
+    by_authors,
+    clip_of,
+    diffusion_of,
+    graph_of,
+    iseg_of,
+    settings_of,
+)
 
 USUAL = {
     "diffusion": DEFAULT_DIFFUSION,
@@ -36,6 +43,12 @@ def is_tiny(run: dict) -> bool:
     return "nerve_fast/tiny/models" in Path(run["models"]["clip"]).as_posix()
 
 
+def is_authors(run: dict) -> bool:
+    """Say whether a run has the settings that its method's authors publish."""
+    named = run["preset"]["name"]
+    return by_authors(named) and not (model_differences(run) or changed(run))
+
+
 def postprocessed(run: dict) -> bool:
     return run["refiner"]["name"] == "pamr"
 
@@ -54,7 +67,11 @@ def method_key(run: dict) -> list:
 def model_differences(run: dict) -> list[str]:
     """List the differences between a run and its preset that apply on every data set."""
     models, refiner = run["models"], run["refiner"]
-    expected = {"clip": clip_of(run["preset"]["name"]), **USUAL}
+    preset = run["preset"]["name"]
+    expected = {"clip": clip_of(preset), **USUAL}
+    layers, timestep = diffusion_of(preset)
+    if layers:
+        expected |= {"layers": list(layers), "timestep": timestep}
     found = [
         f"{name} {models[name]} for {usual}"
         for name, usual in expected.items()
@@ -72,6 +89,11 @@ def model_differences(run: dict) -> list[str]:
         for name, value in refiner.get("config", {}).items()
         if value != usual[name]
     ]
+    if refiner["name"] == "iseg":
+        found.append(
+            f"iSeg's refinement alone, of the prior {run['settings']['prior']} in place of iSeg's "
+            "own cross-attention"
+        )
     if run["seed"] != 0:
         found.append(f"seed {run['seed']} for 0")
     return found

@@ -195,6 +195,7 @@ def summary(
         "failed": failed,
         "complete": len(names) == len(dataset),
         "miou": figures.miou,
+        "present_miou": figures.present_miou,
         "accuracy": figures.accuracy,
         "mean_accuracy": figures.mean_accuracy,
         "boundary_iou": mean_boundary,

@@ -22,6 +22,7 @@ from nerve_fast.errors import InputError, SettingError, check_choice
 from nerve_fast.evaluation.presets import (
     Settings,
     clip_of,
+    diffusion_of,
     graph_of,
     iseg_of,
     note_of,
@@ -134,12 +135,14 @@ def _changed(settings, names: Sequence[str] | None = None) -> list[str]:
     ]
 
 
-def refiner_arguments(asked: MethodSettings, refiner: str, dataset: str) -> dict:
-    """Return the arguments of a refiner on a data set."""
+def refiner_arguments(asked: MethodSettings, settings: Settings, dataset: str) -> dict:
+    """Return the arguments of the settings' refiner on a data set."""
     return {
         "walk": {"config": asked.config, "backend": asked.models.backend},
         "iseg": iseg_of(dataset),
-    }.get(refiner, {})
+        "cliper": {"cut": settings.cut},
+        "pamr": {"seen": settings.resolution if settings.protocol == "mmseg" else None},
+    }.get(settings.refiner, {})
 
 
 def needs_graph(refiner: str) -> bool:
@@ -166,6 +169,19 @@ def graph(asked: MethodSettings) -> str | None:
     return None if named else graph_of(asked.preset)
 
 
+def layers_and_timestep(asked: MethodSettings) -> tuple[Sequence[str] | None, int]:
+    """The graph's layers and time step: the preset's where none were asked for."""
+    models = asked.models
+    layers: Sequence[str] | None
+    layers, timestep = diffusion_of(asked.preset)
+    named = models.models is not None or graph(asked) is not None
+    if models.layers is not None or named:
+        layers = models.layers
+    if timestep is None or _changed(models, ("timestep",)) or named:
+        timestep = models.timestep
+    return layers, timestep
+
+
 def description(
     asked: MethodSettings,
     dataset: Dataset,
@@ -178,7 +194,7 @@ def description(
     clip, diffusion = sources(asked)
     refiner: dict[str, Any] = {"name": settings.refiner}
     if settings.refiner != "none":
-        arguments = refiner_arguments(asked, settings.refiner, dataset.name)
+        arguments = refiner_arguments(asked, settings, dataset.name)
         for field in dataclasses.fields(cast(Any, REFINERS[settings.refiner])):
             refiner[field.name] = arguments.get(field.name, field.default)
     if "config" in refiner:
@@ -191,12 +207,12 @@ def description(
         "compile": asked.models.compile,
     }
     if needs_graph(settings.refiner):
-        layers, source = asked.models.layers, graph(asked)
+        (layers, timestep), source = layers_and_timestep(asked), graph(asked)
         if source is None:
             models |= {
                 "diffusion": diffusion,
                 "layers": list(layers) if layers else "of the last up-block",
-                "timestep": asked.models.timestep,
+                "timestep": timestep,
             }
         else:
             models |= {"graph": source, "layers": list(layers) if layers else "the last one"}
@@ -239,29 +255,33 @@ def load_segmenter(
     clip_source, diffusion_source = sources(asked)
     if settings.refiner == "walk":
         choose(models.backend, device, dtype)
+    classes = datasets.words(dataset, settings.vocabulary)
+    others = datasets.competing(dataset, settings.vocabulary)
+    # The words of the background may be others than its name.
+    background = classes[0][0] if dataset.has_background else None
     prior = load_prior(
-        prior_of(settings, background_of(dataset)), clip_source, device=device, dtype=dtype
+        prior_of(settings, background, others), clip_source, device=device, dtype=dtype
     )
     weights = {"prior": prior.identity}
     refiner = source = None
     if needs_graph(settings.refiner):
+        layers, timestep = layers_and_timestep(asked)
         source = load_graph(
             graph(asked),
             diffusion_source,
             device=device,
             dtype=dtype,
-            layers=models.layers,
-            timestep=models.timestep,
+            layers=layers,
+            timestep=timestep,
         )
         weights["graph"] = source.identity
     if settings.refiner != "none":
-        arguments = refiner_arguments(asked, settings.refiner, dataset.name)
+        arguments = refiner_arguments(asked, settings, dataset.name)
         refiner = REFINERS[settings.refiner](**arguments)
     if models.compile:
         for part in (getattr(prior, "clip", None), source):
             if part is not None and hasattr(part, "compile"):
                 part.compile()
-    classes = datasets.words(dataset, settings.vocabulary)
     prior.check_labels(classes, progress=progress)
     segmenter = Segmenter(
         prior,

@@ -22,12 +22,14 @@ class Scores:
 
     Attributes:
         miou: mean of :attr:`iou` over the classes that occur.
+        present_miou: the same over the classes of the ground truth alone, as CLIPer has it.
         accuracy: share of pixels that were given their class (mmseg's aAcc).
         mean_accuracy: mean of :attr:`accuracies` over the classes of the ground truth (mAcc).
         iou, accuracies: a value a class.
     """
 
     miou: float
+    present_miou: float
     accuracy: float
     mean_accuracy: float
     iou: tuple[float, ...]
@@ -73,6 +75,7 @@ def scores(confusion: Tensor) -> Scores:
     accuracies = intersection.double() / area
     return Scores(
         miou=iou.nanmean().item(),
+        present_miou=iou[area > 0].nanmean().item(),
         accuracy=(intersection.sum().double() / area.sum()).item(),
         mean_accuracy=accuracies.nanmean().item(),
         iou=tuple(iou.tolist()),

@@ -13,7 +13,7 @@ from nerve_fast.errors import InputError
 _TABLE = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
 
 PRESETS = tuple(_TABLE)
-REFINERS = ("none", "pamr", "iseg", "walk")
+REFINERS = ("none", "pamr", "densecrf", "regions", "iseg", "cliper", "walk")
 
 COMMON = ("prior", "refiner", "vocabulary", "protocol", "templates", "rule")
 """Settings that a preset has alike on all data sets."""
@@ -50,6 +50,7 @@ class Settings:
         background, stretched: of that rule.
         networks: what the prior looks with besides its network of images and words, by name; see
             :class:`nerve_fast.PriorConfig`.
+        layer, cut: of the prior ``cliper``; the refiner of that name has the same cut.
         templates: of its prompts; ``None`` is the prior's own.
         rule: how scores become labels: ``threshold`` is the SCLIP line's, the others are
             :func:`nerve_fast.evaluation.rules.nearest` and ``stretched``.
@@ -72,6 +73,8 @@ class Settings:
     under: str | None = None
     templates: str | None = None
     rule: str = "threshold"
+    layer: int = -1
+    cut: float = 0.2
 
     def __post_init__(self):
         if self.refiner not in REFINERS:
@@ -92,6 +95,18 @@ def clip_of(preset: str) -> str:
 def graph_of(preset: str) -> str | None:
     """Return the hub id of the graph that a preset walks on; ``None`` is the diffusion model."""
     return _of(preset).get("graph")
+
+
+def by_authors(preset: str) -> bool:
+    """Say whether the settings of a preset are those that its method's authors publish."""
+    return not _of(preset).get("ours", False)
+
+
+def diffusion_of(preset: str) -> tuple[tuple[str, ...] | None, int | None]:
+    """Return the layers and the time step of the diffusion model that a preset was made for."""
+    entry = _of(preset)
+    layers = entry.get("layers")
+    return tuple(layers) if layers else None, entry.get("timestep")
 
 
 def iseg_of(dataset: str) -> dict:

@@ -82,19 +82,18 @@ def cliper(
     A class's score ``s`` is the mean of the largest values of its map before and after refinement.
     At the pixels its map is ``s · m / max m``, ``stretched`` brings it to 0 to 1, and what is below
     ``background`` becomes 0. Classes of ``s`` not above ``score`` do not take part. Where nothing
-    is left there is background, or no label where the data set has no background. The authors' maps
-    are sums of two probabilities: those given are doubled.
+    is left there is background, or no label where the data set has no background.
 
     Args:
-        prior, refined: ``(K, h, w)`` probabilities before and after refinement, on grids of their
-            own; with a background their class 0 does not take part.
+        prior, refined: ``(K, h, w)`` maps before and after refinement, on grids of their own; with
+            a background their class 0 does not take part.
         size: ``(H, W)``.
         has_background: whether class 0 is background.
 
     Returns:
         ``(H, W)`` int64, ``K`` for no label.
     """
-    scores = prior.amax((1, 2)) + refined.amax((1, 2))
+    scores = (prior.amax((1, 2)) + refined.amax((1, 2))) / 2
     nothing = 0 if has_background else len(refined)
     best = torch.zeros(size, device=refined.device)
     label_map = torch.full(size, nothing, device=refined.device)
@@ -102,7 +101,7 @@ def cliper(
         if scores[label] <= score:
             continue
         plane = interpolate(refined[None, None, label], size, mode="bilinear")[0, 0]
-        plane = plane / (plane.amax() + EPSILON / 2) * scores[label]
+        plane = plane / (plane.amax() + EPSILON) * scores[label]
         if stretched:
             plane = plane - plane.amin()
             plane = plane / (plane.amax() + EPSILON / 10)

@@ -23,7 +23,7 @@ from nerve_fast.priors import (
     best_words,
     check_finite,
 )
-from nerve_fast.refiners import PAMR, Refiner
+from nerve_fast.refiners import Refiner
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,10 +33,10 @@ class Segmenter:
     Values are indices of classes, or ``K`` for no label, which CLIPer's rule can give, and a
     threshold on a data set without a background.
 
-    Without a refiner, and with PAMR, what comes to the image's own pixels are the prior's maps, of
-    a CLIP's patches similarities; its scores, there the softmax over words and the best word of
-    each class, and the rule of the settings follow at the pixels, in the order of the SCLIP line's
-    code. Other refiners take and give probabilities that sum to 1 over classes.
+    Without a refiner, and with one that is linear, what comes to the image's own pixels are the
+    prior's maps, of a CLIP's patches similarities; its scores, there the softmax over words and the
+    best word of each class, and the rule of the settings follow at the pixels, in the order of the
+    SCLIP line's code. Other refiners take and give probabilities that sum to 1 over classes.
 
     Args:
         prior: says what each place looks like: of patches, or a whole system.
@@ -82,14 +82,14 @@ class Segmenter:
             prior = scores(maps)
             return cliper(
                 prior,
-                self._refined(image, prior / prior.sum(0)) if self.refiner else prior,
+                self._refined(image, prior if self._moves else as_distribution(prior)),
                 size,
                 has_background=self.has_background,
                 score=settings.score,
                 background=cast(float, settings.background),
                 stretched=settings.stretched,
             )
-        if self.refiner is not None and not isinstance(self.refiner, PAMR):
+        if not self._moves:
             maps, scores = as_distribution(scores(maps)), lambda stripe: stripe
         if self.refiner is not None:
             maps = self._refined(image, maps)
@@ -102,14 +102,20 @@ class Segmenter:
         thresholds = rule_of(settings, self.names, len(self.classes), self.has_background)
         return thresholded(maps, size, scores, first=foreground, **thresholds)
 
+    @property
+    def _moves(self) -> bool:
+        """Whether maps need not sum to 1 over classes."""
+        return self.refiner is None or self.refiner.linear
+
     def _refined(self, image: Image.Image, maps: Tensor) -> Tensor:
         if self.refiner is None:
             return maps
         graph = None
         if self.refiner.needs_graph and self.graph is not None:
-            view = stages.graph_view(self.graph, image.size)
+            seen = self.refiner.graph_image(image)
+            view = stages.graph_view(self.graph, seen.size)
             graph = stages.graph_of(
-                self.graph, [image], view, [torch.Generator().manual_seed(self.seed)]
+                self.graph, [seen], view, [torch.Generator().manual_seed(self.seed)]
             )
         return self.refiner(image, maps, graph)
 
@@ -137,12 +143,15 @@ def rule_of(
     }
 
 
-def prior_of(settings: Settings, background: str | None = None) -> PriorConfig:
+def prior_of(
+    settings: Settings, background: str | None = None, others: Sequence[str] = ()
+) -> PriorConfig:
     """Return the prior that the settings describe; what it does not read is left out.
 
     Args:
         settings: of the method.
-        background: the class that is whatever no other class is, where the data set has one.
+        background: a word of the class that is whatever no other class is, where there is one.
+        others: words that compete with those of the classes, and stand for none.
 
     Raises:
         InputError: there is no such prior, or a value is out of its range.
@@ -157,6 +166,9 @@ def prior_of(settings: Settings, background: str | None = None) -> PriorConfig:
         "templates": settings.templates,
         "background": background,
         "threshold": settings.threshold,
+        "layer": settings.layer,
+        "cut": settings.cut,
+        "others": tuple(others),
     }
     read = {name: said[name] for name in ENTRIES[settings.prior].reads}
     return PriorConfig(settings.prior, networks=settings.networks, **read)

@@ -8,6 +8,7 @@ from nerve_fast.errors import InputError
 from nerve_fast.evaluation.ablation.ablations import PUBLISHED
 from nerve_fast.evaluation.differences import (
     changed,
+    is_authors,
     is_tiny,
     method_key,
     method_of,
@@ -35,6 +36,9 @@ PARTS = {
 
 TITLE = "# Table 1, published and measured\n"
 """Of the page."""
+
+OTHERWISE = "†"
+"""Marks a row whose settings are not those that its method's authors publish."""
 
 MARK = "\\*"
 """Marks a figure that was measured on a part of a data set; a bare star would end bold text."""
@@ -142,8 +146,9 @@ def page(rows: Sequence[dict[str, dict]]) -> str:
         TITLE,
         "mIoU in %, published figures from Table 1 of the slides. What was measured has a number "
         "in place of a venue and stands below the row of its method, with the difference to it in "
-        "brackets; `*` marks a part of the data set's images. *Avg* is there where all seven are, "
-        "and its difference is to the mean of the seven figures printed.\n",
+        "brackets; `*` marks a part of the data set's images, `†` a row whose settings are not "
+        "those that its method's authors publish: what differs is said below. *Avg* is there where "
+        "all seven are, and its difference is to the mean of the seven figures printed.\n",
         table(rows),
         averages(),
     ]
@@ -196,7 +201,9 @@ def counterpart(row: dict[str, dict]) -> dict | None:
 
 def measured_line(number: int, row: dict[str, dict], published: dict | None) -> str:
     run = next(iter(row.values()))["run"]
-    cells = [markdown(method_of(run)), f"({number}) measured", yes(postprocessed(run))]
+    alike = all(is_authors(one["run"]) for one in row.values())
+    name = f"{markdown(method_of(run))}{OTHERWISE * (not alike)}"
+    cells = [name, f"({number}) measured", yes(postprocessed(run))]
     expected = published["miou"] if published else [None] * len(COLUMNS)
     scores = {dataset: one["miou"] for dataset, one in row.items() if dataset in COLUMNS}
     whole = {dataset: row[dataset]["complete"] for dataset in scores}

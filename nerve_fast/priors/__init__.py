@@ -8,7 +8,7 @@ from nerve_fast.priors.sclip import sclip
 from nerve_fast.priors.naclip import naclip
 from nerve_fast.priors.clearclip import clearclip
 from nerve_fast.priors.gem import gem
-from nerve_fast.priors.cliper import cliper
+from nerve_fast.priors.cliper import CLIPer
 from nerve_fast.priors.proxyclip import ProxyCLIP
 from nerve_fast.priors.siglip import SigLIP
 from nerve_fast.priors.groupvit import GroupViT
@@ -29,6 +29,7 @@ __all__ = [
     "ENTRIES",
     "METHODS",
     "CLIPPrior",
+    "CLIPer",
     "GroupViT",
     "PixelCLIP",
     "Prior",
@@ -41,7 +42,6 @@ __all__ = [
     "check_finite",
     "clearclip",
     "clip",
-    "cliper",
     "gem",
     "load_prior",
     "maskclip",

@@ -10,7 +10,7 @@ from nerve_fast.priors.layers import merged, on_grid, run, split_heads
 from nerve_fast.priors.registry import registered
 
 
-@registered("clearclip")
+@registered("clearclip", padded=True)
 def clearclip(
     layers: Sequence[CLIPEncoderLayer], x: Tensor, grid: tuple[int, int], pixels: Tensor
 ) -> Tensor:
@@ -18,7 +18,8 @@ def clearclip(
 
     .. math:: \mathrm{softmax}(q q^\top / \sqrt{d}) \, v
 
-    Residual and MLP are left out: that they carry the noise is the paper's point.
+    Residual and MLP are left out: that they carry the noise is the paper's point. Under the
+    protocol ``mmseg`` windows get zeros on all sides to whole patches, as in the authors' code.
 
     Arguments and result are those of :data:`~nerve_fast.backbones.clip.ReadOut`.
     """

@@ -40,6 +40,9 @@ class PriorConfig:
         background: the label that is whatever no other label is, for priors that have a rule of
             their own for it; ``None``: there is none.
         threshold: of that rule, where it has one: the least probability of another label.
+        layer, cut: of ``cliper``: which layer is moved, −1 being the last, and below which share of
+            a map's maximum it is 0 there.
+        others: of ``cliper``: words that compete with those of the labels and stand for none.
 
     Raises:
         InputError: a value is out of its range, or the prior does not read it; a ``ValueError``.
@@ -56,6 +59,9 @@ class PriorConfig:
     templates: str | None = None
     background: str | None = None
     threshold: float = 0.0
+    layer: int = -1
+    cut: float = 0.2
+    others: tuple[str, ...] = ()
 
     def __post_init__(self):
         # The registry is filled by the files of the methods, which take their settings from here.
@@ -102,6 +108,11 @@ class PriorConfig:
             raise InputError(
                 f"prior threshold is {quoted(self.threshold)}; expected a number from 0 to 1"
             )
+        for field, kind in (("layer", numbers.Integral), ("cut", numbers.Real)):
+            if not isinstance(getattr(self, field), kind):
+                raise InputError(
+                    f"prior {field} is {quoted(getattr(self, field))}; expected a number"
+                )
         if self.templates is not None:
             check_choice("prior templates", self.templates, TEMPLATES)
         self._refuse_unread(entry.reads)

@@ -17,7 +17,7 @@ ITERATIONS = 1
 """Rounds of grouping before the values are read, as in the authors' code."""
 
 
-@registered("gem")
+@registered("gem", positions="antialiased")
 def gem(
     layers: Sequence[CLIPEncoderLayer], x: Tensor, grid: tuple[int, int], pixels: Tensor
 ) -> Tensor:
@@ -32,6 +32,8 @@ def gem(
 
     The mean of the three ``o_p``, through the output projection, is added to the second path, which
     begins as CLIP's own, keeps its residual and has no MLP. CLIP's own path goes on as it is.
+
+    Position embeddings are brought to other grids with antialiasing, as in the authors' code.
 
     Arguments and result are those of :data:`~nerve_fast.backbones.clip.ReadOut`.
     """

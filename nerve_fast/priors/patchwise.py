@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, pad
 
 from nerve_fast.backbones.clip import CLIPBackbone, ReadOut
 from nerve_fast.backbones.dino import DINOBackbone
@@ -211,7 +211,11 @@ class CLIPPrior(Prior):
         part: int = 0,
         parts: int = 1,
     ) -> Iterator[tuple[Sequence[tuple[int, int, int]], Tensor]]:
-        clip, offset = self.clip, self.config.position_offset
+        clip = self.clip
+        dino = self.method.positions == "dino"
+        offset = self.config.position_offset if dino else 0.0
+        positions = (offset, "bicubic" if dino else self.method.positions)
+        padding = self._padding(view)
         images = [resized(clip, image, view.size, self.config) for image in images]
         tall, wide = view.window
         jobs = list(itertools.product(range(len(images)), view.tops, view.lefts))
@@ -221,9 +225,16 @@ class CLIPPrior(Prior):
             crops = [images[i].crop((x, y, x + wide, y + tall)) for i, y, x in batch]
             pixels = torch.stack([clip.pixels(crop) for crop in crops])
             with torch.no_grad():
-                features = clip.patch_features(pixels, self.read_out, offset)
+                features = clip.patch_features(pad(pixels, padding), self.read_out, *positions)
             yield batch, features
             advance(len(batch))
+
+    def _padding(self, view: View) -> tuple[int, int, int, int]:
+        """Zeros beside a window: left, right, above and below."""
+        if not self.method.padded or self.config.protocol != "mmseg":
+            return (0, 0, 0, 0)
+        tall, wide = (-side % self.clip.patch for side in view.window)
+        return wide // 2, wide - wide // 2, tall // 2, tall - tall // 2
 
     @torch.no_grad()
     def _similarities(
@@ -233,6 +244,7 @@ class CLIPPrior(Prior):
         text = self.clip.encode_words(words, self.config.prompts)  # (words, E)
         view, images = encoded.view, encoded.images
         (tall, wide), unit = view.window, view.unit
+        left, right, above, below = self._padding(view)
         total = count = None
         if share is not None:
             whole = (view.size[1] // unit, view.size[0] // unit)
@@ -248,8 +260,10 @@ class CLIPPrior(Prior):
                 total = text.new_zeros(images, len(words), *whole)
                 count = text.new_zeros(whole)
             for (image, y, x), one in zip(batch, similarity, strict=True):
-                if cells != tuple(one.shape[-2:]):
-                    one = interpolate(one[None], cells, mode="bilinear", align_corners=False)[0]
+                whole_cells = (cells[0] + above + below, cells[1] + left + right)
+                if whole_cells != tuple(one.shape[-2:]):
+                    one = interpolate(one[None], whole_cells, mode="bilinear")[0]
+                one = one[:, above : above + cells[0], left : left + cells[1]]
                 rows = slice(y // unit, y // unit + cells[0])
                 columns = slice(x // unit, x // unit + cells[1])
                 total[image, :, rows, columns] += one
@@ -284,7 +298,8 @@ def read_out_of(
         InputError: the proxy is not available.
     """
     if not method.networks:
-        return method.read_out
+        public = method.public if config.protocol == "mmseg" else None
+        return public or method.read_out
     proxy = _proxy(config.network("proxy"), backbone.device, backbone.model.dtype)
     return method.read_out(proxy, backbone.image_mean, backbone.image_std)
 

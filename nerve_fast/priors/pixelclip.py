@@ -63,10 +63,15 @@ class PixelCLIPBackbone(CLIPBackbone):
         return interpolate(pixels[None], (SEEN, SEEN), mode="bilinear", align_corners=False)[0]
 
     def patch_features(
-        self, pixels: Tensor, read_out: ReadOut, position_offset: float = 0.0
+        self,
+        pixels: Tensor,
+        read_out: ReadOut,
+        position_offset: float = 0.0,
+        position_filter: str = "bicubic",
     ) -> Tensor:
         """Features brought to ``(B, GRID, GRID, E)`` before they are made unit length."""
-        features = self.projected(pixels, read_out, position_offset).permute(0, 3, 1, 2)
+        features = self.projected(pixels, read_out, position_offset, position_filter)
+        features = features.permute(0, 3, 1, 2)
         features = interpolate(features, (GRID, GRID), mode="bilinear", align_corners=False)
         return normalize(features, dim=1).permute(0, 2, 3, 1)
 

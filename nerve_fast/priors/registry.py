@@ -83,11 +83,21 @@ class Method(Entry):
         memory: bytes that it takes beyond a layer's activations.
         cells: places on which it gives similarities of an image seen whole, where they are not
             CLIP's patches.
+        positions: how its authors bring CLIP's position embeddings to other grids: one of
+            :data:`~nerve_fast.backbones.positions.FILTERS`, or ``"dino"``, bicubic and under the
+            protocol ``mmseg`` with the offset of DINO's code.
+        padded: whether under the protocol ``mmseg`` windows get zeros on all sides to whole
+            patches; what is left beyond them is not seen otherwise.
+        public: the read-out under the protocol ``mmseg``, where the authors' network computes
+            otherwise than CLIP's; ``None`` is ``read_out``.
     """
 
     read_out: Callable
     memory: Callable[[Windows], int] = lambda windows: 0
     cells: Callable[[Windows], int] = lambda windows: 0
+    positions: str = "dino"
+    padded: bool = False
+    public: Callable | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,12 +128,25 @@ def registered(
     networks: Mapping[str, Needed] | None = None,
     memory: Callable[[Windows], int] = lambda windows: 0,
     cells: Callable[[Windows], int] = lambda windows: 0,
+    positions: str = "dino",
+    padded: bool = False,
+    public: Callable | None = None,
 ) -> Callable:
     """A decorator that enters a read-out into :data:`METHODS`; see :class:`Method`."""
 
     def enter(read_out):
         ENTRIES[name] = METHODS[name] = Method(
-            name, networks or {}, PATCHWISE, "imagenet", DEFAULT_CLIP, read_out, memory, cells
+            name,
+            networks or {},
+            PATCHWISE,
+            "imagenet",
+            DEFAULT_CLIP,
+            read_out,
+            memory,
+            cells,
+            positions,
+            padded,
+            public,
         )
         return read_out
 

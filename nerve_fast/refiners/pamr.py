@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate, pad
 from nerve_fast.backbones.source import GraphFeatures
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import to_tensor
+from nerve_fast.priors.resizing import mmseg_size, opencv_bilinear
 from nerve_fast.refiners.checks import check_count, check_maps
 from nerve_fast.refiners.registry import registered
 from nerve_fast.utils.tiles import GPU_TILE_BYTES, spans
@@ -19,19 +20,21 @@ CHUNK_BYTES = 8 << 20
 """Labels are worked on so many at a time that, on a CPU, their maps take this."""
 
 
-@registered("pamr", needs_graph=False)
+@registered("pamr", needs_graph=False, linear=True)
 @dataclasses.dataclass(frozen=True)
 class PAMR:
     """Pixel-adaptive mask refinement: :func:`pamr` as a refiner, at the image's own pixels.
 
     Settings are those of NACLIP and SCLIP. Both refine cosine similarities of words and take the
     softmax afterwards: to follow them, pass similarities in place of probabilities, which works as
-    all is linear in them. The two blur the image before, from CLIP's size up to its own; that is
-    left out.
+    all is linear in them. Both also give it not the image but what CLIP sees of it, brought back up
+    to the image's size: so does ``seen``.
 
     Args:
         iterations: how often labels move to neighbours.
         dilations: distances of neighbours, in pixels.
+        seen: short side in pixels to which mmseg's ``Resize`` brings the image before it is
+            brought back up, bilinearly; ``None`` takes the image's own pixels.
 
     Raises:
         InputError: a value is out of its range; a ``ValueError``.
@@ -39,6 +42,7 @@ class PAMR:
 
     iterations: int = 10
     dilations: Sequence[int] = (8, 16)
+    seen: int | None = None
 
     def __post_init__(self):
         check_count("iterations", self.iterations, 0)
@@ -46,13 +50,19 @@ class PAMR:
             raise InputError("dilations is empty; expected distances in pixels, such as (8, 16)")
         for dilation in self.dilations:
             check_count("a dilation", dilation, 1)
+        if self.seen is not None:
+            check_count("seen", self.seen, 1)
 
     def __call__(
         self, image: Image.Image, probabilities: Tensor, graph: GraphFeatures | None = None
     ) -> Tensor:
         """Probabilities ``(K, h, w)`` to ``(K, H, W)``, the size of the image."""
         check_maps(probabilities)
-        return pamr(to_tensor(image), probabilities, self.iterations, self.dilations)
+        pixels = to_tensor(image)
+        if self.seen is not None:
+            seen = to_tensor(opencv_bilinear(image, mmseg_size(image.size, self.seen)))
+            pixels = interpolate(seen[None], pixels.shape[-2:], mode="bilinear")[0]
+        return pamr(pixels, probabilities, self.iterations, self.dilations)
 
     def memory(self, labels: int, image_size: tuple[int, int], tokens: int) -> int:
         """Bytes of the labels and of the weights of neighbours at the image's pixels."""

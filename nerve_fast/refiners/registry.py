@@ -15,10 +15,12 @@ class Refiner(Protocol):
     Attributes:
         name: in presets and on the command line.
         needs_graph: whether it is called with the image's queries and keys.
+        linear: whether it only moves maps about, whatever they sum to: similarities too.
     """
 
     name: ClassVar[str]
     needs_graph: ClassVar[bool]
+    linear: ClassVar[bool]
 
     def __call__(
         self, image: Image.Image, probabilities: Tensor, graph: GraphFeatures | None = None
@@ -37,6 +39,10 @@ class Refiner(Protocol):
         """
         ...
 
+    def graph_image(self, image: Image.Image) -> Image.Image:
+        """What the graph's network sees of an image; of most refiners the image itself."""
+        ...
+
     def memory(self, labels: int, image_size: tuple[int, int], tokens: int) -> int:
         """Bytes that it takes at most for ``K`` labels beyond what it is given.
 
@@ -51,12 +57,14 @@ class Refiner(Protocol):
 REFINERS: dict[str, type[Refiner]] = {}
 
 
-def registered(name: str, *, needs_graph: bool) -> Callable[[type], type]:
+def registered(name: str, *, needs_graph: bool, linear: bool = False) -> Callable[[type], type]:
     """A decorator that enters a class into :data:`REFINERS` under a name."""
 
     def enter(refiner: type) -> type:
         entered: type[Refiner] = refiner
-        entered.name, entered.needs_graph = name, needs_graph
+        entered.name, entered.needs_graph, entered.linear = name, needs_graph, linear
+        if "graph_image" not in vars(refiner):
+            entered.graph_image = lambda self, image: image  # type: ignore[method-assign]
         REFINERS[name] = entered
         return refiner
 

@@ -23,6 +23,19 @@ def test_without_an_offset_they_are_those_of_transformers(generator, grid):
     torch.testing.assert_close(resampled[1:].T.unflatten(1, grid), expected)
 
 
+@pytest.mark.parametrize("grid", [(7, 4), (3, 9)])
+def test_other_filters_are_those_of_interpolate(generator, grid):
+    positions = torch.randn(26, 3, generator=generator)
+    maps = positions[1:].T.reshape(1, 3, 5, 5)
+    for name, options in {
+        "bilinear": {"mode": "bilinear"},
+        "antialiased": {"mode": "bicubic", "antialias": True},
+    }.items():
+        resampled = resampled_positions(positions, grid, filter=name)
+        expected = interpolate(maps, grid, **options)[0]
+        torch.testing.assert_close(resampled[1:].T.unflatten(1, grid), expected)
+
+
 def bicubic(values, place):
     """By hand: cubic convolution, with torch's coefficient of -0.75, at a place of a line."""
     total = 0.0

@@ -1,7 +1,7 @@
 import pytest
 
 from nerve_fast import InputError
-from nerve_fast.datasets import NAMES, VOCABULARIES, Dataset, words
+from nerve_fast.datasets import NAMES, VOCABULARIES, Dataset, competing, words
 from nerve_fast.datasets.vocabulary import classes_of
 
 SIZES = {
@@ -70,6 +70,55 @@ def test_voc_has_ships_and_tables():
     assert of("voc20", "plain")[3] == ("boat",)
     assert of("pc59", "sclip")[7] == ("boat",)
     assert of("coco-object", "sclip")[61] == ("dining table",)
+
+
+def test_proxyclip_has_words_of_background_and_no_others():
+    assert of("voc21", "proxyclip")[0] == of("voc21", "sclip")[0]
+    words_of_coco = of("coco-object", "proxyclip")[0]
+    assert len(set(words_of_coco)) == 17
+    assert words_of_coco[13:] == ("cloud", "floor", "hill", "rail")
+    assert of("coco-object", "proxyclip")[1] == of("voc20", "proxyclip")[14] == ("person",)
+    assert of("voc20", "proxyclip")[3] == ("ship",)
+    assert of("voc21", "proxyclip")[20] == ("tvmonitor",)
+
+
+def test_clipers_own_words():
+    voc = of("voc21", "cliper")
+    assert len(set(voc[0])) == 25
+    assert (voc[0][0], voc[0][-1]) == ("ground", "sign")
+    assert [voc[i] for i in (3, 4, 9, 11, 15, 20)] == [
+        ("bird avian",),
+        ("boat",),
+        ("chair seat",),
+        ("diningtable",),
+        ("person with clothes, people, human",),
+        ("tvmonitor screen",),
+    ]
+    coco = of("coco-object", "cliper")
+    assert len(set(coco[0])) == 23
+    assert "keyboard" not in coco[0]
+    assert [coco[i][0] for i in (1, 4, 5, 10, 57, 58, 59, 61, 63)] == [
+        "person with cloth people human",
+        "motorbike",
+        "aeroplane",
+        "traffic light",
+        "chair seat",
+        "sofa",
+        "pottedplant",
+        "diningtable",
+        "tvmonitor",
+    ]
+    assert of("ade20k", "cliper")[12] == ("person with cloth people human",)
+    assert of("cityscapes", "cliper")[6] == ("traffic light",)
+    assert of("coco-stuff", "cliper") == of("coco-stuff", "sclip")
+
+
+def test_clipers_background_competes_where_there_is_none():
+    assert competing(dataset("voc20"), "cliper") == of("voc21", "cliper")[0]
+    for name in ("pc59", "coco-stuff", "ade20k", "cityscapes"):
+        assert competing(dataset(name), "cliper") == ("background",)
+        assert competing(dataset(name), "sclip") == ()
+    assert competing(Dataset("voc21", classes_of("voc21"), True, ()), "cliper") == ()
 
 
 def test_background_is_26_words_in_two_sets_of_sclip():

@@ -19,6 +19,7 @@ from nerve_fast.evaluation import method
 from nerve_fast.evaluation import segmenter as command_segmenter
 from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou
 from nerve_fast.refiners import ISeg
+from nerve_fast.refiners.sam import SegmentAnything
 from nerve_fast.tiny.scenes import NAMES, generate
 from nerve_fast.utils.locks import alone_in
 
@@ -517,3 +518,35 @@ def test_images_of_the_longest_names_are_evaluated_varied_and_drawn(root, tmp_pa
     assert cli.main([str(part) for part in command]) == 0
     assert len(list((tmp_path / "ablation" / "features").rglob("*.safetensors"))) == IMAGES
     assert "are kept in" not in caplog.text
+
+
+def test_clipers_presets_run_on_a_data_set_of_the_field(tmp_path, own_cache):
+    """One image of VOC: the head alone, then moved along the diffusion model's maps."""
+    base = tmp_path / "VOC2012"
+    for name in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
+        (base / name).mkdir(parents=True)
+    (base / "ImageSets" / "Segmentation" / "val.txt").write_text("scene\n")
+    image, mask, _ = generate(990_000, (64, 96))
+    image.save(base / "JPEGImages" / "scene.jpg")
+    Image.fromarray(mask.astype(np.uint8)).save(base / "SegmentationClass" / "scene.png")
+    maps = {}
+    for preset in ("cliper", "cliper-diffusion"):
+        out = tmp_path / preset
+        flags = ("--dataset", "voc21", "--root", tmp_path, "--models", "tiny", "--device", "cpu")
+        flags = (*flags, "--preset", preset, "--prior-resolution", 64, "-o", out)
+        assert cli.main([str(part) for part in ("evaluate", *flags)]) == 0
+        maps[preset] = figures(out)
+    assert maps["cliper"]["run"]["refiner"] == {"name": "none"}
+    assert maps["cliper-diffusion"]["run"]["refiner"] == {"name": "cliper", "cut": 0.1, "side": 512}
+    assert len(maps["cliper"]["run"]["dataset"]["words"][0]) == 25
+    assert 0 <= maps["cliper"]["present_miou"] <= 1
+
+
+@pytest.mark.parametrize("refiner", ["densecrf", "regions"])
+def test_refiners_at_the_images_pixels_run(root, tmp_path, monkeypatch, refiner):
+    def halves(source):
+        return lambda image: [np.arange(image.height)[:, None].repeat(image.width, 1) < 20]
+
+    monkeypatch.setattr(SegmentAnything, "from_pretrained", halves)
+    assert evaluate(root, tmp_path, "--refiner", refiner, "--limit", 1) == 0
+    assert figures(tmp_path)["accuracy"] > 0.3

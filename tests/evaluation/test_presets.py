@@ -4,7 +4,9 @@ from nerve_fast import InputError
 from nerve_fast.evaluation.presets import (
     PRESETS,
     REFINERS,
+    by_authors,
     clip_of,
+    diffusion_of,
     graph_of,
     iseg_of,
     note_of,
@@ -56,16 +58,16 @@ CLEARCLIP = {
     "ade20k": (448, (448, 224), 50, 0),
     "cityscapes": (448, (224, 224), 50, 0),
 }
-# The last two: CLIPer's score and background, and whether maps are stretched.
+# CLIPer: short side, scale, templates, layer, cut; score, background, whether maps are stretched.
 CLIPER = {
-    "voc21": (336, WHOLE, 50, (0.5, 0.4, True)),
-    "voc20": (336, WHOLE, 70, (0.1, 1e-4, False)),
-    "pc60": (336, WHOLE, 50, (0.3, 0.3, False)),
-    "pc59": (336, WHOLE, 100, (0.45, 0.45, False)),
-    "coco-object": (336, WHOLE, 50, (0.5, 0.5, False)),
-    "coco-stuff": (336, WHOLE, 50, (0.2, 0.2, False)),
-    "ade20k": (336, WHOLE, 50, (0.2, 0.2, False)),
-    "cityscapes": (448, WHOLE, 100, (0, 1e-4, False)),
+    "voc21": (336, 50, "cliper", -2, 0.1, (0.5, 0.4, True)),
+    "voc20": (336, 70, "cliper", -1, 0.2, (0.1, 1e-4, False)),
+    "pc60": (336, 50, None, -2, 0.2, (0.3, 0.3, False)),
+    "pc59": (336, 100, "cliper", -2, 0.2, (0.45, 0.45, False)),
+    "coco-object": (336, 50, None, -2, 0.1, (0.5, 0.5, False)),
+    "coco-stuff": (336, 50, None, -2, 0.2, (0.2, 0.2, False)),
+    "ade20k": (336, 50, None, -1, 0.2, (0.2, 0.2, False)),
+    "cityscapes": (448, 100, "cliper", -1, 0.35, (0, 1e-4, False)),
 }
 B16, L14 = "openai/clip-vit-base-patch16", "openai/clip-vit-large-patch14"
 DINO = "facebook/dino-vitb8"
@@ -76,11 +78,10 @@ METHODS = {
     "maskclip": (SCLIP, B16, "maskclip", "none", "sclip", "mmseg"),
     "sclip": (SCLIP, B16, "sclip", "none", "sclip", "mmseg"),
     "naclip": (NACLIP, B16, "naclip", "pamr", "sclip", "mmseg"),
-    "proxyclip": (PROXYCLIP, B16, "proxyclip", "none", "sclip", "mmseg"),
-    "proxyclip-l14": (PROXYCLIP, L14, "proxyclip", "none", "sclip", "mmseg"),
+    "proxyclip": (PROXYCLIP, B16, "proxyclip", "none", "proxyclip", "mmseg"),
+    "proxyclip-l14": (PROXYCLIP, L14, "proxyclip", "none", "proxyclip", "mmseg"),
     "clearclip": (CLEARCLIP, B16, "clearclip", "none", "clearclip", "mmseg"),
     "clearclip-l14": (CLEARCLIP, L14, "clearclip", "none", "clearclip", "mmseg"),
-    "cliper": (CLIPER, L14, "cliper", "none", "sclip", "fit"),
     "nerve": (NACLIP, L14, "naclip", "walk", "sclip", "mmseg"),
     "nerve-dino": (NACLIP, L14, "naclip", "walk", "sclip", "mmseg"),
     "metaclip": (CLEARCLIP, METACLIP, "clearclip", "none", "clearclip", "mmseg"),
@@ -151,15 +152,37 @@ def test_every_row_is_that_of_the_public_code(preset, dataset):
     assert [found.prior, found.refiner, found.vocabulary, found.protocol] == names
     assert (found.resolution, (found.window, found.stride)) == (resolution, windows)
     assert found.logit_scale == scale
-    if preset == "cliper":
-        assert (found.score, found.background, found.stretched) == thresholds
-        assert found.threshold == 0
-    else:
-        assert found.threshold == thresholds
-        assert found.score is None
+    assert found.threshold == thresholds
+    assert found.score is None
     assert found.area_threshold == (0.1 if (preset, dataset) == ("sclip", "voc21") else 0)
     assert (found.rule, found.templates) == ("threshold", None)
     assert clip_of(preset) == clip
+
+
+@pytest.mark.parametrize("dataset", CLIPER)
+def test_clipers_rows_are_those_of_its_configurations(dataset):
+    resolution, scale, templates, layer, cut, rule = CLIPER[dataset]
+    for preset, refiner in (("cliper", "none"), ("cliper-diffusion", "cliper")):
+        found = settings_of(preset, dataset, dataset in BACKGROUND)
+        assert (found.prior, found.refiner, found.vocabulary) == ("cliper", refiner, "cliper")
+        assert (found.resolution, found.logit_scale, found.templates) == (
+            resolution,
+            scale,
+            templates,
+        )
+        assert (found.layer, found.cut) == (layer, cut)
+        assert (found.score, found.background, found.stretched) == rule
+        assert (found.window, found.threshold) == (None, 0)
+        assert clip_of(preset) == L14
+    block = "up_blocks.3.attentions.{}.transformer_blocks.0.attn1"
+    layers = (block.format(1), block.format(0))
+    assert diffusion_of("cliper-diffusion") == (layers, 101)
+    assert diffusion_of("cliper") == (None, None)
+
+
+def test_settings_of_ours_are_said_to_be_ours():
+    ours = ["nerve", "nerve-dino", "metaclip", "openclip", "fixed"]
+    assert [name for name in PRESETS if not by_authors(name)] == ours
 
 
 def test_fixed_is_one_setting_for_all():
@@ -168,7 +191,7 @@ def test_fixed_is_one_setting_for_all():
     assert (row.resolution, row.window, row.logit_scale, row.threshold) == (None, None, 40, 0.1)
     assert (row.prior, row.refiner, row.vocabulary) == ("naclip", "walk", "plain")
     assert settings_of("fixed", "ade20k", False).threshold == 0
-    assert set(PRESETS) == {*METHODS, *SYSTEMS, "fixed"}
+    assert set(PRESETS) == {*METHODS, *SYSTEMS, "cliper", "cliper-diffusion", "fixed"}
     assert "slides give no" in note_of("nerve")
 
 

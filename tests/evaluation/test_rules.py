@@ -97,11 +97,13 @@ def test_clipers_rule():
     maps[2] = torch.tensor([[0.1, 0.1, 0.1, 0.1]])
     maps[3] = torch.tensor([[0.0, 0.35, 0.0, 0.0]])
 
-    def labels(maps=maps, **changes):
+    def labels(given=None, **changes):
+        maps_ = maps if given is None else given
         rule = {"has_background": True, "score": 0.5, "background": 0.4, "stretched": False}
-        return cliper(maps, maps, (1, 4), **{**rule, **changes})[0].tolist()
+        return cliper(maps_, maps_, (1, 4), **{**rule, **changes})[0].tolist()
 
-    # Maps are doubled: class 1 is 0.8, 0.6, 0.1, 0 and class 3 0.7 at the second pixel.
+    # Class 1 is 0.8, 0.6, 0.1, 0 and class 3 0.7 at the second pixel.
+    maps = 2 * maps
     assert labels() == [1, 3, 0, 0]
     assert labels(score=0.75) == [1, 1, 0, 0]
     assert labels(score=0.1, background=0.05) == [1, 3, 2, 2]
@@ -110,15 +112,15 @@ def test_clipers_rule():
     assert labels(has_background=False) == [0, 0, 0, 0]
     assert labels(maps[1:], has_background=False) == [0, 2, 3, 3]
     # Stretched, the weaker of two reaches the stronger at its best place.
-    flat = torch.stack([torch.zeros(1, 4), maps[1] + 0.5, 0.7 * maps[1].flip(1)])
+    flat = torch.stack([torch.zeros(1, 4), maps[1] + 1, 0.7 * maps[1].flip(1)])
     assert labels(flat, score=0, background=0.3) == [1, 1, 1, 1]
     assert labels(flat, score=0, background=0.3, stretched=True) == [1, 1, 2, 2]
 
 
 def test_clipers_scores_are_means_of_before_and_after():
     prior, refined = torch.zeros(2, 1, 1), torch.zeros(2, 2, 2)
-    prior[1] = 0.9
-    refined[1] = 0.2
+    prior[1] = 1.8
+    refined[1] = 0.4
     rule = {"has_background": True, "background": 0.0001, "stretched": False}
     assert (cliper(prior, refined, (3, 3), score=1.0, **rule) == 1).all()
     assert (cliper(prior, refined, (3, 3), score=1.2, **rule) == 0).all()

@@ -64,6 +64,7 @@ def test_other_refiners_get_probabilities(pipe):
 
     class Refiner:
         needs_graph = False
+        linear = False
 
         def __call__(self, image, probabilities, graph):
             seen.append(probabilities)

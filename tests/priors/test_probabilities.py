@@ -12,6 +12,7 @@ from nerve_fast.priors import (
     as_distribution,
     view_of,
 )
+from nerve_fast.priors.maskclip import PublicMaskCLIP
 from nerve_fast.priors.resizing import opencv_bilinear
 from nerve_fast.tiny.scenes import generate
 
@@ -178,6 +179,42 @@ def test_to_tokens_gives_distributions_in_row_major_order(make_prior, grid):
         left_half[0, :, :6], left_half[1, :, 6:] = 1, 1
         labels = to_tokens(left_half[None], grid)[0].argmax(-1).unflatten(0, grid)
         assert labels.tolist() == [[0, 0, 0, 1, 1, 1]] * 4
+
+
+def test_clearclips_windows_get_zeros_to_whole_patches(pipe):
+    clip, words = pipe.prior.clip, ["grass", "ball"]
+    image = Image.effect_noise((150, 91), 80).convert("RGB")
+    config = PriorConfig("clearclip", resolution=43, protocol="mmseg")
+    pixels = clip.pixels(opencv_bilinear(image, (71, 43)))
+    # The patch has 8 pixels: 72 × 48, one more column and five more rows.
+    padded = torch.zeros(1, 3, 48, 72)
+    padded[0, :, 2:45, 0:71] = pixels
+    features = clip.patch_features(padded, METHODS["clearclip"].read_out, position_offset=0.1)
+    assert features.shape[1:3] == (6, 9)
+    maps = (features @ clip.encode_words(words).T).permute(0, 3, 1, 2)
+    maps = torch.nn.functional.interpolate(maps, (48, 72), mode="bilinear")[:, :, 2:45, :71]
+    found = CLIPPrior(clip, config).similarities([image], words)
+    torch.testing.assert_close(found, maps, rtol=1e-4, atol=1e-5)
+    other = CLIPPrior(clip, PriorConfig("sclip", resolution=43, protocol="mmseg"))
+    assert other._padding(other.view(image.size)) == (0, 0, 0, 0)
+
+
+def test_the_authors_way_is_that_of_the_protocol(pipe):
+    """MaskCLIP's network, and each method's position embeddings."""
+    clip, words = pipe.prior.clip, ["grass", "ball"]
+    image = Image.effect_noise((110, 91), 80).convert("RGB")
+    for name, read_out, positions in (
+        ("maskclip", PublicMaskCLIP(), (0.0, "bicubic")),
+        ("gem", METHODS["gem"].read_out, (0.0, "antialiased")),
+        ("clip", METHODS["clip"].read_out, (0.1, "bicubic")),
+    ):
+        config = PriorConfig(name, resolution=48, protocol="mmseg")
+        pixels = clip.pixels(opencv_bilinear(image, (58, 48)))[None]
+        features = clip.patch_features(pixels, read_out, *positions)
+        maps = (features @ clip.encode_words(words).T).permute(0, 3, 1, 2)
+        maps = torch.nn.functional.interpolate(maps, (48, 58), mode="bilinear")
+        found = CLIPPrior(clip, config).similarities([image], words)
+        torch.testing.assert_close(found, maps, rtol=1e-4, atol=1e-5)
 
 
 def test_to_tokens_averages_what_a_token_covers():

@@ -88,6 +88,21 @@ def test_a_refiner_works_at_the_images_pixels_with_the_fields_settings(generator
     torch.testing.assert_close(refined.sum(0), torch.ones(20, 40))
 
 
+def test_it_may_see_what_clip_sees_brought_back_up(generator, make_prior):
+    """mmcv's size (a factor on both sides, half up), OpenCV's filter, then bilinear."""
+    levels = torch.randint(0, 256, (3, 41, 80), generator=generator)
+    image = pil(levels / 255)
+    coarse = make_prior(3, 5, 4, dtype=torch.float32).permute(2, 0, 1)
+    # A side halves: of each place the two pixels around it count alike.
+    halves = levels[:, :40].unflatten(1, (20, 2)).unflatten(3, (40, 2)).double().mean((2, 4))
+    refined = PAMR(2, (1, 3), seen=20)(image.crop((0, 0, 80, 40)), coarse)
+    seen = interpolate(halves.round()[None] / 255, (40, 80), mode="bilinear")[0]
+    expected = pamr(seen.float(), coarse, 2, (1, 3))
+    assert (refined - expected).abs().mean() < 0.01
+    assert (refined - PAMR(2, (1, 3))(image.crop((0, 0, 80, 40)), coarse)).abs().mean() > 0.01
+    assert PAMR(2, (1, 3), seen=7)(image, coarse).shape == (4, 41, 80)
+
+
 def test_constant_maps_stay(image):
     constant = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)[:, None, None].expand(3, 7, 9)
     torch.testing.assert_close(pamr(image, constant, 10, (1, 2)), constant)
@@ -141,6 +156,7 @@ def test_chunks_of_labels_change_nothing_and_no_other_tensor_is_as_large(
         ({"iterations": 2.5}, "iterations is 2.5; expected a whole number, 0 or more"),
         ({"dilations": ()}, "dilations is empty; expected distances in pixels"),
         ({"dilations": (8, 0)}, "a dilation is 0; expected a whole number, 1 or more"),
+        ({"seen": 0}, "seen is 0; expected a whole number, 1 or more"),
     ],
 )
 def test_bad_settings_are_refused(settings, message):

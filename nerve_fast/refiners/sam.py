@@ -1,0 +1,105 @@
+"""Masks of all things in an image, by a SAM of transformers (Kirillov et al., ICCV 2023)."""
+
+import functools
+
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import SamModel, SamProcessor
+
+from nerve_fast.errors import InputError
+
+POINTS = 32
+"""Points along a side of the grid that the model is asked at."""
+
+AT_A_TIME = 16
+"""Points that go through the mask decoder together."""
+
+LEAST_IOU, LEAST_STABILITY, OFFSET = 0.88, 0.95, 1.0
+"""A mask stays whose predicted quality is above the first, and whose share of what it has at a
+threshold lower by the offset, at one higher by it, is the second or more."""
+
+MOST_OVERLAP = 0.7
+"""Of two masks whose boxes overlap more, as intersection over union, the better stays."""
+
+
+class SegmentAnything:
+    """SAM's automatic masks, with the authors' settings and without crops of the image.
+
+    transformers' own pipeline for this needs a torchvision made for the installed torch; what it
+    takes from there, the choice among boxes that overlap, is here.
+
+    Args:
+        model, processor: of transformers.
+    """
+
+    def __init__(self, model: SamModel, processor: SamProcessor):
+        self.model = model.eval().requires_grad_(False)
+        self.processor = processor
+
+    @classmethod
+    @functools.lru_cache(maxsize=1)
+    def from_pretrained(cls, source: str) -> "SegmentAnything":
+        """Load a SAM, on the GPU where there is one; the one used last is kept.
+
+        Raises:
+            InputError: it is not available, or is no SAM.
+        """
+        try:
+            model = SamModel.from_pretrained(source, trust_remote_code=False)
+            processor = SamProcessor.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(
+                f"{source}: is no mask generator that can be loaded; expected the hub id or folder "
+                f"of a SAM ({str(error).splitlines()[0]})"
+            ) from error
+        return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image) -> list[Tensor]:
+        """``(H, W)`` bool each, the best first; none where nothing is sure enough."""
+        device = self.model.device
+        places = (torch.arange(POINTS) + 0.5) / POINTS
+        grid = torch.cartesian_prod(places * image.width, places * image.height)
+        seen = self.processor(image, input_points=[grid[:, None].tolist()], return_tensors="pt")
+        embedding = self.model.get_image_embeddings(seen.pixel_values.to(device))
+        masks, scores, boxes = [], [], []
+        for points in seen.input_points.split(AT_A_TIME, dim=1):
+            out = self.model(
+                image_embeddings=embedding, input_points=points.to(device, torch.float32)
+            )
+            (logits,) = self.processor.image_processor.post_process_masks(
+                out.pred_masks, seen.original_sizes, seen.reshaped_input_sizes, binarize=False
+            )
+            logits, iou = logits.flatten(0, 1), out.iou_scores.flatten()
+            inner, outer = ((logits > side).sum((1, 2)) for side in (OFFSET, -OFFSET))
+            found = logits > 0
+            keep = (iou > LEAST_IOU) & (inner >= LEAST_STABILITY * outer) & found.any(2).any(1)
+            # One by one, as a mask takes a byte a pixel and most do not stay.
+            masks += [mask.cpu() for mask in found[keep]]
+            scores += iou[keep].tolist()
+            boxes += [_box(mask) for mask in found[keep]]
+        return [masks[i] for i in _apart(boxes, scores)]
+
+
+def _box(mask: Tensor) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom, the last two outside."""
+    rows, columns = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _apart(boxes: list[tuple[int, int, int, int]], scores: list[float]) -> list[int]:
+    """The boxes, the best first, that overlap none that is better too much."""
+    kept: list[int] = []
+    for i in sorted(range(len(boxes)), key=lambda i: -scores[i]):
+        if all(_overlap(boxes[i], boxes[j]) <= MOST_OVERLAP for j in kept):
+            kept.append(i)
+    return kept
+
+
+def _overlap(a: tuple[int, int, int, int], b: tuple[int, int, int, int]) -> float:
+    """Intersection over union."""
+    width = max(min(a[2], b[2]) - max(a[0], b[0]), 0)
+    height = max(min(a[3], b[3]) - max(a[1], b[1]), 0)
+    union = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - width * height
+    return width * height / union
