@@ -19,7 +19,8 @@ from nerve_fast.refiners.registry import registered
 class DenseCRF:
     """A fully connected CRF at the image's own pixels.
 
-    It is :func:`~nerve_fast.imaging.densecrf.densecrf` as a refiner. Defaults are those of CLIP as RNN, which are DeepLab's.
+    It is :func:`~nerve_fast.imaging.densecrf.densecrf` as a refiner. Defaults are those
+    of CLIP as RNN, which are DeepLab's.
 
     Args:
         iterations: of mean field.
