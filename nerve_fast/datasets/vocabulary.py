@@ -33,8 +33,8 @@ def words(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, ...], ...]:
             several clothes; ``"clearclip"``, ClearCLIP's: the same without what stands for
             background, person and TV monitor; ``"proxyclip"``, ClearCLIP's with 26 words of
             background in VOC21 and 17 in COCO-Object; ``"cliper"``, CLIPer's, see
-            :func:`competing`; ``"groupvit"``, ``"clip-diy"`` and ``"pixelclip"``, those of these
-            systems on VOC and Pascal Context. A word may stand in two classes: ``"bed"`` is
+            :func:`competing`; ``"groupvit"``, ``"clip-diy"``, ``"pixelclip"`` and
+            ``"car"``, those of these systems. A word may stand in two classes: ``"bed"`` is
             background, and a bed, in SCLIP's COCO-Object.
 
     Returns:
@@ -64,6 +64,15 @@ def competing(dataset: Dataset, vocabulary: str) -> tuple[str, ...]:
     if vocabulary != "cliper" or dataset.has_background:
         return ()
     return tuple(_replaced(dataset.name, vocabulary).get("background", ["background"]))
+
+
+def stuff(dataset: Dataset, vocabulary: str) -> tuple[str, ...]:
+    """Return the first word of each class that CLIP as RNN takes for stuff, and looks for apart."""
+    if vocabulary != "car":
+        return ()
+    names = _FACTS["apart"].get(dataset.name, ())
+    pairs = zip(dataset.classes, words(dataset, vocabulary), strict=True)
+    return tuple(synonyms[0] for name, synonyms in pairs if name in names)
 
 
 def _replaced(name: str, vocabulary: str) -> dict[str, list[str]]:

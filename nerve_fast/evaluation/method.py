@@ -257,10 +257,11 @@ def load_segmenter(
         choose(models.backend, device, dtype)
     classes = datasets.words(dataset, settings.vocabulary)
     others = datasets.competing(dataset, settings.vocabulary)
+    stuff = datasets.stuff(dataset, settings.vocabulary)
     # The words of the background may be others than its name.
     background = classes[0][0] if dataset.has_background else None
     prior = load_prior(
-        prior_of(settings, background, others), clip_source, device=device, dtype=dtype
+        prior_of(settings, background, others, stuff), clip_source, device=device, dtype=dtype
     )
     weights = {"prior": prior.identity}
     refiner = source = None

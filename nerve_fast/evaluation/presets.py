@@ -51,9 +51,11 @@ class Settings:
         networks: what the prior looks with besides its network of images and words, by name; see
             :class:`nerve_fast.PriorConfig`.
         layer, cut: of the prior ``cliper``; the refiner of that name has the same cut.
+        mask, confidence, box, visual, visual_stuff: of the prior ``car``.
         templates: of its prompts; ``None`` is the prior's own.
         rule: how scores become labels: ``threshold`` is the SCLIP line's, the others are
-            :func:`nerve_fast.evaluation.rules.nearest` and ``stretched``.
+            :func:`nerve_fast.evaluation.rules.nearest` and ``stretched``; ``painted`` takes the
+            labels that the prior gives to pixels, or none where it gives none.
     """
 
     prior: str
@@ -75,11 +77,19 @@ class Settings:
     rule: str = "threshold"
     layer: int = -1
     cut: float = 0.2
+    mask: float = 0.4
+    confidence: float = 0.6
+    box: float = 0.4
+    visual: tuple[str, ...] = ("circle", "blur")
+    visual_stuff: tuple[str, ...] = ("blur", "gray")
 
     def __post_init__(self):
         if self.refiner not in REFINERS:
             raise InputError(f"refiner is {self.refiner!r}; expected one of {', '.join(REFINERS)}")
         Certainty(self.threshold, self.under)
+        # As JSON has them they are lists.
+        for name in ("visual", "visual_stuff"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
 def note_of(preset: str) -> str:
@@ -141,7 +151,7 @@ def settings_of(preset: str, dataset: str, has_background: bool, **changes) -> S
     if not has_background:
         row = {**row, "threshold": 0.0, "area_threshold": 0.0}
     for name, said in (("threshold", "threshold"), ("under", "background")):
-        if name in changes and entry.get("rule") == "nearest":
+        if name in changes and entry.get("rule") in ("nearest", "painted"):
             raise InputError(
                 f"{said} is {changes[name]}; the preset {preset} labels each pixel by its best "
                 "class, whatever its score: leave it out"

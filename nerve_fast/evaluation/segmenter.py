@@ -136,6 +136,9 @@ def rule_of(
         settings = dataclasses.replace(settings, threshold=0.0)
     certainty = Certainty(settings.threshold, settings.under)
     under = 0 if has_background else count
+    if settings.rule == "painted":
+        least = torch.finfo(torch.float32).tiny
+        return {"least": least, "area_threshold": 0.0, "under": under}
     return {
         "least": certainty.least(names) if certainty.named else certainty.threshold,
         "area_threshold": settings.area_threshold,
@@ -144,7 +147,10 @@ def rule_of(
 
 
 def prior_of(
-    settings: Settings, background: str | None = None, others: Sequence[str] = ()
+    settings: Settings,
+    background: str | None = None,
+    others: Sequence[str] = (),
+    stuff: Sequence[str] = (),
 ) -> PriorConfig:
     """Return the prior that the settings describe; what it does not read is left out.
 
@@ -152,6 +158,7 @@ def prior_of(
         settings: of the method.
         background: a word of the class that is whatever no other class is, where there is one.
         others: words that compete with those of the classes, and stand for none.
+        stuff: a word of each class that is stuff.
 
     Raises:
         InputError: there is no such prior, or a value is out of its range.
@@ -169,6 +176,12 @@ def prior_of(
         "layer": settings.layer,
         "cut": settings.cut,
         "others": tuple(others),
+        "mask": settings.mask,
+        "confidence": settings.confidence,
+        "box": settings.box,
+        "visual": settings.visual,
+        "visual_stuff": settings.visual_stuff,
+        "stuff": tuple(stuff),
     }
     read = {name: said[name] for name in ENTRIES[settings.prior].reads}
     return PriorConfig(settings.prior, networks=settings.networks, **read)

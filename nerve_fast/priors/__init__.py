@@ -14,6 +14,7 @@ from nerve_fast.priors.siglip import SigLIP
 from nerve_fast.priors.groupvit import GroupViT
 from nerve_fast.priors.clipdiy import CLIPDIY
 from nerve_fast.priors.pixelclip import PixelCLIP
+from nerve_fast.priors.car import CaR
 
 # isort: on
 from nerve_fast.priors.config import PriorConfig
@@ -30,6 +31,7 @@ __all__ = [
     "METHODS",
     "CLIPPrior",
     "CLIPer",
+    "CaR",
     "GroupViT",
     "PixelCLIP",
     "Prior",

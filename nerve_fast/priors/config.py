@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from nerve_fast.backbones.templates import TEMPLATES
 from nerve_fast.errors import InputError, check_choice, quoted
 from nerve_fast.numerics import is_finite
+from nerve_fast.priors.prompting import PROMPTS
 from nerve_fast.utils.named import named_networks
 
 PROTOCOLS = ("fit", "mmseg", "squash")
@@ -43,6 +44,11 @@ class PriorConfig:
         threshold: of that rule, where it has one: the least probability of another label.
         layer, cut: of ``cliper``: which layer is moved, −1 being the last, and below which share of
             a map's maximum it is 0 there.
+        mask, confidence, box: of ``car``: above which value of a proposal its pixels are shown;
+            above which score a label stays; above which share of a map's maximum a box is drawn.
+        visual, visual_stuff: of ``car``: the visual prompts of things and of stuff, some of
+            :data:`~nerve_fast.priors.prompting.PROMPTS`.
+        stuff: of ``car``: a word of each label that is stuff, which is looked for first.
         others: of ``cliper``: words that compete with those of the labels and stand for none.
 
     Raises:
@@ -63,6 +69,12 @@ class PriorConfig:
     layer: int = -1
     cut: float = 0.2
     others: tuple[str, ...] = ()
+    mask: float = 0.4
+    confidence: float = 0.6
+    box: float = 0.4
+    visual: tuple[str, ...] = ("circle", "blur")
+    visual_stuff: tuple[str, ...] = ("blur", "gray")
+    stuff: tuple[str, ...] = ()
 
     def __post_init__(self):
         # The registry is filled by the files of the methods, which take their settings from here.
@@ -115,6 +127,13 @@ class PriorConfig:
                 raise InputError(
                     f"prior {field} is {quoted(getattr(self, field))}; expected a number"
                 )
+        for field in ("mask", "confidence", "box"):
+            value = getattr(self, field)
+            if not isinstance(value, numbers.Real) or not 0 <= value <= 1:
+                raise InputError(f"prior {field} is {quoted(value)}; expected a number from 0 to 1")
+        for field in ("visual", "visual_stuff"):
+            for prompt in getattr(self, field):
+                check_choice(f"prior {field.replace('_', ' ')}", prompt, PROMPTS)
         if self.templates is not None:
             check_choice("prior templates", self.templates, TEMPLATES)
         self._refuse_unread(entry.reads)

@@ -5,7 +5,7 @@ same from what the image has been turned into already.
 """
 
 from nerve_fast.refiners.cliper import CLIPerDiffusion, attention_chain
-from nerve_fast.refiners.densecrf import DenseCRF, densecrf
+from nerve_fast.refiners.densecrf import DenseCRF
 from nerve_fast.refiners.iseg import ISeg, iseg
 from nerve_fast.refiners.pamr import PAMR, pamr
 from nerve_fast.refiners.regions import Regions
@@ -22,7 +22,6 @@ __all__ = [
     "Regions",
     "Walk",
     "attention_chain",
-    "densecrf",
     "iseg",
     "pamr",
     "walk",

@@ -110,6 +110,15 @@ SYSTEMS = {
         ("laion/CLIP-ViT-B-32-laion2B-s34B-b79K", "none", "nearest", None),
         {"voc21": ("clip-diy", 0, 1, None), "coco-object": ("clip-diy", 0, 1, None)},
     ),
+    "car": (
+        ("openai/clip-vit-base-patch16", "none", "painted", None),
+        {
+            "voc21": ("car", 0, 40, None),
+            "pc60": ("car", 0, 40, None),
+            "coco-object": ("car", 0, 40, None),
+            "ade20k": ("car", 0, 40, None),
+        },
+    ),
     "pixelclip": (
         ("openai/clip-vit-base-patch16", "none", "threshold", None),
         {
@@ -135,6 +144,25 @@ def test_every_row_of_a_system_is_that_of_its_public_code(preset):
     for dataset in SCLIP.keys() - rows:
         with pytest.raises(InputError, match=f"no settings for the data set {dataset}, only for "):
             settings_of(preset, dataset, dataset in BACKGROUND)
+
+
+# Of CLIP as RNN: mask, confidence, box; visual prompts of things and of stuff.
+CAR = {
+    "voc21": (0.4, 0.6, 0.4, {"circle", "blur"}, None),
+    "coco-object": (0.5, 0.3, 0.5, {"blur", "gray"}, None),
+    "pc60": (0.6, 0.25, 0.4, {"circle", "blur"}, {"blur", "gray"}),
+    "ade20k": (0.6, 0.25, 0.7, {"blur", "gray"}, {"blur", "gray"}),
+}
+
+
+@pytest.mark.parametrize("dataset", CAR)
+def test_clip_as_rnns_rows_are_those_of_its_configurations(dataset):
+    mask, confidence, box, visual, stuff = CAR[dataset]
+    found = settings_of("car", dataset, dataset in BACKGROUND)
+    assert (found.mask, found.confidence, found.box) == (mask, confidence, box)
+    assert set(found.visual) == visual
+    if stuff:
+        assert set(found.visual_stuff) == stuff
 
 
 def test_one_preset_walks_on_another_graph():
@@ -181,13 +209,8 @@ def test_clipers_rows_are_those_of_its_configurations(dataset):
 
 
 def test_settings_of_ours_are_said_to_be_ours():
-    assert [name for name in PRESETS if not by_authors(name)] == [
-        "nerve",
-        "nerve-dino",
-        "metaclip",
-        "openclip",
-        "fixed",
-    ]
+    ours = ["nerve", "nerve-dino", "metaclip", "openclip", "fixed"]
+    assert [name for name in PRESETS if not by_authors(name)] == ours
 
 
 def test_fixed_is_one_setting_for_all():
