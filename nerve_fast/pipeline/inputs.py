@@ -4,6 +4,7 @@ import collections
 import itertools
 import logging
 import os
+import sys
 from collections.abc import Generator, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -176,5 +177,5 @@ def read(path: Path, max_pixels: int | None = None) -> Opened:
 def batches(items: Iterable, size: int) -> Iterator[list]:
     """Yield lists of ``size`` items; the last list may be shorter."""
     items = iter(items)
-    while batch := list(itertools.islice(items, size)):
+    while batch := list(itertools.islice(items, min(size, sys.maxsize))):
         yield batch

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import numbers
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Literal
 
@@ -215,7 +216,9 @@ def groups(entries: Iterator[tuple], batch_size: int) -> Iterator[list[Job]]:
         entries: of :func:`entries`.
         batch_size: so many are asked for at a time.
     """
-    while jobs := [_job(*entry) for entry in itertools.islice(entries, batch_size)]:
+    while jobs := [
+        _job(*entry) for entry in itertools.islice(entries, min(batch_size, sys.maxsize))
+    ]:
         alike = [list(group) for _, group in itertools.groupby(jobs, key=lambda job: job.kind())]
         del jobs
         alike.reverse()

@@ -86,11 +86,11 @@ class PriorConfig:
         object.__setattr__(self, "networks", networks)
         if self.background is not None and not isinstance(self.background, str):
             raise TypeError(f"prior background is {quoted(self.background)}; expected a word")
-        if not isinstance(self.others, (list, tuple)) or not all(
-            isinstance(word, str) for word in self.others
-        ):
-            raise TypeError(f"prior others is {quoted(self.others)}; expected a list of words")
-        object.__setattr__(self, "others", tuple(self.others))
+        for field in ("others", "visual", "visual_stuff", "stuff"):
+            words = getattr(self, field)
+            if not isinstance(words, (list, tuple)) or not all(isinstance(x, str) for x in words):
+                raise TypeError(f"prior {field} is {quoted(words)}; expected a list of words")
+            object.__setattr__(self, field, tuple(words))
         for name, source in networks:
             if name not in entry.networks:
                 known = ", ".join(entry.networks) or "none"
