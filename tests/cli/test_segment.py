@@ -240,8 +240,9 @@ def test_what_else_a_folder_holds_is_named(folder, monkeypatch, caplog):
 
 def test_max_pixels_is_the_users_word(folder, tmp_path, monkeypatch, capsys):
     """Of the image, of the mask of scribbles, and of the label map that exports are made of."""
-    # Pillow holds what is cut out of an image to its limit too: that is less than the image is.
+    # Pillow holds what is cut out of an image to its limit too: stripes and tiles are below it.
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    monkeypatch.setattr(visualize, "STRIPE_PIXELS", 20_000)
     scene, mask = folder / "scene0.png", tmp_path / "mask.png"
     generate(980_000, 256)[0].save(scene)
     marked = np.zeros((256, 256), np.uint8)
