@@ -133,7 +133,7 @@ class PriorConfig:
                 raise InputError(f"prior {field} is {quoted(value)}; expected a number from 0 to 1")
         for field in ("visual", "visual_stuff"):
             for prompt in getattr(self, field):
-                check_choice(f"prior {field.replace('_', ' ')}", prompt, PROMPTS)
+                check_choice(f"prior {field}", prompt, PROMPTS)
         if self.templates is not None:
             check_choice("prior templates", self.templates, TEMPLATES)
         self._refuse_unread(entry.reads)

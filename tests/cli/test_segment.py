@@ -240,20 +240,21 @@ def test_what_else_a_folder_holds_is_named(folder, monkeypatch, caplog):
 
 def test_max_pixels_is_the_users_word(folder, tmp_path, monkeypatch, capsys):
     """Of the image, of the mask of scribbles, and of the label map that exports are made of."""
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
-    # Pillow before 13 holds what is cut out of an image, such as CLIP's windows, to so few too.
-    monkeypatch.setattr(Image, "_decompression_bomb_check", lambda size: None)
+    # Pillow holds what is cut out of an image to its limit too: stripes and tiles are below it.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20_000)
+    monkeypatch.setattr(visualize, "STRIPE_PIXELS", 20_000)
     scene, mask = folder / "scene0.png", tmp_path / "mask.png"
-    marked = np.zeros((64, 64), np.uint8)
+    generate(980_000, 256)[0].save(scene)
+    marked = np.zeros((256, 256), np.uint8)
     marked[:9, :9] = 1
     Image.fromarray(marked).save(mask)
     given = (scene, "-o", tmp_path / "out", "--scribbles", mask, "--export", "csv")
     assert segment(*given) == 2
     said = capsys.readouterr().err
-    assert "over the limit of 2000; raise max_pixels (--max-pixels) where" in said
-    assert segment(*given, "--max-pixels", "4.1kp") == 0
+    assert "over the limit of 40000; raise max_pixels (--max-pixels) where" in said
+    assert segment(*given, "--max-pixels", "66kp") == 0
     assert len((tmp_path / "out" / "areas.csv").read_text().splitlines()) > 1
-    assert Image.MAX_IMAGE_PIXELS == 1000
+    assert Image.MAX_IMAGE_PIXELS == 20_000
     capsys.readouterr()
     for wrong in ("0", "many", "400XP"):
         assert segment(*given, "--max-pixels", wrong) == 2
