@@ -145,7 +145,7 @@ class PriorConfig:
             value = getattr(self, field.name)
             if value != field.default:
                 raise InputError(
-                    f"prior {field.name.replace('_', ' ')} is {quoted(value)}, which the prior "
+                    f"prior {field.name} is {quoted(value)}, which the prior "
                     f"{self.name} does not read; leave it out"
                 )
 

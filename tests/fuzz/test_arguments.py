@@ -84,7 +84,7 @@ ALIASES = {
     "max_memory": ("max_memory", "plan", "memory"),
     "name": ("prior",),
     "names": ("names", "ablation"),
-    "logit_scale": ("logit scale",),
+    "logit_scale": ("logit scale", "logit_scale"),
     "processing_resolution": ("processing_resolution", "resolution", "memory"),
 }
 """Words, one of which a message about the argument holds, besides its name."""
