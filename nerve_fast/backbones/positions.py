@@ -6,6 +6,8 @@ from typing import Any
 from torch import Tensor, cat
 from torch.nn.functional import interpolate
 
+from nerve_fast.numerics import upcast
+
 FILTERS: dict[str, dict[str, Any]] = {
     "bicubic": {"mode": "bicubic"},
     "bilinear": {"mode": "bilinear"},
@@ -36,7 +38,7 @@ def resampled_positions(
     if grid == (side, side):
         return positions
     # Filters round in 16 bits, and some have none.
-    patches = positions[1:].float().unflatten(0, (side, side)).permute(2, 0, 1)[None]
+    patches = upcast(positions[1:]).unflatten(0, (side, side)).permute(2, 0, 1)[None]
     if offset:
         factors = [(length + offset) / side for length in grid]
         patches = interpolate(patches, scale_factor=factors, **FILTERS[filter])
