@@ -9,10 +9,11 @@ def add_report(commands) -> None:
         "report",
         help="the slides' Table 1, published and measured side by side",
         description="Prints Markdown: results of `nerve-fast evaluate` beside the published "
-        "figures, and what they differ in from the methods' settings.",
+        "figures, what they differ in from the methods' settings, and the command for each row of "
+        "which there is no result.",
     )
     command.set_defaults(run=_run)
-    command.add_argument("results", nargs="+", type=Path, metavar="RESULTS.json")
+    command.add_argument("results", nargs="*", type=Path, metavar="RESULTS.json")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="also write it there")
 
 

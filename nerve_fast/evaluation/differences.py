@@ -28,7 +28,10 @@ def method_of(run: dict) -> str:
     """Return the name of the method as Table 1 spells it, or would."""
     prior, refiner = run["settings"]["prior"], run["refiner"]["name"]
     method = {"walk": "NERVE", "iseg": "iSeg"}.get(refiner, prior)
-    names = {row["method"].casefold(): row["method"] for row in PUBLISHED["table1"]["rows"]}
+    if method == refiner == "cliper":
+        method = "CLIPer + diffusion"
+    rows = [*PUBLISHED["table1"]["rows"], *PUBLISHED["beside"]["rows"]]
+    names = {row["method"].casefold(): row["method"] for row in rows}
     return names.get(method.casefold(), method)
 
 
@@ -50,7 +53,8 @@ def is_authors(run: dict) -> bool:
 
 
 def postprocessed(run: dict) -> bool:
-    return run["refiner"]["name"] == "pamr"
+    """Say whether labels were sharpened along the image's edges, as Table 1's column has it."""
+    return run["refiner"]["name"] in ("pamr", "densecrf")
 
 
 def method_key(run: dict) -> list:

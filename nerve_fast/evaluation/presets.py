@@ -107,6 +107,12 @@ def graph_of(preset: str) -> str | None:
     return _of(preset).get("graph")
 
 
+def datasets_of(preset: str) -> tuple[str, ...] | None:
+    """Return the data sets that a preset has settings for; ``None`` is any."""
+    entry = _of(preset)
+    return None if "every" in entry else tuple(entry["sets"])
+
+
 def by_authors(preset: str) -> bool:
     """Say whether the settings of a preset are those that its method's authors publish."""
     return not _of(preset).get("ours", False)

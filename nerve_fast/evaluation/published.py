@@ -1,0 +1,104 @@
+"""Table 1 as it was published, CLIPer's own figures beside it, and what makes each row here."""
+
+from collections.abc import Iterable, Sequence
+
+from nerve_fast.datasets.layouts import LAYOUTS
+from nerve_fast.evaluation.ablation.ablations import PUBLISHED
+from nerve_fast.evaluation.differences import method_of, postprocessed
+from nerve_fast.evaluation.presets import PRESETS, datasets_of
+
+COLUMNS = {dataset: column for column, dataset in PUBLISHED["table1"]["columns"].items()}
+"""The slides' short names, by data set."""
+
+EIGHTH = "cityscapes"
+"""The data set that some of the slides' averages count and none of their columns shows."""
+
+MADE_BY = {
+    ("CLIP", False): ("clip", ""),
+    ("MaskCLIP", False): ("maskclip", ""),
+    ("GroupViT", False): ("groupvit", ""),
+    ("CLIP-DIY", False): ("clip-diy", "--prior-network found=decoder_weights.pt"),
+    ("GEM", False): ("gem", ""),
+    ("SCLIP", False): ("sclip", ""),
+    ("PixelCLIP", False): ("pixelclip", "--prior-network weights=pixelclip_vit_base.pth"),
+    ("NACLIP", False): ("naclip", "--refiner none"),
+    ("iSeg", False): ("iseg", ""),
+    ("NERVE", False): ("nerve", ""),
+    ("CLIPer", False): ("cliper", ""),
+    ("CLIPer + diffusion", False): ("cliper-diffusion", ""),
+    ("SCLIP", True): ("sclip", "--refiner pamr"),
+    ("ClearCLIP", True): ("clearclip-l14", ""),
+    ("ProxyCLIP", True): ("proxyclip-l14", ""),
+    ("OVDiff", True): ("ovdiff", ""),
+    ("CaR", True): ("car", ""),
+    ("NACLIP", True): ("naclip", ""),
+}
+"""The preset and the flags that a row is measured with, by its method and post-processing."""
+
+PRESENT = ("CLIPer", "CLIPer + diffusion", "CaR")
+"""Methods whose published figures are means over the classes of the truth alone."""
+
+
+def rows() -> list[dict]:
+    """Return the slides' rows in their order, CLIPer's own ones after NERVE's."""
+    found = []
+    for row in PUBLISHED["table1"]["rows"]:
+        found.append(row)
+        if row["method"] == "NERVE":
+            found += PUBLISHED["beside"]["rows"]
+    return found
+
+
+def counterpart(run: dict) -> dict | None:
+    """Return the published row of a run, preferably post-processed as the run is."""
+    same = [published for published in rows() if published["method"] == method_of(run)]
+    alike = [published for published in same if published["postprocessed"] == postprocessed(run)]
+    return next(iter(alike or same), None)
+
+
+def average_of_seven(row: dict) -> float | None:
+    """Return the mean of a row's seven figures, in %; ``None`` where one is missing."""
+    return mean(row["miou"])
+
+
+def average_of_eight(row: dict) -> float | None:
+    """Return the mean of a row with Cityscapes, in %, as far as it was published."""
+    if row.get("average_of") == 8:
+        return row["average"]
+    return mean([*row["miou"], row.get(EIGHTH)])
+
+
+def command_of(row: dict, measured: Iterable[str]) -> str | None:
+    """Return the command that measures what of a row was not measured.
+
+    Args:
+        row: of :func:`rows`.
+        measured: the data sets that are there.
+
+    Returns:
+        A line of shell; ``""`` where nothing is missing, ``None`` where no preset makes the row.
+    """
+    preset, flags = MADE_BY[row["method"], row["postprocessed"]]
+    if preset not in PRESETS:
+        return None
+    figures = dict(zip(COLUMNS, row["miou"], strict=True))
+    figures[EIGHTH] = row.get(EIGHTH, row["average"] if row.get("average_of") == 8 else None)
+    runs = [
+        dataset
+        for dataset in LAYOUTS
+        if figures.get(dataset) is not None
+        and dataset in (datasets_of(preset) or LAYOUTS)
+        and dataset not in measured
+    ]
+    if not runs:
+        return ""
+    one = runs[0] if len(runs) == 1 else "$set"
+    words = ["nerve-fast evaluate", f"--dataset {one}", f"--root ROOTS/{one}", f"--preset {preset}"]
+    line = " ".join([*words, flags] if flags else words)
+    return line if len(runs) == 1 else f"for set in {' '.join(runs)}; do {line}; done"
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean, or ``None`` where a value is ``None``."""
+    known = [value for value in values if value is not None]
+    return None if len(known) < len(values) else sum(known) / len(known)
