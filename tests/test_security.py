@@ -27,6 +27,7 @@ SOURCES = sorted([*(ROOT / "nerve_fast").rglob("*.py"), *(ROOT / "kernels").rglo
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "socket", "urllib"}
 FORBIDDEN_CALLS = {"eval", "exec", "__import__", "compile"}
 STARTERS = {
+    "nerve_fast/imaging/fonts.py",  # fc-list, which tells the fonts of the system.
     "nerve_fast/utils/provenance.py",  # git, which tells the commit of a checkout.
     "kernels/launch.py",  # Nothing: it names the errors of Triton's compiler.
     "kernels/compiled.py",  # Triton's own disassembler, in reports of compiled kernels.
