@@ -153,7 +153,11 @@ class SigLIPBackbone(WordEncoder):
 
     @torch.no_grad()
     def patch_features(
-        self, pixels: Tensor, read_out: ReadOut, position_offset: float = 0.0
+        self,
+        pixels: Tensor,
+        read_out: ReadOut,
+        position_offset: float = 0.0,
+        position_filter: str = "bicubic",
     ) -> Tensor:
         """A feature in the joint space for each patch.
 
@@ -161,7 +165,7 @@ class SigLIPBackbone(WordEncoder):
             pixels: ``(B, 3, H, W)``; what is left of a side beyond whole patches is not seen.
             read_out: makes features of the last layer's tokens, ``(B, h·w, C)``, of the pooling
                 head, given as ``layers``.
-            position_offset: not read: positions are resampled as the model itself does.
+            position_offset, position_filter: not read: positions are resampled as the model itself does.
 
         Returns:
             ``(B, h, w, C)`` float32 of norm 1.
