@@ -165,7 +165,8 @@ class SigLIPBackbone(WordEncoder):
             pixels: ``(B, 3, H, W)``; what is left of a side beyond whole patches is not seen.
             read_out: makes features of the last layer's tokens, ``(B, h·w, C)``, of the pooling
                 head, given as ``layers``.
-            position_offset, position_filter: not read: positions are resampled as the model itself does.
+            position_offset, position_filter: not read: positions are resampled as the model itself
+                does.
 
         Returns:
             ``(B, h, w, C)`` float32 of norm 1.
