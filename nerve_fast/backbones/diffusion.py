@@ -172,9 +172,11 @@ class DiffusionBackbone:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             unet = UNet2DConditionModel.from_config(self.unet.config)
+        # Of torch: that of diffusers warns of 16 bits, which the trained one is in too.
+        torch.nn.Module.to(unet, self.device, self.dtype)
         return DiffusionBackbone(
             self.vae,
-            unet.to(self.device, self.dtype),
+            unet,
             alphas_cumprod=self.alphas_cumprod,
             empty_prompt=self.empty_prompt,
             layers=self.layers,

@@ -190,7 +190,8 @@ def _filled(make, weights: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
         ValueError: a weight is missing.
         RuntimeError: a weight is of another shape.
     """
-    model = make().to(dtype)
+    # Of torch: that of diffusers warns of 16 bits.
+    model = nn.Module.to(make(), dtype)
     known = model.state_dict()
     missing = sorted(known.keys() - weights.keys())
     if missing:

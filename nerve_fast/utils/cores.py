@@ -30,9 +30,11 @@ def at_once(pieces: int, tokens: int, device: torch.device) -> int:
     A piece has one core where there are pieces for all cores, and few cores wait for the last ones.
     """
     cores = min(torch.get_num_threads(), MOST)
-    few = device.type != "cpu" or tokens > SMALL or cores < torch.get_num_threads()
+    if device.type != "cpu" or tokens > SMALL or cores < torch.get_num_threads():
+        return 1
     rounds = -(-pieces // cores)
-    return 1 if few or pieces < cores or 4 * rounds * cores > 5 * pieces else cores
+    idle = rounds * cores - pieces
+    return cores if 4 * idle <= pieces else 1
 
 
 def on_cores(
