@@ -1,5 +1,6 @@
 """Embeddings of words by a text encoder: each encoded once a machine."""
 
+import functools
 import itertools
 import json
 from collections.abc import Sequence
@@ -65,6 +66,11 @@ class WordEncoder:
     @property
     def device(self) -> torch.device:
         return self.model.device
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A digest of all weights, and the revision: what tells the model from others."""
+        return f"sha256 {fingerprint(self.model)} revision {self.revision}"
 
     @property
     def context(self) -> int:

@@ -1,10 +1,8 @@
 """CLIP as RNN (Sun et al.: Segment Countless Visual Concepts without Training, CVPR 2024)."""
 
-import dataclasses
-import functools
-import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +11,12 @@ from torch import Tensor
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from nerve_fast.backbones.clip import CLIPBackbone
-from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.imaging.densecrf import densecrf, densecrf_memory
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.priors.config import PriorConfig
 from nerve_fast.priors.gradcam import Activations, activations, at_pixels, proposals
 from nerve_fast.priors.layers import run
-from nerve_fast.priors.prior import Prior, WholeImage
+from nerve_fast.priors.prior import ConfiguredPrior, WholeImage
 from nerve_fast.priors.probabilities import apart
 from nerve_fast.priors.prompting import prompted
 from nerve_fast.priors.registry import ACTIVATIONS, Needed, system
@@ -53,7 +50,7 @@ LEAST = 1e-5
         "judge": Needed("a CLIP that scores prompted images", "openai/clip-vit-large-patch14")
     },
 )
-class CaR(Prior):
+class CaR(ConfiguredPrior):
     """Grad-CAM's proposals, of which a second CLIP lets stay what it recognises, again and again.
 
     A proposal for each label (:func:`~nerve_fast.priors.gradcam.proposals`) is shown to the judge
@@ -90,16 +87,9 @@ class CaR(Prior):
         return cls(CLIPBackbone.from_pretrained(clip, device=device, dtype=dtype), judge, config)
 
     @property
-    def identity(self) -> str:  # type: ignore[override]  # users set the base's; this takes long
-        """The settings, and what tells the networks from others."""
-        return f"CaR {json.dumps(dataclasses.asdict(self.config))} {self._networks}"
-
-    @functools.cached_property
-    def _networks(self) -> str:
-        return " ".join(
-            f"sha256 {fingerprint(network.model)} revision {network.revision}"
-            for network in (self.clip, self.judge)
-        )
+    def networks(self) -> Sequence[Any]:
+        """See :meth:`ConfiguredPrior.networks`."""
+        return (self.clip, self.judge)
 
     def memory(self, view: WholeImage, images: int, words: int) -> int:
         """See :meth:`Prior.memory`: a layer with its attention, prompts, the CRF, and the maps."""

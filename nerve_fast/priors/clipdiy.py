@@ -1,9 +1,8 @@
 """CLIP-DIY (Wysoczańska et al.: CLIP Dense Inference Yields Segmentation For-Free, WACV 2024)."""
 
 import dataclasses
-import functools
-import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,9 +12,8 @@ from torch.nn.functional import interpolate, normalize
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.dino import DINOBackbone
 from nerve_fast.backbones.found import DEFAULT_DINO, Saliency
-from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.priors.config import PriorConfig
-from nerve_fast.priors.prior import Prior, WholeImage
+from nerve_fast.priors.prior import ConfiguredPrior, WholeImage
 from nerve_fast.priors.probabilities import apart, best_words
 from nerve_fast.priors.registry import ACTIVATIONS, Needed, system
 from nerve_fast.priors.resizing import opencv_bilinear
@@ -56,7 +54,7 @@ class Cropped:
         ),
     },
 )
-class CLIPDIY(Prior):
+class CLIPDIY(ConfiguredPrior):
     r"""CLIP's embeddings of crops of three sizes, and FOUND's saliency for the background.
 
     The image is squashed to a square of :data:`SIDE` pixels by OpenCV's bilinear filter. Crops of
@@ -96,14 +94,9 @@ class CLIPDIY(Prior):
         return cls(CLIPBackbone.from_pretrained(clip, device=device, dtype=dtype), saliency, config)
 
     @property
-    def identity(self) -> str:  # type: ignore[override]  # users set the base's; this takes long
-        """The settings, and what tells the networks from others."""
-        return f"CLIP-DIY {json.dumps(dataclasses.asdict(self.config))} {self._networks}"
-
-    @functools.cached_property
-    def _networks(self) -> str:
-        clip = f"sha256 {fingerprint(self.clip.model)} revision {self.clip.revision}"
-        return f"{clip} {self.saliency.identity}"
+    def networks(self) -> Sequence[Any]:
+        """See :meth:`ConfiguredPrior.networks`."""
+        return (self.clip, self.saliency)
 
     def memory(self, view: WholeImage, images: int, words: int) -> int:
         """See :meth:`Prior.memory`: crops in CLIP, the image in DINO, and the maps."""

@@ -1,9 +1,8 @@
 """CLIPer's prior (Sun et al.: CLIPer, ICCV 2025): early layers' maps and features in the last."""
 
 import dataclasses
-import functools
-import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -12,10 +11,9 @@ from torch.nn.functional import normalize
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from nerve_fast.backbones.clip import DEFAULT_CLIP, CLIPBackbone
-from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.priors.config import PriorConfig
 from nerve_fast.priors.layers import merged, on_grid, split_heads
-from nerve_fast.priors.prior import Prior
+from nerve_fast.priors.prior import ConfiguredPrior
 from nerve_fast.priors.probabilities import as_distribution, best_words
 from nerve_fast.priors.registry import ACTIVATIONS, system
 from nerve_fast.priors.views import View, resized, view_of
@@ -42,7 +40,7 @@ class LayerFeatures:
     templates="imagenet",
     reads=("resolution", "logit_scale", "layer", "cut", "others", "background"),
 )
-class CLIPer(Prior):
+class CLIPer(ConfiguredPrior):
     r"""CLIPer's maps of words, with a head that has a probability of each layer.
 
     :func:`fused` gives ``L`` features of a patch. The cosines of each to all words, to those that
@@ -74,13 +72,9 @@ class CLIPer(Prior):
         return cls(CLIPBackbone.from_pretrained(clip, device=device, dtype=dtype), config)
 
     @property
-    def identity(self) -> str:  # type: ignore[override]  # users set the base's; this takes long
-        """The settings, and a digest of the weights."""
-        return f"CLIPer {json.dumps(dataclasses.asdict(self.config))} {self._weights}"
-
-    @functools.cached_property
-    def _weights(self) -> str:
-        return f"sha256 {fingerprint(self.clip.model)} revision {self.clip.revision}"
+    def networks(self) -> Sequence[Any]:
+        """See :meth:`ConfiguredPrior.networks`."""
+        return (self.clip,)
 
     def view(
         self,

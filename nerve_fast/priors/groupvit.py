@@ -1,11 +1,10 @@
 """GroupViT (Xu et al.: Semantic Segmentation Emerges from Text Supervision, CVPR 2022)."""
 
 import dataclasses
-import functools
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,11 +12,10 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from nerve_fast.backbones.groupvit import DEFAULT_GROUPVIT, GroupViTBackbone
-from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.priors.config import PriorConfig
-from nerve_fast.priors.prior import Prior
+from nerve_fast.priors.prior import ConfiguredPrior
 from nerve_fast.priors.probabilities import apart, as_distribution, best_words
 from nerve_fast.priors.registry import ACTIVATIONS, system
 from nerve_fast.priors.resizing import mmseg_size, opencv_bilinear
@@ -53,7 +51,7 @@ class Grouped:
     templates="photo",
     reads=("background", "threshold"),
 )
-class GroupViT(Prior):
+class GroupViT(ConfiguredPrior):
     r"""The segmentation head of the authors, which is not that of transformers.
 
     Each pixel of a window belongs to one group ``g``, the likeliest of the assignments brought to
@@ -86,14 +84,9 @@ class GroupViT(Prior):
         return cls(GroupViTBackbone.from_pretrained(clip, device=device, dtype=dtype), config)
 
     @property
-    def identity(self) -> str:  # type: ignore[override]  # users set the base's; this takes long
-        """The settings, and a digest of the weights."""
-        return f"GroupViT {json.dumps(dataclasses.asdict(self.config))} {self._weights}"
-
-    @functools.cached_property
-    def _weights(self) -> str:
-        network = self.groupvit
-        return f"sha256 {fingerprint(network.model)} revision {network.revision}"
+    def networks(self) -> Sequence[Any]:
+        """See :meth:`ConfiguredPrior.networks`."""
+        return (self.groupvit,)
 
     def view(
         self,

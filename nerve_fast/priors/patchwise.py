@@ -3,9 +3,9 @@
 import dataclasses
 import functools
 import itertools
-import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from PIL import Image
@@ -15,10 +15,9 @@ from torch.nn.functional import interpolate, pad
 from nerve_fast.backbones.clip import CLIPBackbone, ReadOut
 from nerve_fast.backbones.dino import DINOBackbone
 from nerve_fast.backbones.siglip import SigLIPBackbone
-from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.errors import InputError
 from nerve_fast.priors.config import PriorConfig
-from nerve_fast.priors.prior import Prior
+from nerve_fast.priors.prior import ConfiguredPrior
 from nerve_fast.priors.probabilities import as_distribution, best_words
 from nerve_fast.priors.registry import ACTIVATIONS, METHODS, Method, Windows
 from nerve_fast.priors.views import View, resized, view_of
@@ -43,7 +42,7 @@ class PatchFeatures:
     batches: Iterable[tuple[Sequence[tuple[int, int, int]], Tensor]]
 
 
-class CLIPPrior(Prior):
+class CLIPPrior(ConfiguredPrior):
     """CLIP's probability of each label at each place, or that of a model like it.
 
     Args:
@@ -67,15 +66,10 @@ class CLIPPrior(Prior):
         self.read_out = read_out_of(self.method, self.config, clip)
 
     @property
-    def identity(self) -> str:  # type: ignore[override]  # users set the base's; this takes long
-        """The settings, and digests of the weights of CLIP and of the proxy."""
+    def networks(self) -> Sequence[Any]:
+        """See :meth:`ConfiguredPrior.networks`."""
         proxy = getattr(self.read_out, "proxy", None)
-        networks = [self._weights, proxy.identity if proxy else None]
-        return f"CLIP {json.dumps(dataclasses.asdict(self.config))} {json.dumps(networks)}"
-
-    @functools.cached_property
-    def _weights(self) -> str:
-        return f"sha256 {fingerprint(self.clip.model)} revision {self.clip.revision}"
+        return (self.clip,) if proxy is None else (self.clip, proxy)
 
     def view(
         self,

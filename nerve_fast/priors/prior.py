@@ -1,12 +1,14 @@
 """What turns images and labels into the prior ``G``: the interface of every prior."""
 
 import dataclasses
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
+from nerve_fast.priors.config import PriorConfig
 from nerve_fast.shares import Share
 
 
@@ -137,3 +139,24 @@ class Prior:
         Each does all of it, unless a prior can share its windows.
         """
         return self(images, classes, view, advance)
+
+
+class ConfiguredPrior(Prior):
+    """A prior that settings and networks tell from others.
+
+    Attributes:
+        config: the settings.
+    """
+
+    config: PriorConfig
+
+    @property
+    def networks(self) -> Sequence[Any]:
+        """All that the prior looks with, each with an ``identity``."""
+        raise NotImplementedError
+
+    @property
+    def identity(self) -> str:  # type: ignore[override]  # users set the base's; this takes long
+        """The settings, and what tells the networks from others."""
+        networks = [network.identity for network in self.networks]
+        return f"{json.dumps(dataclasses.asdict(self.config))} {json.dumps(networks)}"
