@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nerve_fast.numerics import NORM_FLOOR, power_of_two, upcast
+from nerve_fast.numerics import upcast, with_norms
 from nerve_fast.shares import Share
 from nerve_fast.utils.tiles import spans
 
@@ -197,10 +197,7 @@ def _points_of(k: Tensor, scales: Tensor) -> Points:
     def points(tokens):
         # Keys of networks are views: `index_select` would copy all of them each time.
         keys = k.transpose(0, 1)[tokens]
-        # As `unit_vectors`, in fewer passes; to the range of float32 first, which float64 exceeds.
-        keys = (keys / power_of_two(keys)).float()
-        norms = torch.linalg.vector_norm(keys, dim=-1, keepdim=True).clamp(min=NORM_FLOOR)
-        return keys.mul_(scales[:, None] / norms).flatten(1)
+        return with_norms(keys, scales[:, None]).float().flatten(1)
 
     return points
 

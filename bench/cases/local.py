@@ -62,7 +62,7 @@ def our_affinity(setting, q, k, prior, weights, *, backend):
 def shifted_affinity(q, k, weights, grid):
     """From nine shifted views of all keys, not cut into stripes: for a compiler to fuse."""
     h, w = grid
-    packed_q, packed_k = blocked.affinity.pack(q, k, weights)
+    packed_q, packed_k = blocked.packing.pack(q, k, weights)
     keys = pad(packed_k.unflatten(0, grid), (0, 0, 1, 1, 1, 1))
     queries = packed_q.unflatten(0, grid)
     views = [keys[dy : dy + h, dx : dx + w] for dy in range(3) for dx in range(3)]
@@ -87,7 +87,7 @@ def unfolded(packed_q, packed_k, grid):
 
 
 def unfold_affinity(setting, q, k, prior, weights):
-    return lambda: unfolded(*blocked.affinity.pack(q, k, weights), setting.grid)
+    return lambda: unfolded(*blocked.packing.pack(q, k, weights), setting.grid)
 
 
 # One step of softmax over the window: q, k and Y to S_local Y.
@@ -109,7 +109,7 @@ def our_step(setting, q, k, prior, weights, *, backend):
 
 def unfold_step(setting, q, k, prior, weights):
     def run():
-        affinity = unfolded(*blocked.affinity.pack(q, k, weights), setting.grid)
+        affinity = unfolded(*blocked.packing.pack(q, k, weights), setting.grid)
         S = transition(affinity, setting.grid)
         return (neighbours(prior, setting.grid) * S[:, None, :]).sum(-1)
 
@@ -132,7 +132,7 @@ def flex_step(setting, q, k, prior, weights):
     dtype = setting.torch_dtype
 
     def run():
-        packed_q, packed_k = (x.to(dtype)[None, None] for x in blocked.affinity.pack(q, k, weights))
+        packed_q, packed_k = (x.to(dtype)[None, None] for x in blocked.packing.pack(q, k, weights))
         values = prior.to(dtype)[None, None]
         return attend(
             packed_q, packed_k, values, score_mod=score, block_mask=mask, scale=1 / TEMPERATURE
@@ -147,7 +147,7 @@ def natten_step(setting, q, k, prior, weights):
     dtype, grid = setting.torch_dtype, setting.grid
 
     def run():
-        packed = (x.to(dtype) for x in blocked.affinity.pack(q, k, weights))
+        packed = (x.to(dtype) for x in blocked.packing.pack(q, k, weights))
         maps = (x.unflatten(0, grid)[None, :, :, None] for x in (*packed, prior.to(dtype)))
         return na2d(*maps, kernel_size=3, scale=1 / TEMPERATURE)[0, :, :, 0].flatten(0, 1)
 
@@ -156,7 +156,7 @@ def natten_step(setting, q, k, prior, weights):
 
 def true_natten(setting, q, k, prior, weights):
     """Its own definition: windows are moved inward at the border, a token weighs as its cosine."""
-    packed_q, packed_k = blocked.affinity.pack(q.double(), k.double(), weights.double())
+    packed_q, packed_k = blocked.packing.pack(q.double(), k.double(), weights.double())
     height, width = setting.grid
     token = torch.arange(setting.tokens, device=q.device)
     y, x = token // width, token % width
@@ -186,7 +186,7 @@ def our_walk(setting, q, k, prior, weights, *, backend):
 
 def unfold_walk(setting, q, k, prior, weights):
     def run():
-        affinity = unfolded(*blocked.affinity.pack(q, k, weights), setting.grid)
+        affinity = unfolded(*blocked.packing.pack(q, k, weights), setting.grid)
         S = nf.LocalAffinity(transition(affinity, setting.grid), setting.grid, 1)
         return unfold_series(setting, S, prior)()
 

@@ -96,8 +96,8 @@ def by_attention(setting, q, k, prior, weights, *, attend):
     grid, config, dtype = setting.grid, setting.config(), setting.torch_dtype
 
     def run():
-        packed_q, packed_k = blocked.affinity.pack(q, k, weights)
-        values = blocked.affinity.packed_local(packed_q, packed_k, grid, 1, 1.0)
+        packed_q, packed_k = blocked.packing.pack(q, k, weights)
+        values = blocked.local_affinity(q, k, grid, weights, 1, 1.0)
         S_local = blocked.stencil.transition(
             values, grid, 1, NORMALIZATIONS["softmax"], config.temperature
         )

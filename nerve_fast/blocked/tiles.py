@@ -1,7 +1,7 @@
 """The sizes of blocks, and their recomputation in the backward pass, which keeps no ``N × N``."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -62,22 +62,6 @@ def filled(out: Tensor, step: int, rows_of: Callable[[slice], Tensor]) -> Tensor
     """
     for rows in spans(len(out), step):
         out[rows] = rows_of(rows)
-    return out
-
-
-def stacked(planes: Iterator[Tensor], count: int) -> Tensor:
-    """``count`` tensors along a new last dimension, as :func:`torch.stack` puts them.
-
-    Without gradients each is written where it belongs and freed, for the reason that
-    :func:`filled` has.
-    """
-    first = next(planes)
-    if torch.is_grad_enabled() and first.requires_grad:
-        return torch.stack([first, *planes], dim=-1)
-    out = first.new_empty(*first.shape, count)
-    out[..., 0] = first
-    for number, plane in enumerate(planes, start=1):
-        out[..., number] = plane
     return out
 
 

@@ -8,7 +8,7 @@ from importlib import resources
 
 import torch
 
-from nerve_fast.blocked.affinity import STRIPE_BYTES
+from nerve_fast.blocked.local import BLOCK, row_pitch, stripe_rows
 from nerve_fast.blocked.tiles import product_columns
 from nerve_fast.clusters import COLUMNS, ROUNDS, SAMPLE, block_rows
 from nerve_fast.dispatch.problem import Problem
@@ -193,12 +193,12 @@ def _stencil_bytes(p: Problem) -> int:
     if p.config.beta == 1:
         return 0
     _, width = p.sides
-    row = width * p.channels * p.itemsize
-    rows = max(STRIPE_BYTES // row, 1)
-    keys = (rows + 2 * p.radius) * (width + 2 * p.radius) * p.channels * p.itemsize
-    keys = min(keys, p.padded * p.channels * p.itemsize)
+    rows = min(stripe_rows(width * p.channels * p.itemsize, p.radius), p.own // width)
+    pitch = row_pitch(width, p.radius) * p.itemsize
+    packed = (2 * rows + 2 * p.radius + 1) * pitch * p.channels
+    products = rows * pitch * (BLOCK + 2 * p.radius + 2 * p.window)
     weights = p.own * p.window * (7 * p.itemsize + 4)
-    return weights + keys + 2 * rows * row + p.padded * (p.labels * p.itemsize + 1)
+    return weights + packed + products + p.padded * (p.labels * p.itemsize + 1)
 
 
 REFERENCE_WORKSPACE = 32 << 20

@@ -75,70 +75,78 @@ def check_head_weights(head_weights: Tensor, q: Tensor) -> None:
     check_same_device("head_weights", head_weights, q)
 
 
-def check_values(**tensors: Tensor | None) -> dict[str, float]:
+def check_values(**tensors: Tensor | None) -> None:
     """All elements are finite, and those of ``head_weights`` non-negative, by one look at them.
 
     Nothing can be read while a CUDA graph is recorded; nothing is checked then.
 
     Args:
-        tensors: by the arguments' names.
-
-    Returns:
-        The largest magnitude of each tensor, empty where nothing can be read.
+        tensors: by the arguments' names, ``(…, N, K)`` but for ``head_weights``, ``(…, H)``.
 
     Raises:
         InputError: naming the argument.
     """
     present = {name: x.detach() for name, x in tensors.items() if x is not None}
     given = tensors.get("head_weights")
+    weights = present.pop("head_weights", None)
     if given is not None and known_sum(given) is not None:
         # Those of `entropy_weights` are known to be valid.
-        del present["head_weights"]
-    if not present:
-        return {}
-    device = next(iter(present.values())).device
-    if is_capturing(device):
-        return {}
-    # Extremes pass NaN and infinity on, without a copy of the tensor.
-    extremes = [torch.maximum(x.amax(), -x.amin()) for x in present.values()]
-    weights = present.get("head_weights")
+        weights = None
+    looked_at = [*present.values(), *([] if weights is None else [weights])]
+    if not looked_at or is_capturing(looked_at[0].device):
+        return
+    # NaN and infinity stay in a sum, which is one pass; extremes would be two.
+    signs = [x.sum(-2).isfinite().all() for x in present.values()]
     if weights is not None:
-        extremes += [weights.min(), upcast(weights).sum(-1).max()]
-    found = torch.cat([upcast(x).reshape(1) for x in extremes]).tolist()
-    magnitudes = dict(zip(present, found, strict=False))
-    for name, magnitude in magnitudes.items():
-        if name != "head_weights" and not math.isfinite(magnitude):
-            wrong = int((~present[name].isfinite()).sum())
-            raise InputError(
-                f"{name} holds NaN or infinity in {wrong} of {present[name].numel()} elements; "
-                "expected finite numbers"
-            )
+        signs += [weights.amin(), weights.amax(), upcast(weights).sum(-1).amax()]
+    dtype = torch.float32 if weights is None else upcast(weights).dtype
+    found = torch.stack([x.to(dtype) for x in signs]).tolist()
+    for (name, x), finite in zip(present.items(), found, strict=False):
+        if not finite:
+            # In 16 bits a sum of finite numbers may be infinite.
+            _refuse_infinite(name, x)
     if weights is not None and given is not None:
-        least, largest_sum = found[-2:]
-        if not (math.isfinite(magnitudes["head_weights"]) and least >= 0):
+        least, most, largest_sum = found[-3:]
+        if not (least >= 0 and math.isfinite(most)):
             raise InputError(
                 f"head_weights holds {weights.tolist()}; expected finite numbers, 0 or more"
             )
         if not given.is_inference():
             # So that nobody waits for the device again.
             remember(given, largest_sum)
-    return magnitudes
 
 
-def check_logits(magnitudes: dict[str, float], q: Tensor, scale: float | None) -> None:
-    """The logits of attention, from which entropies come, stay within the range of their dtype.
+def _refuse_infinite(name: str, x: Tensor) -> None:
+    wrong = int((~x.isfinite()).sum())
+    if wrong:
+        raise InputError(
+            f"{name} holds NaN or infinity in {wrong} of {x.numel()} elements; expected finite "
+            "numbers"
+        )
+
+
+def check_logits(q: Tensor, k: Tensor, scale: float | None, dtype: torch.dtype) -> None:
+    """The logits of attention, from which entropies come, stay within the range of ``dtype``.
+
+    Nothing can be read while a CUDA graph is recorded; nothing is checked then.
 
     Raises:
-        InputError: they may leave it.
+        InputError: they may leave it, or an element is not finite.
     """
-    if not magnitudes:
+    if is_capturing(q.device):
         return
-    dtype = torch.promote_types(q.dtype, torch.float32)
+    tensors = {"q": q.detach(), "k": k.detach()}
+    # Extremes pass NaN and infinity on, without a copy of the tensor.
+    extremes = [torch.maximum(x.amax(), -x.amin()) for x in tensors.values()]
+    magnitudes = torch.stack([upcast(x) for x in extremes]).tolist()
+    for (name, x), magnitude in zip(tensors.items(), magnitudes, strict=True):
+        if not math.isfinite(magnitude):
+            _refuse_infinite(name, x)
     scale = q.shape[-1] ** -0.5 if scale is None else abs(scale)
-    largest = magnitudes["q"] * magnitudes["k"] * q.shape[-1] * max(scale, 1)
+    largest = math.prod(magnitudes) * q.shape[-1] * max(scale, 1)
     if not largest < torch.finfo(dtype).max / 16:
         raise InputError(
-            f"q reaches {magnitudes['q']:.3g} and k {magnitudes['k']:.3g}; expected less, as the "
+            f"q reaches {magnitudes[0]:.3g} and k {magnitudes[1]:.3g}; expected less, as the "
             f"entropy's logits q · k leave the range of {str(dtype).removeprefix('torch.')}: scale "
             "q and k down, or pass head_weights or sharpness=0 to a walk"
         )

@@ -37,12 +37,16 @@ def without_autocast(operation: Callable) -> Callable:
     return wrapped
 
 
+def _sums_of(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
 @without_autocast
 def head_entropy(
     q: Tensor, k: Tensor, scale: float | None, backend: str, requires_grad: bool
 ) -> Tensor:
     """See :func:`nerve_fast.head_entropy`."""
-    check_logits(check_values(q=q, k=k), q, scale)
+    check_logits(q, k, scale, _sums_of(q.dtype))
     return _module(backend, q, requires_grad).head_entropy(q, k, scale)
 
 
@@ -51,7 +55,7 @@ def entropy_of_shares(q: Tensor, k: Tensor, backend: str, share: Share) -> Tenso
     """:func:`head_entropy` of the tokens of all processes that share them, on all of these."""
     if share.alone:
         return head_entropy(q, k, None, backend, dispatch.wants_grad(q, k))
-    share.agreed(lambda: check_logits(check_values(q=q, k=k), q, None))
+    share.agreed(lambda: check_logits(q, k, None, _sums_of(q.dtype)))
     return entropy_of_all(q, k, share)
 
 
@@ -61,7 +65,7 @@ def grouped_entropy(groups: Tensor, k: Tensor, backend: str, share: Share) -> Te
 
     Of shared tokens ``k`` holds those of this process, and all have the same rows.
     """
-    share.agreed(lambda: check_logits(check_values(q=groups, k=k), groups, None))
+    share.agreed(lambda: check_logits(groups, k, None, _sums_of(k.dtype)))
     count, *batch = groups.shape[:-3]
     found = []
     members = groups.reshape(count, -1, *groups.shape[-3:]).unbind(1)
@@ -172,10 +176,12 @@ def walked(
     wide = torch.float64 in (q.dtype, prior.dtype)
 
     def planned(route: str) -> Plan:
-        magnitudes = check_values(q=q, k=k, prior=prior, head_weights=head_weights)
-        check_weight_sum(head_weights, config.rule)
         if head_weights is None and config.sharpness > 0:
-            check_logits(magnitudes, q.new_empty(0, q.shape[-1]).double() if wide else q, None)
+            check_logits(q, k, None, torch.float64 if wide else torch.float32)
+            check_values(prior=prior)
+        else:
+            check_values(q=q, k=k, prior=prior, head_weights=head_weights)
+        check_weight_sum(head_weights, config.rule)
         problem = dispatch.problem_of(
             (*q.shape[:-2], share.tokens, q.shape[-1]),
             prior.shape[-1],
