@@ -1,7 +1,6 @@
 """Head entropy in one pass over tiles: no attention map is stored."""
 
 import itertools
-import math
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from nerve_fast.blocked.tiles import (
 )
 from nerve_fast.numerics import upcast
 from nerve_fast.shares import Share
-from nerve_fast.utils.cores import at_once, on_cores
+from nerve_fast.utils.cores import on_cores, own_cores
 from nerve_fast.utils.tiles import spans
 
 
@@ -33,17 +32,20 @@ def head_entropy(
     """
     share = share or Share((1, k.shape[-2]))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    size = tile_rows(k.shape[-2], q.device)
-
-    def mean(head: tuple[int, ...]) -> Tensor:
-        # One by one, as keys that are expanded over a dimension should not be copied.
-        return _of_rows(upcast(q[head]) * scale, upcast(k[head]), size, share).mean()
-
-    together = 1
+    rows, size = q.shape[-2], tile_rows(k.shape[-2], q.device)
+    cores = 1
     if share.alone and not wants_gradient(q, k):
-        together = at_once(math.prod(q.shape[:-2]), k.shape[-2], q.device)
-    means = on_cores(mean, itertools.product(*map(range, q.shape[:-2])), together)
-    return torch.stack(means).view(q.shape[:-2])
+        cores = own_cores(k.shape[-2], q.device)
+
+    def total(piece: tuple[tuple[int, ...], slice]) -> Tensor:
+        # One by one, as keys that are expanded over a dimension should not be copied.
+        head, part = piece
+        return _of_rows(upcast(q[head][part]) * scale, upcast(k[head]), size, share).sum()
+
+    heads = itertools.product(*map(range, q.shape[:-2]))
+    parts = list(spans(rows, -(-rows // cores)))
+    totals = on_cores(total, itertools.product(heads, parts), cores)
+    return torch.stack(totals).view(*q.shape[:-2], len(parts)).sum(-1) / rows
 
 
 def entropy_of_all(q: Tensor, k: Tensor, share: Share) -> Tensor:
