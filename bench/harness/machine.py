@@ -16,7 +16,7 @@ import torch
 
 from nerve_fast.bench.harness.floors import Floor
 from nerve_fast.bench.harness.gpu_clock import GpuClock, Replay, recorded
-from nerve_fast.blocked.precision import cpu_has_bfloat16
+from nerve_fast.blocked.precision import bfloat16_pays
 from nerve_fast.utils.provenance import commit, version
 
 Run = Callable[[], object]
@@ -61,7 +61,7 @@ class Machine:
         return {
             "device": torch.cuda.get_device_name(self.device) if self.on_gpu else cpu_name(),
             "kind": self.device.type,
-            "bfloat16_products": True if self.on_gpu else cpu_has_bfloat16(),
+            "bfloat16_products": True if self.on_gpu else bfloat16_pays(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "memory": psutil.virtual_memory().total,
@@ -103,7 +103,7 @@ class Machine:
             )
         size = 8192 if self.on_gpu else 2048
         for dtype in ("float32", "float16", "bfloat16"):
-            multiplied = dtype == "float32" or (dtype == "bfloat16" and cpu_has_bfloat16())
+            multiplied = dtype == "float32" or (dtype == "bfloat16" and bfloat16_pays())
             if self.on_gpu or multiplied:
                 a, b = torch.randn(2, size, size, device=self.device).to(getattr(torch, dtype))
                 self.matrix_rates[dtype] = 2 * size**3 / self._usual(lambda a=a, b=b: a @ b)

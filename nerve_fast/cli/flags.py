@@ -178,7 +178,7 @@ def add_models(command, *, resolution: bool = True) -> None:
     models.add_argument(
         "--dtype",
         choices=DTYPES,
-        help="default: float16; on a CPU bfloat16 if it multiplies that, else float32",
+        help="default: float16; on a CPU bfloat16 if that is faster, else float32",
     )
     models.add_argument("--backend", choices=BACKEND_NAMES, default="auto", help="default: auto")
     if resolution:

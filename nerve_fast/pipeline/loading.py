@@ -7,7 +7,7 @@ import torch
 
 from nerve_fast.backbones.clip import DEFAULT_CLIP
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
-from nerve_fast.blocked.precision import cpu_has_bfloat16
+from nerve_fast.blocked.precision import bfloat16_pays
 from nerve_fast.dispatch import pick_device
 from nerve_fast.errors import InputError
 from nerve_fast.tiny import MODELS as TINY_MODELS
@@ -43,7 +43,7 @@ def device_and_dtype(
 ) -> tuple[torch.device, torch.dtype]:
     """Return the device and dtype of the networks; ``None`` is the best there is.
 
-    On a CPU that is bfloat16 where the hardware multiplies it, else float32.
+    On a CPU that is bfloat16 where it is the faster one there, else float32.
     """
     device = pick_device(device)
     if dtype is not None and not isinstance(dtype, torch.dtype):
@@ -51,5 +51,5 @@ def device_and_dtype(
     if dtype is None:
         dtype = torch.float16
         if device.type == "cpu":
-            dtype = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+            dtype = torch.bfloat16 if bfloat16_pays() else torch.float32
     return device, dtype

@@ -107,8 +107,8 @@ class NervePipeline:
                 place no diffusion model is loaded; or an
                 :class:`~nerve_fast.backbones.source.AffinitySource` of your own.
             device: ``None`` is CUDA or ROCm where there is one, then MPS, then the CPU.
-            dtype: of the networks; ``None`` is float16, on a CPU bfloat16 where it multiplies that
-                in hardware and float32 where it does not. On a CPU the walk is in float32.
+            dtype: of the networks; ``None`` is float16, on a CPU bfloat16 where products in it are
+                the faster ones and float32 where not. On a CPU the walk is in float32.
             prior: one of ``clip``, ``maskclip``, ``sclip``, ``naclip``, ``clearclip``, ``gem``,
                 ``cliper``, ``proxyclip``, ``siglip``, ``groupvit``, ``clip-diy``, ``pixelclip``, or
                 a :class:`PriorConfig` for more than the name; or a :class:`~nerve_fast.Prior` of

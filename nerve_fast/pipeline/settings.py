@@ -64,7 +64,7 @@ class ModelSettings:
             choice.
         timestep: of the diffusion model's scheduler: the amount of noise that the UNet sees.
         device: such as ``"cpu"`` or ``"cuda:1"``; ``None`` is the best available one.
-        dtype: of the networks; ``None`` is float16, on a CPU bfloat16 if it multiplies that, else
+        dtype: of the networks; ``None`` is float16, on a CPU bfloat16 if that is faster, else
             float32.
         backend: what computes the graph stage.
         compile: whether the networks are compiled with ``torch.compile``.

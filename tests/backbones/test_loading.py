@@ -145,7 +145,7 @@ def test_the_dtype_is_that_asked_for():
 
 @pytest.mark.parametrize(("hardware", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
 def test_networks_run_in_what_the_cpu_multiplies(monkeypatch, hardware, dtype):
-    monkeypatch.setattr(loading, "cpu_has_bfloat16", lambda: hardware)
+    monkeypatch.setattr(loading, "bfloat16_pays", lambda: hardware)
     pipe = load("tiny")
     assert pipe.prior.clip.model.dtype == pipe.graph.unet.dtype == pipe.graph.vae.dtype == dtype
     features = pipe.encode(np.zeros((64, 64, 3), dtype=np.uint8))

@@ -172,7 +172,7 @@ def test_the_plain_mean_of_heads_needs_no_entropy(make_qk, make_prior, monkeypat
 
 
 def test_medium_matmul_precision_allows_16_bit_products(make_qk, make_prior, monkeypatch):
-    monkeypatch.setattr(blocked.precision, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(blocked.precision, "bfloat16_pays", lambda: True)
     q, k = related(*make_qk(2, 143, 40, dtype=torch.float32))
     G = make_prior(143, 21, dtype=torch.float32)
 
@@ -192,9 +192,9 @@ def test_medium_matmul_precision_allows_16_bit_products(make_qk, make_prior, mon
 
 def test_16_bit_products_only_where_the_hardware_has_them(monkeypatch):
     cpu = torch.device("cpu")
-    monkeypatch.setattr(blocked.precision, "cpu_has_bfloat16", lambda: False)
+    monkeypatch.setattr(blocked.precision, "bfloat16_pays", lambda: False)
     assert blocked.precision.product_dtype(torch.bfloat16, cpu) == torch.float32
-    monkeypatch.setattr(blocked.precision, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(blocked.precision, "bfloat16_pays", lambda: True)
     assert blocked.precision.product_dtype(torch.bfloat16, cpu) == torch.bfloat16
     assert blocked.precision.product_dtype(torch.float32, cpu) == torch.float32
     assert blocked.precision.product_dtype(torch.float16, cpu) == torch.float32

@@ -129,7 +129,7 @@ def test_the_walk_follows_its_plan_and_logs_it(make_qk, make_prior, caplog):
 def test_sixteen_bits_halve_a_stored_matrix(monkeypatch):
     from nerve_fast.blocked import precision
 
-    monkeypatch.setattr(precision, "cpu_has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "bfloat16_pays", lambda: True)
     wide, narrow = (
         plan((5, 16384, 64), 21, dtype=dtype).peak_memory
         for dtype in (torch.float32, torch.bfloat16)

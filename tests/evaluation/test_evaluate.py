@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from nerve_fast.blocked.precision import cpu_has_bfloat16
+from nerve_fast.blocked.precision import bfloat16_pays
 from nerve_fast.cli import main as cli
 from nerve_fast.errors import InputError
 from nerve_fast.evaluation import evaluate as command
@@ -90,7 +90,7 @@ def test_results_name_what_they_depend_on(root, whole):
     assert run["settings"]["threshold"] == 0
     assert run["refiner"]["config"]["steps"] == 10
     assert run["models"]["templates"] == 80
-    assert run["models"]["dtype"] == ("bfloat16" if cpu_has_bfloat16() else "float32")
+    assert run["models"]["dtype"] == ("bfloat16" if bfloat16_pays() else "float32")
     assert set(run["weights"]) == {"prior", "graph"}
     assert all(run["weights"].values())
     assert {"torch", "transformers", "diffusers", "nerve-fast"} <= set(run["versions"])
@@ -99,7 +99,7 @@ def test_results_name_what_they_depend_on(root, whole):
 
 KILLED = """
 import os, signal, sys
-from nerve_fast.blocked.precision import cpu_has_bfloat16
+from nerve_fast.blocked.precision import bfloat16_pays
 from nerve_fast.cli import main as cli
 from nerve_fast.evaluation import record
 
