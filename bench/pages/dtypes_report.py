@@ -31,8 +31,8 @@ def dtypes_section(jobs: dict) -> list[str]:
         "## Networks in bfloat16",
         "",
         "On a CPU that is faster in bfloat16 the networks run in it, unless `dtype` says "
-        "otherwise; queries and keys come to the walk in float32. Labels that are those of networks in "
-        "float32:",
+        "otherwise; queries and keys come to the walk in float32. Labels that are those of "
+        "networks in float32:",
         "",
         "| | images | of all pixels | of the worst image |",
         "|---|---|---|---|",
