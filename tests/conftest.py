@@ -393,3 +393,77 @@ def small_disk():
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture(scope="session")
+def ovdiff_networks(systems, tmp_path_factory):
+    """Folders of OVDiff's networks besides CLIP, small and random, by the names that it gives them.
+
+    The diffusion model makes images of 64 pixels; the SAM is sure of nothing.
+    """
+    import shutil
+
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
+
+    root = tmp_path_factory.mktemp("ovdiff")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        unet = UNet2DConditionModel(
+            sample_size=16,
+            block_out_channels=(16, 32, 32),
+            layers_per_block=1,
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            cross_attention_dim=64,
+            attention_head_dim=2,
+            norm_num_groups=4,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(8, 8, 16),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
+            latent_channels=4,
+            norm_num_groups=4,
+        )
+        for parameter in unet.parameters():
+            if parameter.ndim > 1:
+                # As drawn by torch, attention would be the same everywhere.
+                parameter.data *= 3
+        parts = {"image_size": 64, "patch_size": 16}
+        sam = SamModel(
+            SamConfig(
+                vision_config={
+                    "hidden_size": 16,
+                    "num_hidden_layers": 1,
+                    "num_attention_heads": 2,
+                    "output_channels": 16,
+                    "num_pos_feats": 8,
+                    "mlp_dim": 16,
+                    "global_attn_indexes": [0],
+                    **parts,
+                },
+                prompt_encoder_config={"hidden_size": 16, **parts},
+                mask_decoder_config={
+                    "hidden_size": 16,
+                    "num_attention_heads": 2,
+                    "mlp_dim": 16,
+                    "iou_head_hidden_dim": 16,
+                    "num_hidden_layers": 2,
+                },
+            )
+        )
+    for part in ("scheduler", "tokenizer", "text_encoder"):
+        shutil.copytree(MODELS / "diffusion" / part, root / "diffusion" / part)
+    unet.save_pretrained(root / "diffusion" / "unet")
+    vae.save_pretrained(root / "diffusion" / "vae")
+    sam.save_pretrained(root / "sam")
+    images = SamImageProcessor(
+        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size=None
+    )
+    SamProcessor(images).save_pretrained(root / "sam")
+    return {
+        "diffusion": str(root / "diffusion"),
+        "dino": str(systems["dino"]),
+        "detector": str(root / "sam"),
+    }

@@ -98,4 +98,4 @@ def encode_empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -
             f"{text_encoder.config.vocab_size}"
         )
     with torch.autocast(text_encoder.device.type, enabled=False):
-        return text_encoder(tokens).last_hidden_state
+        return text_encoder(tokens.to(text_encoder.device)).last_hidden_state

@@ -118,6 +118,7 @@ TEMPLATES = {
         "There is a medium {} in the scene.",
         "There is a large {} in the scene.",
     ),
+    "ovdiff": ("A good picture of a {}",),
     "siglip": ("This is a photo of {}.",),
 }
 """By name: ``photo`` is GroupViT's and GEM's; ``cliper`` is what CLIPer takes on VOC, PC59 and

@@ -91,6 +91,7 @@ CHANGES = (
     "prior_resolution",
     "prior_window",
     "prior_stride",
+    "prior_support",
     "prior_networks",
     "logit_scale",
     "background",
@@ -106,13 +107,15 @@ def add_changes(command) -> None:
     over.add_argument("--prior-resolution", type=int, help="short side for CLIP")
     over.add_argument("--prior-window", type=int, help="side of CLIP's sliding window")
     over.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
+    over.add_argument("--prior-support", type=int, help="images made of each class (ovdiff)")
     _add_networks(over)
     over.add_argument("--logit-scale", type=float, help="of similarities, before the softmax")
     add_threshold(over)
     over.add_argument(
         "--vocabulary",
         metavar="NAME",
-        help="plain, sclip, clearclip, groupvit, clip-diy or pixelclip",
+        help="plain, sclip, clearclip, proxyclip, cliper, groupvit, clip-diy, pixelclip, car or "
+        "ovdiff",
     )
 
 
@@ -278,7 +281,7 @@ def add_prior(command) -> None:
         "--prior",
         default="naclip",
         help="clip, maskclip, sclip, naclip (default), clearclip, gem, cliper, proxyclip, siglip, "
-        "groupvit, clip-diy or pixelclip",
+        "groupvit, clip-diy, pixelclip, car or ovdiff",
     )
     prior.add_argument(
         "--prior-resolution", type=int, help="short side for CLIP (default: 1.5 times its own)"
@@ -287,6 +290,9 @@ def add_prior(command) -> None:
         "--prior-window", type=int, help="side of CLIP's sliding window (default: none)"
     )
     prior.add_argument("--prior-stride", type=int, help="step of the window (default: half of it)")
+    prior.add_argument(
+        "--prior-support", type=int, default=32, help="images made of each label (ovdiff; 32)"
+    )
     _add_networks(prior)
     prior.add_argument("--logit-scale", type=float, default=40.0, help="default: 40")
 
@@ -301,6 +307,7 @@ def prior_of(options):
         resolution=options.prior_resolution,
         window=options.prior_window,
         stride=options.prior_stride,
+        support=options.prior_support,
         logit_scale=options.logit_scale,
         networks=dict(options.prior_networks or ()),
     )
@@ -328,7 +335,8 @@ def _add_networks(group) -> None:
         type=network,
         metavar="NAME=ID|DIR|FILE",
         help="what the prior looks with besides CLIP: proxy= a DINO (proxyclip), dino= and found= "
-        "(clip-diy), weights= (pixelclip)",
+        "(clip-diy), weights= (pixelclip), judge= (car), diffusion=, dino= and detector= a SAM "
+        "(ovdiff)",
     )
 
 

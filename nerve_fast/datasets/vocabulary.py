@@ -33,9 +33,9 @@ def words(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, ...], ...]:
             several clothes; ``"clearclip"``, ClearCLIP's: the same without what stands for
             background, person and TV monitor; ``"proxyclip"``, ClearCLIP's with 26 words of
             background in VOC21 and 17 in COCO-Object; ``"cliper"``, CLIPer's, see
-            :func:`competing`; ``"groupvit"``, ``"clip-diy"``, ``"pixelclip"`` and
-            ``"car"``, those of these systems. A word may stand in two classes: ``"bed"`` is
-            background, and a bed, in SCLIP's COCO-Object.
+            :func:`competing`; ``"groupvit"``, ``"clip-diy"``, ``"pixelclip"``,
+            ``"car"`` and ``"ovdiff"``, those of these systems. A word may stand in two classes:
+            ``"bed"`` is background, and a bed, in SCLIP's COCO-Object.
 
     Returns:
         One tuple of words a class, in the order of the labels.

@@ -74,6 +74,7 @@ def settings_asked_for(asked: EvaluationSettings | AblationSettings, dataset: Da
         resolution=asked.prior_resolution,
         window=asked.prior_window,
         stride=asked.prior_stride,
+        support=asked.prior_support,
         logit_scale=asked.logit_scale,
         threshold=asked.threshold,
         under=asked.background,
@@ -97,6 +98,7 @@ def _refuse_unread_of_prior(asked: MethodSettings, prior: str) -> None:
         "prior_resolution": "resolution",
         "prior_window": "window",
         "prior_stride": "stride",
+        "prior_support": "support",
         "logit_scale": "logit_scale",
     }
     for name, field in named.items():
@@ -137,11 +139,14 @@ def _changed(settings, names: Sequence[str] | None = None) -> list[str]:
 
 def refiner_arguments(asked: MethodSettings, settings: Settings, dataset: str) -> dict:
     """Return the arguments of the settings' refiner on a data set."""
+    pamr: dict[str, Any] = {"seen": settings.resolution if settings.protocol == "mmseg" else None}
+    if settings.prior == "ovdiff":
+        pamr = {"dilations": (1, 2, 4, 8, 12, 24), "at": "maps"}
     return {
         "walk": {"config": asked.config, "backend": asked.models.backend},
         "iseg": iseg_of(dataset),
         "cliper": {"cut": settings.cut},
-        "pamr": {"seen": settings.resolution if settings.protocol == "mmseg" else None},
+        "pamr": pamr,
     }.get(settings.refiner, {})
 
 

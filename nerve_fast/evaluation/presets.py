@@ -52,6 +52,7 @@ class Settings:
             :class:`nerve_fast.PriorConfig`.
         layer, cut: of the prior ``cliper``; the refiner of that name has the same cut.
         mask, confidence, box, visual, visual_stuff: of the prior ``car``.
+        support: of the prior ``ovdiff``.
         templates: of its prompts; ``None`` is the prior's own.
         rule: how scores become labels: ``threshold`` is the SCLIP line's, the others are
             :func:`nerve_fast.evaluation.rules.nearest` and ``stretched``; ``painted`` takes the
@@ -82,6 +83,7 @@ class Settings:
     box: float = 0.4
     visual: tuple[str, ...] = ("circle", "blur")
     visual_stuff: tuple[str, ...] = ("blur", "gray")
+    support: int = 32
 
     def __post_init__(self):
         if self.refiner not in REFINERS:

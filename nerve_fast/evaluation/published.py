@@ -29,7 +29,7 @@ MADE_BY = {
     ("SCLIP", True): ("sclip", "--refiner pamr"),
     ("ClearCLIP", True): ("clearclip-l14", ""),
     ("ProxyCLIP", True): ("proxyclip-l14", ""),
-    ("OVDiff", True): ("ovdiff", ""),
+    ("OVDiff", True): ("ovdiff", "--refiner pamr"),
     ("CaR", True): ("car", ""),
     ("NACLIP", True): ("naclip", ""),
 }
@@ -68,8 +68,24 @@ def average_of_eight(row: dict) -> float | None:
     return mean([*row["miou"], row.get(EIGHTH)])
 
 
+def unset(row: dict) -> list[str]:
+    """Return the columns of which a row has a figure and its preset no settings."""
+    preset, _ = MADE_BY[row["method"], row["postprocessed"]]
+    if preset not in PRESETS:
+        return []
+    known = datasets_of(preset) or LAYOUTS
+    return [
+        column
+        for (dataset, column), figure in zip(COLUMNS.items(), row["miou"], strict=True)
+        if figure is not None and dataset not in known
+    ]
+
+
 def command_of(row: dict, measured: Iterable[str]) -> str | None:
     """Return the command that measures what of a row was not measured.
+
+    Of a row that has no figure on any data set that its preset has settings for, it is that of
+    those data sets.
 
     Args:
         row: of :func:`rows`.
@@ -83,13 +99,9 @@ def command_of(row: dict, measured: Iterable[str]) -> str | None:
         return None
     figures = dict(zip(COLUMNS, row["miou"], strict=True))
     figures[EIGHTH] = row.get(EIGHTH, row["average"] if row.get("average_of") == 8 else None)
-    runs = [
-        dataset
-        for dataset in LAYOUTS
-        if figures.get(dataset) is not None
-        and dataset in (datasets_of(preset) or LAYOUTS)
-        and dataset not in measured
-    ]
+    known = [dataset for dataset in LAYOUTS if dataset in (datasets_of(preset) or LAYOUTS)]
+    runs = [dataset for dataset in known if figures.get(dataset) is not None] or known
+    runs = [dataset for dataset in runs if dataset not in measured]
     if not runs:
         return ""
     one = runs[0] if len(runs) == 1 else "$set"

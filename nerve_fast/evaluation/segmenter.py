@@ -182,6 +182,7 @@ def prior_of(
         "visual": settings.visual,
         "visual_stuff": settings.visual_stuff,
         "stuff": tuple(stuff),
+        "support": settings.support,
     }
     read = {name: said[name] for name in ENTRIES[settings.prior].reads}
     return PriorConfig(settings.prior, networks=settings.networks, **read)

@@ -33,10 +33,11 @@ class MethodSettings:
         threshold: in place of the preset's: a number for all classes, or numbers by class.
         background: the class of pixels under the threshold; ``None`` is the data set's background,
             and where it has none no class, which is right nowhere.
-        prior, prior_resolution, prior_window, prior_stride, prior_networks, logit_scale,
-            vocabulary: what takes the place of the preset's ``prior``, ``resolution``, ``window``,
-            ``stride``, ``networks``, ``logit_scale`` and ``vocabulary``; ``None``
-            leaves the preset's. See :class:`nerve_fast.evaluation.presets.Settings`.
+        prior, prior_resolution, prior_window, prior_stride, prior_support, prior_networks,
+            logit_scale, vocabulary: what takes the place of the preset's ``prior``,
+            ``resolution``, ``window``, ``stride``, ``support``, ``networks``, ``logit_scale`` and
+            ``vocabulary``; ``None`` leaves the preset's. See
+            :class:`nerve_fast.evaluation.presets.Settings`.
 
     Raises:
         SettingError, InputError: a value is out of its range.
@@ -54,6 +55,7 @@ class MethodSettings:
     prior_resolution: int | None = None
     prior_window: int | None = None
     prior_stride: int | None = None
+    prior_support: int | None = None
     prior_networks: Mapping[str, str] | Sequence[tuple[str, str]] | None = None
     logit_scale: float | None = None
     threshold: Threshold | None = None

@@ -25,6 +25,7 @@ from nerve_fast.evaluation.published import (
     counterpart,
     mean,
     rows,
+    unset,
 )
 from nerve_fast.evaluation.results import grouped, is_result
 from nerve_fast.utils.files import refuse_foreign, written_whole
@@ -219,16 +220,26 @@ def commands(measured_rows: Sequence[dict[str, dict]]) -> list[str]:
         command = command_of(published, done)
         if command == "":
             continue
-        what = published["method"] + ", post-processed" * published["postprocessed"]
         found = "no preset makes it" if command is None else f"`{command}`"
-        lines.append(f"- {what}: {found}")
+        lines.append(f"- {what_of(published)}: {found}")
     if not lines:
         return []
     told = (
         "`ROOTS` is a folder that holds each data set, or a link to it, by the data set's name; "
         "files that a command names are to be downloaded by hand.\n"
     )
-    return ["## What was not measured, and the command that does\n", told, *lines, ""]
+    parts = [
+        f"{what_of(published)} on {', '.join(columns)}"
+        for published in rows()
+        if (columns := unset(published))
+    ]
+    nowhere = f"\nNo settings are public for {'; '.join(parts)}.\n"
+    return ["## What was not measured, and the command that does\n", told, *lines, nowhere]
+
+
+def what_of(published: dict) -> str:
+    """Return the method of a published row, and whether it is post-processed."""
+    return published["method"] + ", post-processed" * published["postprocessed"]
 
 
 def remarks(number: int, row: dict[str, dict]) -> list[str]:

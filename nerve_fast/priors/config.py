@@ -48,7 +48,9 @@ class PriorConfig:
             above which score a label stays; above which share of a map's maximum a box is drawn.
         visual, visual_stuff: of ``car``: the visual prompts of things and of stuff, some of
             :data:`~nerve_fast.priors.prompting.PROMPTS`.
-        stuff: of ``car``: a word of each label that is stuff, which is looked for first.
+        stuff: a word of each label that is stuff: of ``car``, which looks for it first, and of
+            ``ovdiff``, where it has no background of its own.
+        support: of ``ovdiff``: images that are made of each label.
         others: of ``cliper``: words that compete with those of the labels and stand for none.
 
     Raises:
@@ -75,6 +77,7 @@ class PriorConfig:
     visual: tuple[str, ...] = ("circle", "blur")
     visual_stuff: tuple[str, ...] = ("blur", "gray")
     stuff: tuple[str, ...] = ()
+    support: int = 32
 
     def __post_init__(self):
         # The registry is filled by the files of the methods, which take their settings from here.
@@ -134,6 +137,10 @@ class PriorConfig:
         for field in ("visual", "visual_stuff"):
             for prompt in getattr(self, field):
                 check_choice(f"prior {field}", prompt, PROMPTS)
+        if not isinstance(self.support, int) or self.support < 1:
+            raise InputError(
+                f"prior support is {quoted(self.support)}; expected a number of images, 1 or more"
+            )
         if self.templates is not None:
             check_choice("prior templates", self.templates, TEMPLATES)
         self._refuse_unread(entry.reads)

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate, pad
 
 from nerve_fast.backbones.source import GraphFeatures
-from nerve_fast.errors import InputError
+from nerve_fast.errors import InputError, check_choice
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.priors.resizing import mmseg_size, opencv_bilinear
 from nerve_fast.refiners.checks import check_count, check_maps
@@ -35,6 +35,8 @@ class PAMR:
         dilations: distances of neighbours, in pixels.
         seen: short side in pixels to which mmseg's ``Resize`` brings the image before it is
             brought back up, bilinearly; ``None`` takes the image's own pixels.
+        at: where labels move: ``pixels``, the image's; ``maps``, those of the maps, to whose size
+            the image is brought by Lanczos's filter, as OVDiff has it.
 
     Raises:
         InputError: a value is out of its range; a ``ValueError``.
@@ -43,6 +45,7 @@ class PAMR:
     iterations: int = 10
     dilations: Sequence[int] = (8, 16)
     seen: int | None = None
+    at: str = "pixels"
 
     def __post_init__(self):
         check_count("iterations", self.iterations, 0)
@@ -50,14 +53,18 @@ class PAMR:
             raise InputError("dilations is empty; expected distances in pixels, such as (8, 16)")
         for dilation in self.dilations:
             check_count("a dilation", dilation, 1)
+        check_choice("at", self.at, ("pixels", "maps"))
         if self.seen is not None:
             check_count("seen", self.seen, 1)
 
     def __call__(
         self, image: Image.Image, probabilities: Tensor, graph: GraphFeatures | None = None
     ) -> Tensor:
-        """Probabilities ``(K, h, w)`` to ``(K, H, W)``, the size of the image."""
+        """Probabilities ``(K, h, w)`` to ``(K, H, W)``, the size of the image, or ``(K, h, w)``."""
         check_maps(probabilities)
+        if self.at == "maps":
+            height, width = probabilities.shape[1:]
+            image = image.resize((width, height), Image.Resampling.LANCZOS)
         pixels = to_tensor(image)
         if self.seen is not None:
             seen = to_tensor(opencv_bilinear(image, mmseg_size(image.size, self.seen)))

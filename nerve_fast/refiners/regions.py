@@ -1,29 +1,18 @@
 """Region labels: each mask of a mask generator gets the label of most of its pixels."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from nerve_fast.backbones.sam import DEFAULT_MASKS, SegmentAnything, masks_of, sam_memory
 from nerve_fast.backbones.source import GraphFeatures
-from nerve_fast.errors import InputError
 from nerve_fast.imaging.resampling import likeliest, to_pixels
 from nerve_fast.refiners.checks import check_maps
 from nerve_fast.refiners.registry import registered
-from nerve_fast.refiners.sam import AT_A_TIME, POINTS, SegmentAnything
-
-DEFAULT_MASKS = "facebook/sam-vit-base"
-"""The mask generator unless another is named (Apache-2.0)."""
-
-GENERATOR_BYTES = 4 << 30
-"""What a SAM takes besides its masks: ViT-H's weights, and an image on its way."""
-
-Masks = Iterable[Any]
-"""``(H, W)`` each: arrays or tensors, of which what is not 0 belongs to the mask."""
 
 
 @registered("regions", needs_graph=False)
@@ -37,14 +26,14 @@ class Regions:
 
     Args:
         masks: gives the masks of an image. Either a hub id or a folder of a SAM, see
-            :class:`~nerve_fast.refiners.sam.SegmentAnything`, or any callable that gives ``(H, W)``
-            masks of an RGB image, transformers' pipelines for mask generation among them.
+            :class:`~nerve_fast.backbones.sam.SegmentAnything`, or any callable that gives masks of
+            an RGB image, ``(H, W)`` each, transformers' pipelines for it among them.
 
     Raises:
         TypeError: ``masks`` is neither.
     """
 
-    masks: str | Callable[[Image.Image], Masks] = DEFAULT_MASKS
+    masks: str | Callable[[Image.Image], Any] = DEFAULT_MASKS
 
     def __post_init__(self):
         if not callable(self.masks) and not isinstance(self.masks, str):
@@ -66,11 +55,7 @@ class Regions:
         generate = self.masks
         if isinstance(generate, str):
             generate = SegmentAnything.from_pretrained(generate)
-        found = generate(image)
-        if isinstance(found, Mapping):
-            # As transformers' pipelines give them.
-            found = found["masks"]
-        masks = [_checked(mask, size) for mask in found]
+        masks = masks_of(generate, image)
         labels = likeliest(probabilities.float(), size)
         refined = to_pixels(probabilities.float(), size)
         for label, mask in modes(labels, masks, len(probabilities)):
@@ -83,7 +68,7 @@ class Regions:
         width, height = image_size
         own = 0
         if isinstance(self.masks, str):
-            own = GENERATOR_BYTES + (12 * 3 * AT_A_TIME + POINTS**2) * width * height
+            own = sam_memory(image_size)
         return own + (8 * labels + 32) * width * height
 
 
@@ -101,13 +86,3 @@ def modes(labels: Tensor, masks: list[Tensor], count: int) -> Iterable[tuple[int
         inside = inside[inside >= 0]
         if len(inside):
             yield int(torch.bincount(inside, minlength=count).argmax()), mask
-
-
-def _checked(mask: Any, size: tuple[int, int]) -> Tensor:
-    given = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
-    if tuple(given.shape) != size:
-        raise InputError(
-            f"a mask has shape {tuple(given.shape)}; expected {size}, as the image has "
-            f"{size[1]} × {size[0]} pixels"
-        )
-    return given != 0

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from nerve_fast.backbones.sam import SegmentAnything
 from nerve_fast.blocked.precision import bfloat16_pays
 from nerve_fast.cli import main as cli
 from nerve_fast.errors import InputError
@@ -19,7 +20,6 @@ from nerve_fast.evaluation import method
 from nerve_fast.evaluation import segmenter as command_segmenter
 from nerve_fast.evaluation.metrics import confusion_matrix, mean_iou
 from nerve_fast.refiners import ISeg
-from nerve_fast.refiners.sam import SegmentAnything
 from nerve_fast.tiny.scenes import NAMES, generate
 from nerve_fast.utils.locks import alone_in
 

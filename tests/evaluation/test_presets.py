@@ -1,6 +1,8 @@
 import pytest
 
 from nerve_fast import InputError
+from nerve_fast.datasets import Dataset
+from nerve_fast.datasets.vocabulary import classes_of, words
 from nerve_fast.evaluation.presets import (
     PRESETS,
     REFINERS,
@@ -119,6 +121,10 @@ SYSTEMS = {
             "ade20k": ("car", 0, 40, None),
         },
     ),
+    "ovdiff": (
+        ("openai/clip-vit-base-patch16", "none", "threshold", None),
+        {"voc21": ("ovdiff", 0, 40, 448)},
+    ),
     "pixelclip": (
         ("openai/clip-vit-base-patch16", "none", "threshold", None),
         {
@@ -165,6 +171,16 @@ def test_clip_as_rnns_rows_are_those_of_its_configurations(dataset):
         assert set(found.visual_stuff) == stuff
 
 
+def test_ovdiff_makes_as_many_images_as_its_public_code():
+    assert settings_of("ovdiff", "voc21", True).support == 32
+    assert settings_of("ovdiff", "voc21", True, support=2).support == 2
+    # Typed from the public code, which has a word a class; 0 is the background.
+    plain = classes_of("voc21")
+    own = {1: "airplane", 11: "table", 16: "potted plant", 20: "monitor"}
+    found = words(Dataset("voc21", plain, True, ()), "ovdiff")
+    assert found == tuple((own.get(k, name),) for k, name in enumerate(plain))
+
+
 def test_one_preset_walks_on_another_graph():
     assert {preset: graph_of(preset) for preset in PRESETS if graph_of(preset)} == {
         "nerve-dino": DINO
@@ -209,7 +225,8 @@ def test_clipers_rows_are_those_of_its_configurations(dataset):
 
 
 def test_settings_of_ours_are_said_to_be_ours():
-    ours = ["nerve", "nerve-dino", "metaclip", "openclip", "fixed"]
+    # Of OVDiff it is the detector.
+    ours = ["ovdiff", "nerve", "nerve-dino", "metaclip", "openclip", "fixed"]
     assert [name for name in PRESETS if not by_authors(name)] == ours
 
 

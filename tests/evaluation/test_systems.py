@@ -9,9 +9,12 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from nerve_fast import InputError
+from nerve_fast.backbones import sam, text_to_image
 from nerve_fast.cli import main as cli
 from nerve_fast.evaluation import EvaluationSettings, ModelSettings, method
 from nerve_fast.evaluation.presets import PRESETS, settings_of
+from nerve_fast.imaging.images import to_tensor
+from nerve_fast.refiners.pamr import PAMR, pamr
 from nerve_fast.tiny import MODELS
 
 SIZE = (61, 45)
@@ -36,13 +39,14 @@ def voc(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def ways(systems):
+def ways(systems, ovdiff_networks):
     """The network of images and words of each preset, and its further ones."""
     return {
         "groupvit": (systems["groupvit"], {}),
         "clip-diy": (MODELS / "clip", {"dino": systems["dino"], "found": systems["found"]}),
         "pixelclip": (MODELS / "clip", {"weights": systems["pixelclip"]}),
         "car": (MODELS / "clip", {"judge": MODELS / "clip"}),
+        "ovdiff": (MODELS / "clip", ovdiff_networks),
         "proxyclip-l14": (MODELS / "clip", {"proxy": systems["dino"]}),
     }
 
@@ -53,6 +57,8 @@ def arguments(ways, systems, preset, dataset, root, out):
     flags += ["--clip", clip, "--device", "cpu"]
     if preset == "nerve-dino":
         flags += ["--graph", systems["dino"]]
+    if preset == "ovdiff":
+        flags += ["--prior-support", "1", "--prior-resolution", "64"]
     if networks:
         flags += ["--prior-network", *(f"{name}={source}" for name, source in networks.items())]
     return [str(flag) for flag in flags]
@@ -68,6 +74,7 @@ def arguments(ways, systems, preset, dataset, root, out):
         ("clip-diy", "voc21"),
         ("pixelclip", "voc20"),
         ("car", "voc21"),
+        ("ovdiff", "voc21"),
         ("clearclip-l14", "voc20"),
         ("proxyclip-l14", "voc20"),
         ("nerve-dino", "voc20"),
@@ -75,8 +82,11 @@ def arguments(ways, systems, preset, dataset, root, out):
     ],
 )
 def test_a_preset_runs_on_a_data_set_that_it_was_published_on(
-    ways, systems, voc, tmp_path, preset, dataset
+    ways, systems, voc, tmp_path, monkeypatch, preset, dataset
 ):
+    # Twenty classes' images would take their time.
+    monkeypatch.setattr(text_to_image, "STEPS", 1)
+    monkeypatch.setattr(sam, "POINTS", 2)
     out = tmp_path / "out"
     assert cli.main(arguments(ways, systems, preset, dataset, voc, out)) == 0
     results = json.loads((out / "results.json").read_text())
@@ -86,7 +96,7 @@ def test_a_preset_runs_on_a_data_set_that_it_was_published_on(
     assert run["preset"]["name"] == preset
     assert run["settings"]["prior"] == settings_of(preset, dataset, dataset == "voc21").prior
     assert run["weights"]["prior"]
-    single = {"gem": 1, "groupvit": 1, "clip-diy": 1, "pixelclip": 8, "car": 15}
+    single = {"gem": 1, "groupvit": 1, "clip-diy": 1, "pixelclip": 8, "car": 15, "ovdiff": 1}
     assert run["models"]["templates"] == single.get(preset, 80)
     # Once more, everything is known.
     assert cli.main(arguments(ways, systems, preset, dataset, voc, out)) == 0
@@ -116,6 +126,25 @@ def test_groupvits_maps_are_brought_to_pixels(ways, voc):
     assert (segmenter(image) == expected).double().mean() > 0.999
     assert segmenter.prior.config.background == "background"
     assert segmenter.prior.config.threshold == 0.05
+
+
+def test_ovdiffs_cosines_are_brought_to_pixels_and_refined_before(ways, voc, monkeypatch):
+    monkeypatch.setattr(text_to_image, "STEPS", 1)
+    monkeypatch.setattr(sam, "POINTS", 2)
+    changes = {"prior_support": 1, "prior_resolution": 64}
+    segmenter, image = segmenter_of(ways, voc, "ovdiff", "voc21", **changes)
+    maps = segmenter.prior.maps([image], segmenter.classes)
+    at_pixels = interpolate(maps, SIZE[::-1], mode="bilinear", align_corners=False)[0]
+    expected = at_pixels.clamp(min=0).argmax(0)
+    assert (segmenter(image) == expected).double().mean() > 0.999
+    assert segmenter.prior.config.background == "background"
+    segmenter, image = segmenter_of(ways, voc, "ovdiff", "voc21", refiner="pamr", **changes)
+    assert segmenter.refiner == PAMR(10, (1, 2, 4, 8, 12, 24), at="maps")
+    seen = to_tensor(image.resize(maps.shape[:1:-1], Image.Resampling.LANCZOS))
+    moved = pamr(seen, maps[0], 10, (1, 2, 4, 8, 12, 24))
+    at_pixels = interpolate(moved[None], SIZE[::-1], mode="bilinear", align_corners=False)[0]
+    expected = at_pixels.clamp(min=0).argmax(0)
+    assert (segmenter(image) == expected).double().mean() > 0.999
 
 
 def test_clip_diys_labels_are_those_of_the_place_above_and_left(ways, voc):

@@ -5,7 +5,8 @@ from PIL import Image
 from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
 
 from nerve_fast import InputError
-from nerve_fast.refiners import REFINERS, Regions, sam
+from nerve_fast.backbones import sam
+from nerve_fast.refiners import REFINERS, Regions
 from nerve_fast.refiners.regions import modes
 
 IMAGE = Image.new("RGB", (6, 4))

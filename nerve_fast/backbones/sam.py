@@ -1,13 +1,24 @@
 """Masks of all things in an image, by a SAM of transformers (Kirillov et al., ICCV 2023)."""
 
 import functools
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from transformers import SamModel, SamProcessor
 
+from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.errors import InputError
+
+DEFAULT_MASKS = "facebook/sam-vit-base"
+"""The mask generator unless another is named (Apache-2.0)."""
+
+GENERATOR_BYTES = 4 << 30
+"""What a SAM takes besides its masks: ViT-H's weights, and an image on its way."""
 
 POINTS = 32
 """Points along a side of the grid that the model is asked at."""
@@ -55,6 +66,12 @@ class SegmentAnything:
             ) from error
         return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
 
+    @functools.cached_property
+    def identity(self) -> str:
+        """The settings, and a digest of the weights."""
+        settings = [POINTS, LEAST_IOU, LEAST_STABILITY, OFFSET, MOST_OVERLAP]
+        return f"SAM {json.dumps(settings)} sha256 {fingerprint(self.model)}"
+
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> list[Tensor]:
         """``(H, W)`` bool each, the best first; none where nothing is sure enough."""
@@ -80,6 +97,38 @@ class SegmentAnything:
             scores += iou[keep].tolist()
             boxes += [_box(mask) for mask in found[keep]]
         return [masks[i] for i in _apart(boxes, scores)]
+
+
+def sam_memory(image_size: tuple[int, int]) -> int:
+    """Bytes that a SAM and its masks of an image of ``(width, height)`` pixels take."""
+    return GENERATOR_BYTES + (12 * 3 * AT_A_TIME + POINTS**2) * image_size[0] * image_size[1]
+
+
+def masks_of(generate: Callable[[Image.Image], Any], image: Image.Image) -> list[Tensor]:
+    """The masks that a generator gives of an image, ``(H, W)`` bool each.
+
+    Args:
+        generate: gives masks, arrays or tensors ``(H, W)`` of which what is not 0 belongs to the
+            mask, or a mapping that has them as ``"masks"``, as transformers' pipelines do.
+        image: RGB.
+
+    Raises:
+        InputError: a mask has another size than the image.
+    """
+    found = generate(image)
+    if isinstance(found, Mapping):
+        found = found["masks"]
+    return [_checked(mask, (image.height, image.width)) for mask in found]
+
+
+def _checked(mask: Any, size: tuple[int, int]) -> Tensor:
+    given = mask if isinstance(mask, Tensor) else torch.from_numpy(np.array(mask))
+    if tuple(given.shape) != size:
+        raise InputError(
+            f"a mask has shape {tuple(given.shape)}; expected {size}, as the image has "
+            f"{size[1]} × {size[0]} pixels"
+        )
+    return given != 0
 
 
 def _box(mask: Tensor) -> tuple[int, int, int, int]:
