@@ -15,6 +15,7 @@ from nerve_fast.priors.groupvit import GroupViT
 from nerve_fast.priors.clipdiy import CLIPDIY
 from nerve_fast.priors.pixelclip import PixelCLIP
 from nerve_fast.priors.car import CaR
+from nerve_fast.priors.iseg import ISegPrior
 
 # isort: on
 from nerve_fast.priors.config import PriorConfig
@@ -33,6 +34,7 @@ __all__ = [
     "CLIPer",
     "CaR",
     "GroupViT",
+    "ISegPrior",
     "PixelCLIP",
     "Prior",
     "PriorConfig",
