@@ -118,6 +118,11 @@ class PromptedDiffusion:
         """The number of heads of each group of cross-attentions."""
         return [sum(layer.heads for layer in group) for group in self.cross]
 
+    @property
+    def self_heads(self) -> int:
+        """The number of heads of the self-attention."""
+        return self.diffusion.heads
+
     def memory(self, size: tuple[int, int]) -> int:
         """Bytes that an image of ``size = (width, height)`` pixels takes, and its maps."""
         tokens = math.prod(size) // self.diffusion.scale**2

@@ -113,6 +113,11 @@ class ISegPrior(ConfiguredPrior):
                 f"prior network diffusion: its text encoder knows {known} tokens, and the "
                 f"tokenizer has token {most}: they belong to different models"
             )
+        if diffusion.self_heads <= max(SELF_HEADS):
+            raise InputError(
+                f"prior network diffusion: {SELF[0]} has {diffusion.self_heads} heads; expected "
+                f"more than {max(SELF_HEADS)}, as Stable Diffusion 1 and 2 have"
+            )
         self.heads = HEADS[self.config.heads]
         for heads, count in zip(self.heads or (), diffusion.heads, strict=False):
             if max(heads) >= count:
