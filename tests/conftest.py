@@ -225,14 +225,53 @@ def systems(tmp_path_factory):
     }
     others = {"sem_seg_head.predictor.prompt_tokens": torch.zeros(2), "pixel_mean": torch.zeros(3)}
     torch.save({"model": {**weights, **others}, "iteration": 9999}, root / "pixelclip.pth")
+    make_stable_diffusion(root / "diffusion")
     return {
         "groupvit": root / "groupvit",
+        "diffusion": root / "diffusion",
         "dino": root / "dino",
         "found": root / "found.pt",
         "decoder": decoder,
         "pixelclip": root / "pixelclip.pth",
         "tuned": tuned,
     }
+
+
+def make_stable_diffusion(folder):
+    """A small random model with the levels, the layers and the heads of Stable Diffusion 2.1."""
+    import shutil
+
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    names = ("unet", "vae", "text_encoder")
+    shutil.copytree(MODELS / "diffusion", folder, ignore=shutil.ignore_patterns(*names))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        unet = UNet2DConditionModel(
+            block_out_channels=(20, 20, 40, 40),
+            attention_head_dim=(5, 10, 20, 20),
+            norm_num_groups=5,
+            cross_attention_dim=16,
+            use_linear_projection=True,
+            sample_size=64,
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(4, 4, 8, 8),
+            down_block_types=["DownEncoderBlock2D"] * 4,
+            up_block_types=["UpDecoderBlock2D"] * 4,
+            norm_num_groups=4,
+        )
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
+        ends = {"bos_token_id": 763, "eos_token_id": 764}
+        text = CLIPTextModel(CLIPTextConfig(vocab_size=765, num_hidden_layers=1, **sizes, **ends))
+    # Drawn as they are, places and words would look alike.
+    for model, scale in ((unet, 1.5), (text, 10)):
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.data *= scale
+    for name, model in zip(names, (unet, vae, text), strict=True):
+        model.save_pretrained(folder / name)
 
 
 def as_openai(state):

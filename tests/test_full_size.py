@@ -8,6 +8,8 @@ from PIL import Image
 from transformers import (
     CLIPConfig,
     CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
     CLIPTokenizer,
     GroupViTConfig,
     GroupViTModel,
@@ -19,14 +21,18 @@ from transformers import (
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from nerve_fast.backbones.clip import CLIPBackbone
+from nerve_fast.backbones.diffusion import DiffusionBackbone
 from nerve_fast.backbones.dino import DINOBackbone
 from nerve_fast.backbones.found import Saliency
 from nerve_fast.backbones.groupvit import GroupViTBackbone
+from nerve_fast.backbones.prompt_encoder import PromptEncoder
+from nerve_fast.backbones.prompted import PromptedDiffusion
 from nerve_fast.backbones.siglip import SigLIPBackbone
 from nerve_fast.bench.harness.full_size import full_size_pipe
 from nerve_fast.evaluation.presets import Settings, settings_of
-from nerve_fast.evaluation.segmenter import Segmenter
-from nerve_fast.priors import CLIPDIY, GroupViT, PixelCLIP, PriorConfig, SigLIP
+from nerve_fast.evaluation.segmenter import Segmenter, prior_of
+from nerve_fast.priors import CLIPDIY, GroupViT, ISegPrior, PixelCLIP, PriorConfig, SigLIP
+from nerve_fast.priors.iseg import CROSS, SELF
 from nerve_fast.priors.pixelclip import PixelCLIPBackbone
 from nerve_fast.tiny import MODELS
 from nerve_fast.utils.files import cache_folder
@@ -87,7 +93,7 @@ def make_system(own_cache):
         normal = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD, "resample": 3}
         return kind(CLIPModel(config), tokenizer, **normal, **common)
 
-    def make(name):
+    def make(name, graph=None):
         torch.manual_seed(0)
         half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         if name == "groupvit":
@@ -95,6 +101,25 @@ def make_system(own_cache):
             model = GroupViTModel(GroupViTConfig(text_config=ends))
             config = PriorConfig(name, background="background", threshold=0.95)
             return GroupViT(GroupViTBackbone(model, tokenizer, **half, **common), config)
+        if name == "iseg":
+            backbone = DiffusionBackbone(
+                graph.vae,
+                graph.unet,
+                alphas_cumprod=graph.alphas_cumprod,
+                empty_prompt=graph.empty_prompt,
+                layers=SELF,
+            )
+            sizes_of_text = {
+                "num_hidden_layers": 23,
+                "intermediate_size": 4096,
+                "hidden_act": "gelu",
+            }
+            ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+            text = CLIPTextConfig(hidden_size=1024, num_attention_heads=16, **sizes_of_text, **ends)
+            encoder = PromptEncoder.of(CLIPTextModel(text).to(graph.dtype), tokenizer)
+            config = prior_of(settings_of(name, "voc21", True), "background", ("sea", "wall"))
+            prompted = PromptedDiffusion(backbone, encoder, CROSS)
+            return ISegPrior(clip(CLIPBackbone, 16), prompted, config)
         if name == "clip-diy":
             vision = ViTConfig(**sizes("small", patch_size=8, image_size=224))
             dino = DINOBackbone(ViTModel(vision, add_pooling_layer=False), **half)
@@ -133,3 +158,19 @@ def test_a_system_labels_an_image_at_full_size(make_system, name, dataset, size)
     assert found.shape == (375, 500)
     assert found.min() >= 0
     assert found.max() < len(classes)
+
+
+@pytest.mark.slow
+def test_iseg_labels_an_image_at_full_size(make_system, pipe):
+    prior = make_system("iseg", pipe.graph)
+    assert prior.diffusion.heads == [100, 30]
+    classes = [[word] for word in ["background", "cat", "dog", "grass"]]
+    image = Image.effect_noise((500, 375), 60).convert("RGB")
+    prior.check_labels(classes)
+    segmenter = Segmenter(prior, settings_of("iseg", "voc21", True), classes, True)
+    found = segmenter(image)
+    assert found.shape == (375, 500)
+    assert found.min() >= 0
+    assert found.max() < len(classes)
+    # What is not the background is what was found in the image.
+    assert len(found.unique()) > 1

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.profiler import record_function
 
 from nerve_fast.backbones.capture import captured, watch
@@ -132,7 +132,7 @@ class DiffusionBackbone:
                 networks.vae.to(device),
                 networks.unet.to(device),
                 alphas_cumprod=networks.alphas_cumprod,
-                empty_prompt=networks.empty_prompt.to(device),
+                empty_prompt=networks.prompts.states().to(device),
                 layers=layers,
                 timestep=timestep,
                 revision=networks.revision,
@@ -269,23 +269,37 @@ class DiffusionBackbone:
             ):
                 block.compile()
 
-    def _project(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries and keys ``(b, n, H, D)`` of tiles."""
+    @torch.no_grad()
+    def outputs(
+        self, modules: Sequence[nn.Module], pixels: Tensor, noise: Tensor, prompt: Tensor
+    ) -> list[Tensor]:
+        """What some of the UNet's modules give for noised images, as far as the last of them runs.
+
+        Args:
+            modules: all of them given to :func:`~nerve_fast.backbones.capture.watch` before.
+            pixels: ``(b, 3, H, W)``, from −1 to 1.
+            noise: ``(b, C, h, w)`` float32, on any device.
+            prompt: ``(1, length, C')``, what the text encoder gives.
+
+        Returns:
+            One tensor for each module, in their order.
+        """
         with record_function("nerve_fast: VAE"):
             latent_distribution = self.vae.encode(
                 pixels.to(self.vae.device, self.vae.dtype, memory_format=self.memory_format)
             ).latent_dist
         latents = latent_distribution.mean * self.vae.config.scaling_factor
         noisy = self.signal * latents.float() + self.noise * noise.to(latents.device)
+        noisy, states = noisy.to(latents.dtype), prompt.expand(len(noisy), -1, -1)
         with record_function("nerve_fast: UNet"):
-            projections = captured(
-                self._projections, lambda: self._denoise(noisy.to(latents.dtype))
+            return captured(
+                modules, lambda: self.unet(noisy, self.timestep, states, return_dict=False)
             )
-        return self._join_heads(projections[::2]), self._join_heads(projections[1::2])
 
-    def _denoise(self, noisy_latents: Tensor) -> None:
-        prompt = self.empty_prompt.expand(len(noisy_latents), -1, -1)
-        self.unet(noisy_latents, self.timestep, prompt, return_dict=False)
+    def _project(self, pixels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries and keys ``(b, n, H, D)`` of tiles."""
+        projections = self.outputs(self._projections, pixels, noise, self.empty_prompt)
+        return self._join_heads(projections[::2]), self._join_heads(projections[1::2])
 
     def _join_heads(self, projections: list[Tensor]) -> Tensor:
         heads = [

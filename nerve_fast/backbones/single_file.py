@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from nerve_fast.backbones.kinds import STABLE_DIFFUSION, unfit_networks
+from nerve_fast.backbones.prompt_encoder import PromptEncoder
 from nerve_fast.backbones.stable_diffusion import Networks
 from nerve_fast.errors import InputError
 
@@ -78,8 +79,7 @@ def read_single_file(file: Path, dtype: torch.dtype) -> Networks:
     )
     text_encoder = _text_encoder(weights, text_config, dtype)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    prompt = _encode_empty_prompt(text_encoder)
-    return Networks(vae, unet, scheduler.alphas_cumprod, prompt)
+    return Networks(vae, unet, scheduler.alphas_cumprod, _prompts(text_encoder))
 
 
 def _refuse_others(file: Path, weights: dict[str, Any]) -> None:
@@ -200,17 +200,17 @@ def _filled(make, weights: dict[str, Tensor], dtype: torch.dtype) -> nn.Module:
     return model.eval()
 
 
-@torch.no_grad()
-def _encode_empty_prompt(text_encoder: CLIPTextModel) -> Tensor:
-    """The last hidden state for ``""``: the two tokens of its ends, and what it is padded with."""
+def _prompts(text_encoder: CLIPTextModel) -> PromptEncoder:
+    """The encoder with the tokens that stand around a prompt: the file holds no tokenizer."""
     config = text_encoder.config
-    tokens = torch.full((1, config.max_position_embeddings), config.eos_token_id)
-    if config.hidden_act == "gelu":
+    return PromptEncoder(
+        text_encoder,
+        None,
+        first=config.bos_token_id,
+        last=config.eos_token_id,
         # The tokenizer of Stable Diffusion 2 pads with "!", its first token.
-        tokens[:] = 0
-    tokens[0, :2] = torch.tensor([config.bos_token_id, config.eos_token_id])
-    with torch.autocast("cpu", enabled=False):
-        return text_encoder(tokens).last_hidden_state
+        padding=0 if config.hidden_act == "gelu" else config.eos_token_id,
+    )
 
 
 def _first(weights: dict[str, Any], pattern: str) -> Tensor:

@@ -12,6 +12,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from nerve_fast.backbones.files import Checkpoint, Layout, Network, read_config
 from nerve_fast.backbones.kinds import not_stable_diffusion
 from nerve_fast.backbones.loading import guarded, load
+from nerve_fast.backbones.prompt_encoder import PromptEncoder
 
 _STEMS = ("diffusion_pytorch_model", "diffusion_pytorch_model")
 TEXT_ENCODER = Network("text_encoder")
@@ -30,26 +31,31 @@ LAYOUT = Layout(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Networks:
-    """The parts of a Stable Diffusion that the graph needs, on the CPU.
+    """The parts of a Stable Diffusion, on the CPU.
 
     Attributes:
         vae, unet: the networks.
         alphas_cumprod: ``(T,)``, the scheduler's :math:`\\bar α`.
-        empty_prompt: ``(1, 77, C)``, the text encoder's last hidden state for ``""``.
+        prompts: the text encoder.
         revision: the commit of the hub's repository, where the model comes from one.
     """
 
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     alphas_cumprod: Tensor
-    empty_prompt: Tensor
+    prompts: PromptEncoder
     revision: str | None = None
 
 
-def load_networks(source: str, dtype: torch.dtype) -> Networks:
+def load_networks(source: str, dtype: torch.dtype, option: str = "diffusion") -> Networks:
     """Load the networks of a folder or a hub id in diffusers layout, or of a single file.
 
     Single files are what the authors of Stable Diffusion distribute, ``.safetensors`` or ``.ckpt``.
+
+    Args:
+        source: hub id, folder or file.
+        dtype: of the networks.
+        option: the argument that takes the source, for messages.
 
     Raises:
         InputError: the model is not available, lacks a file, is damaged or of another kind.
@@ -63,7 +69,7 @@ def load_networks(source: str, dtype: torch.dtype) -> Networks:
     def loader(checkpoint: Checkpoint) -> Networks:
         return _from_folder(checkpoint, dtype)
 
-    return load("diffusion", source, LAYOUT, "diffusion", loader, not_stable_diffusion)
+    return load("diffusion", source, LAYOUT, option, loader, not_stable_diffusion)
 
 
 def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype) -> Networks:
@@ -78,24 +84,6 @@ def _from_folder(checkpoint: Checkpoint, dtype: torch.dtype) -> Networks:
         checkpoint.network(VAE, AutoencoderKL, dtype),
         checkpoint.network(UNET, UNet2DConditionModel, dtype),
         scheduler.alphas_cumprod,
-        encode_empty_prompt(text_encoder, tokenizer),
+        PromptEncoder.of(text_encoder, tokenizer),
         checkpoint.revision,
     )
-
-
-@torch.no_grad()
-def encode_empty_prompt(text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer) -> Tensor:
-    """The text encoder's last hidden state for ``""``, ``(1, length, C)``.
-
-    Raises:
-        ValueError: the tokenizer belongs to another text encoder.
-    """
-    length = text_encoder.config.max_position_embeddings
-    tokens = tokenizer("", padding="max_length", max_length=length, return_tensors="pt").input_ids
-    if tokens.max() >= text_encoder.config.vocab_size:
-        raise ValueError(
-            f"the tokenizer gives token {tokens.max()}, and the text encoder knows "
-            f"{text_encoder.config.vocab_size}"
-        )
-    with torch.autocast(text_encoder.device.type, enabled=False):
-        return text_encoder(tokens.to(text_encoder.device)).last_hidden_state

@@ -119,7 +119,15 @@ TEMPLATES = {
         "There is a large {} in the scene.",
     ),
     "ovdiff": ("A good picture of a {}",),
+    "tagclip": (
+        *IMAGENET_TEMPLATES,
+        "there is a {} in the scene.",
+        "there is the {} in the scene.",
+        "this is a {} in the scene.",
+        "this is the {} in the scene.",
+        "this is one {} in the scene.",
+    ),
     "siglip": ("This is a photo of {}.",),
 }
 """By name: ``photo`` is GroupViT's and GEM's; ``cliper`` is what CLIPer takes on VOC, PC59 and
-Cityscapes, and CLIP as RNN everywhere."""
+Cityscapes, and CLIP as RNN everywhere; ``tagclip`` is what iSeg's TagCLIP takes."""

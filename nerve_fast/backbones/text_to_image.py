@@ -21,13 +21,8 @@ from nerve_fast.backbones.diffusion import ENCODER_ACTIVATIONS, PIXEL_BYTES, UNE
 from nerve_fast.backbones.files import Checkpoint, read_config
 from nerve_fast.backbones.kinds import not_stable_diffusion
 from nerve_fast.backbones.loading import load
-from nerve_fast.backbones.stable_diffusion import (
-    LAYOUT,
-    TEXT_ENCODER,
-    UNET,
-    VAE,
-    encode_empty_prompt,
-)
+from nerve_fast.backbones.prompt_encoder import PromptEncoder
+from nerve_fast.backbones.stable_diffusion import LAYOUT, TEXT_ENCODER, UNET, VAE
 from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.errors import InputError
 
@@ -256,4 +251,4 @@ class TextToImage:
     @functools.cached_property
     def _empty_prompt(self) -> Tensor:
         encoder = self.pipe.text_encoder
-        return encode_empty_prompt(encoder, self.pipe.tokenizer)
+        return PromptEncoder.of(encoder, self.pipe.tokenizer).states()

@@ -3,7 +3,7 @@
 from nerve_fast.datasets.dataset import Dataset, Sample
 from nerve_fast.datasets.label_files import labels_of
 from nerve_fast.datasets.loading import load
-from nerve_fast.datasets.vocabulary import NAMES, VOCABULARIES, competing, stuff, words
+from nerve_fast.datasets.vocabulary import NAMES, VOCABULARIES, competing, said, stuff, words
 
 __all__ = [
     "NAMES",
@@ -13,6 +13,7 @@ __all__ = [
     "competing",
     "labels_of",
     "load",
+    "said",
     "stuff",
     "words",
 ]

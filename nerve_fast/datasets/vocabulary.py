@@ -34,8 +34,8 @@ def words(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, ...], ...]:
             background, person and TV monitor; ``"proxyclip"``, ClearCLIP's with 26 words of
             background in VOC21 and 17 in COCO-Object; ``"cliper"``, CLIPer's, see
             :func:`competing`; ``"groupvit"``, ``"clip-diy"``, ``"pixelclip"``,
-            ``"car"`` and ``"ovdiff"``, those of these systems. A word may stand in two classes:
-            ``"bed"`` is background, and a bed, in SCLIP's COCO-Object.
+            ``"car"``, ``"iseg"`` and ``"ovdiff"``, those of these systems. A word may stand in two
+            classes: ``"bed"`` is background, and a bed, in SCLIP's COCO-Object.
 
     Returns:
         One tuple of words a class, in the order of the labels.
@@ -59,9 +59,10 @@ def words(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, ...], ...]:
 def competing(dataset: Dataset, vocabulary: str) -> tuple[str, ...]:
     """Return words that compete with those of the classes though they stand for none of them.
 
-    CLIPer has such on data sets without a background: the words of the background all the same.
+    They are the words of the background: for iSeg, whose background is what no other class is, and
+    for CLIPer on data sets without one.
     """
-    if vocabulary != "cliper" or dataset.has_background:
+    if vocabulary != "iseg" and (vocabulary != "cliper" or dataset.has_background):
         return ()
     return tuple(_replaced(dataset.name, vocabulary).get("background", ["background"]))
 
@@ -73,6 +74,20 @@ def stuff(dataset: Dataset, vocabulary: str) -> tuple[str, ...]:
     names = _FACTS["apart"].get(dataset.name, ())
     pairs = zip(dataset.classes, words(dataset, vocabulary), strict=True)
     return tuple(synonyms[0] for name, synonyms in pairs if name in names)
+
+
+def said(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, str], ...]:
+    """Return how iSeg's prompts call each class, by its first word, in the order of its authors."""
+    if vocabulary != "iseg":
+        return ()
+    facts = next((entry for entry in _FACTS["said"] if dataset.name in entry["sets"]), {})
+    first = {
+        name: synonyms[0]
+        for name, synonyms in zip(dataset.classes, words(dataset, vocabulary), strict=True)
+    }
+    names = facts.get("words", {})
+    order = facts.get("order", dataset.classes[int(dataset.has_background) :])
+    return tuple((first[name], names.get(name, first[name])) for name in order)
 
 
 def _replaced(name: str, vocabulary: str) -> dict[str, list[str]]:

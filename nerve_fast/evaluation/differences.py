@@ -27,7 +27,7 @@ USUAL = {
 def method_of(run: dict) -> str:
     """Return the name of the method as Table 1 spells it, or would."""
     prior, refiner = run["settings"]["prior"], run["refiner"]["name"]
-    method = {"walk": "NERVE", "iseg": "iSeg"}.get(refiner, prior)
+    method = {"walk": "NERVE", "iseg": f"{prior} + iSeg's refinement"}.get(refiner, prior)
     if method == refiner == "cliper":
         method = "CLIPer + diffusion"
     rows = [*PUBLISHED["table1"]["rows"], *PUBLISHED["beside"]["rows"]]

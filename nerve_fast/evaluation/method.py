@@ -263,11 +263,11 @@ def load_segmenter(
     classes = datasets.words(dataset, settings.vocabulary)
     others = datasets.competing(dataset, settings.vocabulary)
     stuff = datasets.stuff(dataset, settings.vocabulary)
+    said = datasets.said(dataset, settings.vocabulary)
     # The words of the background may be others than its name.
     background = classes[0][0] if dataset.has_background else None
-    prior = load_prior(
-        prior_of(settings, background, others, stuff), clip_source, device=device, dtype=dtype
-    )
+    config = prior_of(settings, background, others, stuff, said)
+    prior = load_prior(config, clip_source, device=device, dtype=dtype)
     weights = {"prior": prior.identity}
     refiner = source = None
     if needs_graph(settings.refiner):

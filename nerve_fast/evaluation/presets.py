@@ -1,6 +1,7 @@
 """The settings of each method on each data set; ``presets.json`` holds the table.
 
-The settings of the refiner ``iseg`` depend on the data set and not on the preset, and are here.
+The settings of the refiner ``iseg`` depend on the data set and not on the preset: they are those of
+the preset ``iseg``.
 """
 
 import dataclasses
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from nerve_fast.certainty import Certainty, Threshold
 from nerve_fast.errors import InputError
+from nerve_fast.priors import PriorConfig
 
 _TABLE = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
 
@@ -18,15 +20,8 @@ REFINERS = ("none", "pamr", "densecrf", "regions", "iseg", "cliper", "walk")
 COMMON = ("prior", "refiner", "vocabulary", "protocol", "templates", "rule")
 """Settings that a preset has alike on all data sets."""
 
-_VOC, _CONTEXT, _COCO = (8, 0.015), (5, 0.002), (10, 0.2)
-_ISEG = {
-    "voc21": _VOC,
-    "voc20": _VOC,
-    "pc60": _CONTEXT,
-    "pc59": _CONTEXT,
-    "coco-object": _COCO,
-}
-"""Iterations and step size of the authors' runs of iSeg with open vocabularies."""
+_LIKE = {"voc20": "voc21", "pc59": "pc60"}
+"""Data sets that differ from one that iSeg was run on in their background alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +48,7 @@ class Settings:
         layer, cut: of the prior ``cliper``; the refiner of that name has the same cut.
         mask, confidence, box, visual, visual_stuff: of the prior ``car``.
         support: of the prior ``ovdiff``.
+        confidence, reweighting, prompt, heads, iterations, step_size: of the prior ``iseg``.
         templates: of its prompts; ``None`` is the prior's own.
         rule: how scores become labels: ``threshold`` is the SCLIP line's, the others are
             :func:`nerve_fast.evaluation.rules.nearest` and ``stretched``; ``painted`` takes the
@@ -84,13 +80,18 @@ class Settings:
     visual: tuple[str, ...] = ("circle", "blur")
     visual_stuff: tuple[str, ...] = ("blur", "gray")
     support: int = 32
+    reweighting: tuple[float, ...] = PriorConfig.reweighting
+    prompt: str = PriorConfig.prompt
+    heads: str = PriorConfig.heads
+    iterations: int = PriorConfig.iterations
+    step_size: float = PriorConfig.step_size
 
     def __post_init__(self):
         if self.refiner not in REFINERS:
             raise InputError(f"refiner is {self.refiner!r}; expected one of {', '.join(REFINERS)}")
         Certainty(self.threshold, self.under)
         # As JSON has them they are lists.
-        for name in ("visual", "visual_stuff"):
+        for name in ("visual", "visual_stuff", "reweighting"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
 
 
@@ -129,8 +130,9 @@ def diffusion_of(preset: str) -> tuple[tuple[str, ...] | None, int | None]:
 
 def iseg_of(dataset: str) -> dict:
     """Return iSeg's settings on a data set: its authors' ones, or VOC's where they give none."""
-    iterations, step_size = _ISEG.get(dataset, _VOC)
-    return {"iterations": iterations, "step_size": step_size}
+    rows = _TABLE["iseg"]["sets"]
+    row = rows.get(_LIKE.get(dataset, dataset), rows["voc21"])
+    return {name: row[name] for name in ("iterations", "step_size")}
 
 
 def settings_of(preset: str, dataset: str, has_background: bool, **changes) -> Settings:

@@ -35,7 +35,7 @@ MADE_BY = {
 }
 """The preset and the flags that a row is measured with, by its method and post-processing."""
 
-PRESENT = ("CLIPer", "CLIPer + diffusion", "CaR")
+PRESENT = ("CLIPer", "CLIPer + diffusion", "CaR", "iSeg")
 """Methods whose published figures are means over the classes of the truth alone."""
 
 

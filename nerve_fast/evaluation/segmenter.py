@@ -151,6 +151,7 @@ def prior_of(
     background: str | None = None,
     others: Sequence[str] = (),
     stuff: Sequence[str] = (),
+    said: Sequence[tuple[str, str]] = (),
 ) -> PriorConfig:
     """Return the prior that the settings describe; what it does not read is left out.
 
@@ -159,12 +160,13 @@ def prior_of(
         background: a word of the class that is whatever no other class is, where there is one.
         others: words that compete with those of the classes, and stand for none.
         stuff: a word of each class that is stuff.
+        said: what each class is called in prompts, by its first word.
 
     Raises:
         InputError: there is no such prior, or a value is out of its range.
     """
     check_choice("prior", settings.prior, ENTRIES)
-    said: dict[str, Any] = {
+    values: dict[str, Any] = {
         "resolution": settings.resolution,
         "window": settings.window,
         "stride": settings.stride,
@@ -183,6 +185,12 @@ def prior_of(
         "visual_stuff": settings.visual_stuff,
         "stuff": tuple(stuff),
         "support": settings.support,
+        "reweighting": settings.reweighting,
+        "prompt": settings.prompt,
+        "said": tuple(said),
+        "heads": settings.heads,
+        "iterations": settings.iterations,
+        "step_size": settings.step_size,
     }
-    read = {name: said[name] for name in ENTRIES[settings.prior].reads}
+    read = {name: values[name] for name in ENTRIES[settings.prior].reads}
     return PriorConfig(settings.prior, networks=settings.networks, **read)

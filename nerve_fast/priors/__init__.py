@@ -16,6 +16,7 @@ from nerve_fast.priors.clipdiy import CLIPDIY
 from nerve_fast.priors.pixelclip import PixelCLIP
 from nerve_fast.priors.car import CaR
 from nerve_fast.priors.ovdiff import OVDiff
+from nerve_fast.priors.iseg import ISegPrior
 
 # isort: on
 from nerve_fast.priors.config import PriorConfig
@@ -34,6 +35,7 @@ __all__ = [
     "CLIPer",
     "CaR",
     "GroupViT",
+    "ISegPrior",
     "OVDiff",
     "PixelCLIP",
     "Prior",

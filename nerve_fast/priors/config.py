@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from nerve_fast.backbones.templates import TEMPLATES
 from nerve_fast.errors import InputError, check_choice, quoted
 from nerve_fast.numerics import is_finite
+from nerve_fast.priors.crossattention import HEADS
 from nerve_fast.priors.prompting import PROMPTS
 from nerve_fast.utils.named import named_networks
 
@@ -46,12 +47,24 @@ class PriorConfig:
             a map's maximum it is 0 there.
         mask, confidence, box: of ``car``: above which value of a proposal its pixels are shown;
             above which score a label stays; above which share of a map's maximum a box is drawn.
+            The second is of ``iseg`` too, in shares of the range of all labels' scores.
         visual, visual_stuff: of ``car``: the visual prompts of things and of stuff, some of
             :data:`~nerve_fast.priors.prompting.PROMPTS`.
         stuff: a word of each label that is stuff: of ``car``, which looks for it first, and of
             ``ovdiff``, where it has no background of its own.
         support: of ``ovdiff``: images that are made of each label.
-        others: of ``cliper``: words that compete with those of the labels and stand for none.
+        others: of ``cliper`` and ``iseg``: words that compete with those of the labels and stand
+            for none.
+        reweighting: of ``iseg``: above which share of the range of all maps a label's crop is
+            looked at too; the weights of its score and of the crop's.
+        prompt: of ``iseg``, with ``{}`` for the names of the labels.
+        said: of ``iseg``: what a label is called in the prompt, by its first word, where that is
+            something else: ``{"pottedplant": "potted [plant]"}``. What stands in brackets counts
+            alone. These labels come first in the prompt, in this order.
+        heads: of ``iseg``: heads of cross-attention that are averaged, one of
+            :data:`~nerve_fast.priors.crossattention.HEADS`.
+        iterations, step_size: of ``iseg``: how often labels move, and λ; see
+            :class:`~nerve_fast.refiners.ISeg`.
 
     Raises:
         InputError: a value is out of its range, or the prior does not read it; a ``ValueError``.
@@ -78,6 +91,12 @@ class PriorConfig:
     visual_stuff: tuple[str, ...] = ("blur", "gray")
     stuff: tuple[str, ...] = ()
     support: int = 32
+    reweighting: tuple[float, ...] = (0.6, 0.4, 0.8)
+    prompt: str = "a photograph of {} and other object and background"
+    said: Mapping[str, str] | tuple[tuple[str, str], ...] = ()
+    heads: str = "all"
+    iterations: int = 8
+    step_size: float = 0.015
 
     def __post_init__(self):
         # The registry is filled by the files of the methods, which take their settings from here.
@@ -141,9 +160,38 @@ class PriorConfig:
             raise InputError(
                 f"prior support is {quoted(self.support)}; expected a number of images, 1 or more"
             )
+        self._check_iseg()
         if self.templates is not None:
             check_choice("prior templates", self.templates, TEMPLATES)
         self._refuse_unread(entry.reads)
+
+    def _check_iseg(self) -> None:
+        pairs = tuple(self.said.items() if isinstance(self.said, Mapping) else self.said)
+        if not all(len(pair) == 2 and all(isinstance(x, str) for x in pair) for pair in pairs):
+            raise TypeError(
+                f"prior said is {quoted(self.said)}; expected a dictionary from words to names"
+            )
+        object.__setattr__(self, "said", tuple(map(tuple, pairs)))
+        object.__setattr__(self, "reweighting", tuple(self.reweighting))
+        if len(self.reweighting) != 3:
+            raise InputError(
+                f"prior reweighting is {quoted(self.reweighting)}; expected three numbers"
+            )
+        for name, value in [
+            *(("reweighting", value) for value in self.reweighting),
+            ("step_size", self.step_size),
+        ]:
+            if not isinstance(value, numbers.Real) or not (is_finite(value) and value >= 0):
+                raise InputError(f"prior {name} has {quoted(value)}; expected a number, 0 or more")
+        if not isinstance(self.prompt, str) or self.prompt.count("{}") != 1:
+            raise InputError(
+                f"prior prompt is {quoted(self.prompt)}; expected a text with {{}} in it, once"
+            )
+        check_choice("prior heads", self.heads, HEADS)
+        if not isinstance(self.iterations, numbers.Integral) or self.iterations < 0:
+            raise InputError(
+                f"prior iterations is {quoted(self.iterations)}; expected a whole number, 0 or more"
+            )
 
     def _refuse_unread(self, reads: tuple[str, ...]) -> None:
         for field in dataclasses.fields(self):

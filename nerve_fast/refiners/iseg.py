@@ -1,23 +1,20 @@
 """iSeg (Sun, Cao, Xie, Khan, Pang: An Iterative Refinement-based Framework, arXiv 2409.03209)."""
 
 import dataclasses
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from nerve_fast.backbones.attention_maps import attention_map, reduce_entropy_
 from nerve_fast.backbones.source import GraphFeatures
 from nerve_fast.errors import InputError
 from nerve_fast.imaging.resampling import as_maps, to_tokens
 from nerve_fast.ops.checks import check_real
 from nerve_fast.refiners.checks import check_count, check_graph, check_maps
 from nerve_fast.refiners.registry import registered
-from nerve_fast.utils.tiles import CPU_TILE_BYTES, GPU_TILE_BYTES, spans
-
-MAX_TOKENS = 16_384
-"""More are refused: the map of so many takes a gigabyte. 512 × 2048 pixels have them."""
+from nerve_fast.utils.tiles import GPU_TILE_BYTES
 
 
 @registered("iseg", needs_graph=True)
@@ -28,6 +25,8 @@ class ISeg:
     The rest of iSeg, which makes a first map from cross-attention, is left out: a prior takes its
     place. Also otherwise than with the authors, the graph is whichever is given, which with the
     diffusion model means the empty prompt, and the image in its own shape rather than in 512 × 512.
+    All of iSeg is the prior of that name, :class:`nerve_fast.priors.ISegPrior`, which needs no
+    refiner.
 
     Args:
         iterations: how often labels move, at least 0.
@@ -56,7 +55,8 @@ class ISeg:
         """Probabilities ``(K, h, w)`` to those of the graph's tokens.
 
         Raises:
-            InputError: there is no graph, or the image has more tokens than :data:`MAX_TOKENS`.
+            InputError: there is no graph, or the image has more tokens than
+                :data:`~nerve_fast.backbones.attention_maps.MAX_TOKENS`.
         """
         check_maps(probabilities)
         graph = check_graph("iseg", graph)
@@ -84,7 +84,8 @@ def iseg(
 ) -> Tensor:
     r"""Labels move along the self-attention, made surer, again and again: ``G ← A' G``.
 
-    ``A'`` is :func:`attention_map` after :func:`reduce_entropy_`. The authors bring each label's
+    ``A'`` is :func:`~nerve_fast.backbones.attention_maps.attention_map` after
+    :func:`~nerve_fast.backbones.attention_maps.reduce_entropy_`. The authors bring each label's
     map to a least value of 0 and a sum of 1 after each step and to a range of 0 to 1 in the end, as
     their labels are known to be in the image. As rows of ``A'`` sum to 1, that changes a map by a
     factor and a constant alone; it is left out, or a label that is nowhere would cover the image.
@@ -111,61 +112,6 @@ def iseg(
     for _ in range(iterations):
         G = attention @ G
     return as_maps(G, features.grid).to(probabilities.device)
-
-
-def attention_map(q: Tensor, k: Tensor) -> Tensor:
-    """The mean over heads of ``softmax(q kᵀ / √D)``: ``(H, N, D)`` to ``(N, N)`` float32.
-
-    Raises:
-        InputError: there are more tokens than :data:`MAX_TOKENS`.
-    """
-    heads, tokens, head_dim = q.shape
-    if tokens > MAX_TOKENS:
-        raise InputError(
-            f"the image has {tokens} tokens, and iSeg stores their map, {tokens} × {tokens}; "
-            f"expected at most {MAX_TOKENS}: make the image smaller or less elongated"
-        )
-    keys = k.float().mT
-    attention = torch.zeros(tokens, tokens, device=q.device)
-    for rows in _row_tiles(attention):
-        for head in range(heads):
-            logits = q[head, rows].float() @ keys[head] / math.sqrt(head_dim)
-            attention[rows] += logits.softmax(-1)
-    return attention.div_(heads)
-
-
-def reduce_entropy_(attention: Tensor, step_size: float) -> Tensor:
-    r"""One step of gradient descent on the entropy of a map, in its own memory.
-
-    .. math:: \tilde a_{ij} = a_{ij} / \max_i a_{ij}, \quad
-              a'_{ij} \propto \max(0,\; \tilde a_{ij} + \lambda \log_{10}(e \, \tilde a_{ij}))
-
-    The gradient of :math:`-a \ln a` is :math:`-(1 + \ln a)`; the decimal logarithm is that of the
-    authors' code. Rows are made to sum to 1 in the end; one that nothing is left of keeps its
-    label, where the authors divide by 0.
-
-    Args:
-        attention: ``(N, N)``, non-negative, rows from queries to keys; overwritten.
-        step_size: λ.
-
-    Returns:
-        ``attention``.
-    """
-    largest = attention.amax(0)
-    for rows in _row_tiles(attention):
-        a = attention[rows] / largest
-        a = torch.where(a > 0, a + step_size * torch.log10(math.e * a), 0).clamp(min=0)
-        total = a.sum(-1, keepdim=True)
-        attention[rows] = a / total.where(total > 0, 1)
-        empty = (total[:, 0] == 0).nonzero()[:, 0] + rows.start
-        attention[empty, empty] = 1
-    return attention
-
-
-def _row_tiles(attention: Tensor) -> Iterator[slice]:
-    """Rows that are worked on at a time."""
-    size = CPU_TILE_BYTES if attention.device.type == "cpu" else GPU_TILE_BYTES
-    return spans(len(attention), max(size // (4 * len(attention)), 1))
 
 
 def _check(iterations: int, step_size: float) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from nerve_fast import InputError
-from nerve_fast.datasets import NAMES, VOCABULARIES, Dataset, competing, words
+from nerve_fast.datasets import NAMES, VOCABULARIES, Dataset, competing, said, words
 from nerve_fast.datasets.vocabulary import classes_of
 
 SIZES = {
@@ -17,7 +17,8 @@ SIZES = {
 
 
 def dataset(name):
-    return Dataset(name, classes_of(name), False, ())
+    classes = classes_of(name)
+    return Dataset(name, classes, classes[0] == "background", ())
 
 
 def of(name, vocabulary):
@@ -176,3 +177,56 @@ def test_systems_name_some_classes_of_their_own():
     ]
     assert of("voc20", "pixelclip")[10] == of("pc59", "pixelclip")[49] == ("diningtable",)
     assert of("voc20", "pixelclip")[15] == ("pottedplant",)
+
+
+def test_iseg_looks_for_a_class_by_one_name_and_says_another():
+    voc, coco = (dict(said(dataset(name), "iseg")) for name in ("voc21", "coco-object"))
+    assert (voc["aeroplane"], voc["pottedplant"], voc["tvmonitor"], voc["diningtable"]) == (
+        "plane",
+        "potted [plant]",
+        "tv [monitor]",
+        "dining table",
+    )
+    assert voc["person"] == "person"
+    assert coco["person"] == "people"
+    halves = [name for name in coco.values() if "[" in name]
+    assert halves == [
+        "traffic [light]",
+        "fire [hydrant]",
+        "baseball [bat]",
+        "baseball [glove]",
+        "tennis [racket]",
+        "wine [glass]",
+        "potted [plant]",
+        "tv [monitor]",
+    ]
+    assert [*coco] == [synonyms[0] for synonyms in of("coco-object", "iseg")[1:]]
+    assert {"motorbike", "aeroplane", "sofa", "pottedplant", "diningtable", "tvmonitor"} < {*coco}
+    context = said(dataset("pc60"), "iseg")
+    # In the order of its authors: the classes of VOC first.
+    assert [name for name, _ in context][:2] + [name for name, _ in context][19:22] == [
+        "aeroplane",
+        "bicycle",
+        "tvmonitor",
+        "bag",
+        "bed",
+    ]
+    assert sorted(name for name, _ in context) == sorted(
+        synonyms[0] for synonyms in of("pc60", "iseg")[1:]
+    )
+    other = {name: called for name, called in context if name != called}
+    assert other == {
+        "aeroplane": "plane",
+        "pottedplant": "plant",
+        "tvmonitor": "monitor",
+        "computer": "laptop",
+        "bedclothes": "bedding",
+    }
+    assert said(dataset("voc21"), "car") == ()
+
+
+def test_names_of_the_background_compete_in_iseg():
+    for name, count in (("voc21", 25), ("pc60", 13), ("coco-object", 23)):
+        words_of_background = competing(dataset(name), "iseg")
+        assert len(set(words_of_background)) == count
+        assert words_of_background == of(name, "iseg")[0]

@@ -125,6 +125,14 @@ SYSTEMS = {
         ("openai/clip-vit-base-patch16", "none", "threshold", None),
         {"voc21": ("ovdiff", 0, 40, 448)},
     ),
+    "iseg": (
+        ("openai/clip-vit-base-patch16", "none", "threshold", None),
+        {
+            "voc21": ("iseg", 0, 40, None),
+            "pc60": ("iseg", 0, 40, None),
+            "coco-object": ("iseg", 0.45, 40, None),
+        },
+    ),
     "pixelclip": (
         ("openai/clip-vit-base-patch16", "none", "threshold", None),
         {
@@ -169,6 +177,27 @@ def test_clip_as_rnns_rows_are_those_of_its_configurations(dataset):
     assert set(found.visual) == visual
     if stuff:
         assert set(found.visual_stuff) == stuff
+
+
+# Of iSeg: share of labels, (share, score, crop) of re-weighting, iterations and λ, heads, and what
+# follows the names in the prompt.
+ISEG_BACKGROUND = "ground, land, grass, tree, building, wall, sky, lake, water"
+ISEG = {
+    "voc21": (0.6, (0.6, 0.4, 0.8), (8, 0.015), "voc", ISEG_BACKGROUND),
+    "pc60": (0.2, (0.2, 0.5, 0.5), (5, 0.002), "all", ""),
+    "coco-object": (0.6, (0.3, 0.8, 0.2), (10, 0.2), "all", f"{ISEG_BACKGROUND}, river, sea, railway, "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", ISEG)
+def test_isegs_rows_are_those_of_its_arguments(dataset):
+    confidence, reweighting, moves, heads, ending = ISEG[dataset]
+    found = settings_of("iseg", dataset, dataset in BACKGROUND)
+    assert (found.confidence, found.reweighting) == (confidence, reweighting)
+    assert (found.iterations, found.step_size) == moves
+    assert found.heads == heads
+    assert found.prompt == f"a photograph of {{}} and other object and background{ending}"
+    assert found.networks == ()
 
 
 def test_ovdiff_makes_as_many_images_as_its_public_code():

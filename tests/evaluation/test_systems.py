@@ -47,6 +47,7 @@ def ways(systems, ovdiff_networks):
         "pixelclip": (MODELS / "clip", {"weights": systems["pixelclip"]}),
         "car": (MODELS / "clip", {"judge": MODELS / "clip"}),
         "ovdiff": (MODELS / "clip", ovdiff_networks),
+        "iseg": (MODELS / "clip", {"diffusion": systems["diffusion"]}),
         "proxyclip-l14": (MODELS / "clip", {"proxy": systems["dino"]}),
     }
 
@@ -75,6 +76,7 @@ def arguments(ways, systems, preset, dataset, root, out):
         ("pixelclip", "voc20"),
         ("car", "voc21"),
         ("ovdiff", "voc21"),
+        ("iseg", "voc21"),
         ("clearclip-l14", "voc20"),
         ("proxyclip-l14", "voc20"),
         ("nerve-dino", "voc20"),
@@ -96,7 +98,8 @@ def test_a_preset_runs_on_a_data_set_that_it_was_published_on(
     assert run["preset"]["name"] == preset
     assert run["settings"]["prior"] == settings_of(preset, dataset, dataset == "voc21").prior
     assert run["weights"]["prior"]
-    single = {"gem": 1, "groupvit": 1, "clip-diy": 1, "pixelclip": 8, "car": 15, "ovdiff": 1}
+    single = {"gem": 1, "groupvit": 1, "clip-diy": 1, "ovdiff": 1}
+    single |= {"pixelclip": 8, "car": 15, "iseg": 85}
     assert run["models"]["templates"] == single.get(preset, 80)
     # Once more, everything is known.
     assert cli.main(arguments(ways, systems, preset, dataset, voc, out)) == 0

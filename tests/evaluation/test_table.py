@@ -205,7 +205,8 @@ def test_the_average_is_compared_with_the_mean_of_the_same_seven(result):
     [
         ("naclip", {}, "| NACLIP | WACV'25 | Yes", None),
         ("naclip", {"refiner__name": "none"}, "| NACLIP | WACV'25 | No", None),
-        ("naclip", {"refiner__name": "iseg"}, "| iSeg | arXiv'24 | No", None),
+        ("iseg", {}, "| iSeg | arXiv'24 | No", None),
+        ("naclip", {"refiner__name": "iseg"}, "| NACLIP | WACV'25 | Yes", "no such method"),
         ("fixed", {"settings__prior": "clip"}, "| NERVE | WACV'26", "prior clip for naclip"),
         ("clearclip", {}, "| ClearCLIP | ECCV'24 | Yes", "Published with post-processing only"),
         ("cliper", {}, "| CLIPer | ICCV'25 | No", None),
@@ -288,9 +289,9 @@ def test_iseg_is_one_method_with_settings_of_each_data_set(result):
         paths.append(result(dataset, 0.5, preset="naclip", refiner__name="iseg", **own))
     text = report(paths, None)
     # Its refinement alone is not the authors' iSeg, and the page says so.
-    (row,) = lines_of(text, "| **iSeg†**")
+    (row,) = lines_of(text, "| **naclip + iSeg's refinement†**")
     assert "- iSeg's refinement alone, of the prior naclip in place of iSeg's own" in text
-    assert row.count("**50.0 (") == 2
+    assert row.count("**50.0**") == 2
     assert "step size" not in text
     other = {"refiner__name": "iseg", "refiner__iterations": 8, "refiner__step_size": 0.015}
     text = report([result("pc60", 0.5, preset="naclip", **other)], None)
