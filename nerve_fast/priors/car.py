@@ -69,8 +69,9 @@ class CaR(ConfiguredPrior):
 
     Otherwise than there: each proposal keeps its label then (there the first labels that are left
     take the first proposals), and nothing in the first round is no error but no label; position
-    embeddings are not rounded to float16; the ellipse is Pillow's, not OpenCV's; the CRF's sums are
-    exact. Labels that have synonyms are represented by their first word.
+    embeddings are not rounded to float16; the lines of the ellipse's polygon are Pillow's, not
+    OpenCV's; the CRF's sums are exact. Labels that have synonyms are represented by their first
+    word.
 
     Args:
         clip: makes proposals; the image goes in at its own size, rounded up to whole patches.
