@@ -7,16 +7,25 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
-from nerve_fast.utils.tiles import CPU_TILE_BYTES, GPU_TILE_BYTES, spans
+from nerve_fast.utils.tiles import CPU_TILE_BYTES, GPU_TILE_BYTES
 
 LEAST_PROBABILITY = 1e-8
 """Probabilities are raised to it before their logarithm is taken."""
 
-LOST = 1e-5
-"""What is left out of the sum over all pixels takes at most this, where the sum is 1 or more."""
+LOST = 1e-4
+"""What is left out of a normalised sum over all pixels is at most this."""
 
-TILE = 256
-"""Pixels, alike in colour and place, that are taken or left out together."""
+TILE = 64
+"""At most so many pixels, alike in colour and place, are taken or left out together."""
+
+BLOCK = 4
+"""Tiles whose pairs with others are taken at a time."""
+
+WIDE = 16
+"""Half the square of the distance from a block's middle above which exponents are in float64."""
+
+LEAST_EXPONENT = -60.0
+"""Exponents are raised to it: an exponential that underflows takes many times as long."""
 
 
 @torch.no_grad()
@@ -43,8 +52,9 @@ def densecrf(
     them from a permutohedral lattice, some percent off. Here the sums are exact but for pairs so
     unlike that all of those of a pixel add less than :data:`LOST`: pixels are sorted into tiles
     that are alike in colour and place, and pairs of tiles too far apart are left out. The time
-    grows with the pixels' square all the same. Sums are in float64: at pixels between two labels
-    ten iterations magnify what is lost in float32 a hundredfold and more.
+    grows with the square of the pixels all the same. Kernels are in float32, but where pixels are
+    strewn far, and sums over tiles in float64: at pixels between two labels ten iterations magnify
+    what is lost a hundredfold and more.
 
     Args:
         image: ``(3, H, W)``, 0 to 255.
@@ -57,23 +67,25 @@ def densecrf(
     """
     image = image.to(probabilities.device, torch.float64)
     unary = probabilities.double().clamp(min=LEAST_PROBABILITY).log()
-    smoothness = _Places(image, spread) if weight else None
-    appearance = _Pairs(image, bilateral_spread, colour_spread) if bilateral_weight else None
     Q = unary.softmax(0)
-    for _ in range(iterations):
-        message = unary.clone()
-        if smoothness is not None:
-            message += weight * smoothness(Q)
-        if appearance is not None:
-            message += bilateral_weight * appearance(Q)
-        Q = message.softmax(0)
+    with torch.autocast(image.device.type, enabled=False):
+        smoothness = _Places(image, spread) if weight else None
+        appearance = _Pairs(image, bilateral_spread, colour_spread) if bilateral_weight else None
+        for _ in range(iterations):
+            message = unary.clone()
+            if smoothness is not None:
+                message += weight * smoothness(Q)
+            if appearance is not None:
+                message += bilateral_weight * appearance(Q)
+            Q = message.softmax(0)
     return Q.to(probabilities)
 
 
 def densecrf_memory(labels: int, image_size: tuple[int, int]) -> int:
     """Bytes of labels and features of the pixels of ``(width, height)``, and of tiles of pairs."""
     pixels = math.prod(image_size)
-    return 8 * pixels * (6 * labels + 24) + 8 * (pixels // TILE + 1) + 4 * GPU_TILE_BYTES
+    tiled = pixels + pixels * 2 // TILE + 1
+    return 8 * tiled * (6 * labels + 32) + 4 * GPU_TILE_BYTES
 
 
 class _Places:
@@ -102,7 +114,10 @@ class _Places:
 
 
 class _Pairs:
-    """The sum with the Gaussian of places and colours, normalised on both sides."""
+    """The sum with the Gaussian of places and colours, normalised on both sides.
+
+    Pixels are in tiles ``(T, n)``; a last few places can be empty.
+    """
 
     def __init__(self, image: Tensor, spread: float, colour_spread: float):
         height, width = image.shape[-2:]
@@ -111,53 +126,84 @@ class _Pairs:
             for side in (height, width)
         )
         places = torch.stack([y[:, None].expand(height, width), x.expand(height, width)])
-        features = torch.cat([image / colour_spread, places]).flatten(1).T  # (N, 5)
-        self.order = _along_a_curve(features)
+        features = torch.cat([image / colour_spread, places]).flatten(1).T.contiguous()  # (N, 5)
+        self.pixels = height * width
+        order = _balanced(features)
+        taken = order < self.pixels
+        self.order = order.clamp(max=self.pixels - 1)
+        self.position = torch.empty_like(order.flatten()[: self.pixels])
+        self.position[order[taken]] = taken.flatten().nonzero()[:, 0]
         self.features = features[self.order]
-        self.spans = list(spans(len(features), TILE))
-        self.least = torch.stack([self.features[span].amin(0) for span in self.spans])
-        self.most = torch.stack([self.features[span].amax(0) for span in self.spans])
-        self.reach = 2 * math.log(len(features) / LOST)
-        self.scale = self._sum(image.new_ones(len(features), 1)).rsqrt()
+        self.least, self.most = self.features.amin(1), self.features.amax(1)
+        # Exact whatever precision the caller allows products of float32.
+        exact = torch.get_float32_matmul_precision() == "highest"
+        self.dtype = torch.float32 if exact else torch.float64
+        self.largest = image.new_zeros(len(order))
+        self.scale = taken * self._sum(taken.to(image)[None])[0].clamp(min=1).rsqrt()
+        self.largest = self.scale.amax(1).log()
 
     def __call__(self, maps: Tensor) -> Tensor:
-        rows = self.scale * maps.flatten(1).T[self.order]
-        summed = torch.empty_like(rows)
-        summed[self.order] = self.scale * self._sum(rows)
-        return summed.T.unflatten(1, maps.shape[1:])
+        rows = self.scale * maps.flatten(1)[:, self.order]
+        summed = (self.scale * self._sum(rows)).flatten(1)
+        return summed[:, self.position].unflatten(1, maps.shape[1:])
 
-    def _sum(self, rows: Tensor) -> Tensor:
-        """``k_2`` times ``(N, C)``, both in the order of the tiles."""
-        summed = torch.zeros_like(rows)
-        for own, near in self._near():
+    def _sum(self, maps: Tensor) -> Tensor:
+        """``k_2`` times ``(C, T, n)``."""
+        summed = torch.zeros_like(maps)
+        maps = maps.to(self.dtype)
+        for first in range(0, len(self.order), BLOCK):
+            own = slice(first, first + BLOCK)
+            centre = self.features[own].mean((0, 1))
+            ours = _rows(self.features[own], centre)
             # Inner products of what is far from 0 lose digits.
-            centre = self.features[own].mean(0)
-            ours, theirs = self.features[own] - centre, self.features[near] - centre
-            exponents = ours @ theirs.T
-            exponents -= ours.square().sum(1, keepdim=True) / 2
-            exponents -= theirs.square().sum(1) / 2
-            summed[own] += exponents.clamp_(max=0).exp_() @ rows[near]
+            dtype = torch.float64 if ours[:, 5].amin() < -WIDE else self.dtype
+            ours = ours.to(dtype)
+            values = maps[:, own].flatten(1)
+            for some in self._near(own):
+                # A pair of a block with a later tile is there once for both.
+                kernel = self._kernel(ours, _rows(self.features[some], centre).to(dtype))
+                theirs = maps[:, some].flatten(1)
+                summed[:, own] += (theirs @ kernel.T).view_as(summed[:, own])
+                summed[:, some] += (values @ kernel).view(len(maps), len(some), -1)
+            summed[:, own] += (values @ self._kernel(ours, ours)).view_as(summed[:, own])
         return summed
 
-    def _near(self) -> Iterator[tuple[slice, Tensor]]:
-        """Each tile, and the pixels of the tiles that are near enough, so many at a time."""
-        device = self.features.device
-        tile_bytes = CPU_TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES
-        count = max(tile_bytes // (TILE * self.features.element_size() * TILE), 1)
-        within = torch.arange(TILE, device=device)
-        for number, own in enumerate(self.spans):
-            apart = torch.maximum(self.least - self.most[number], self.least[number] - self.most)
-            near = (apart.clamp(min=0).square().sum(1) <= self.reach).nonzero()[:, 0]
-            for some in near.split(count):
-                pixels = (some[:, None] * TILE + within).flatten()
-                yield own, pixels[pixels < len(self.features)]
+    def _kernel(self, ours: Tensor, theirs: Tensor) -> Tensor:
+        exponents = ours @ theirs[:, [0, 1, 2, 3, 4, 6, 5]].T
+        return exponents.to(self.dtype).clamp_(min=LEAST_EXPONENT).exp_()
+
+    def _near(self, own: slice) -> Iterator[Tensor]:
+        """Tiles after a block that add enough to it or take enough from it, so many at a time."""
+        # What a pair adds to a normalised sum is at most its kernel over the roots of both z.
+        least, most = self.least[own].amin(0), self.most[own].amax(0)
+        later = slice(own.stop, None)
+        apart = torch.maximum(self.least[later] - most, least - self.most[later]).clamp(min=0)
+        adds = apart.square().sum(1) / -2 + self.largest[later] + self.largest[own].amax()
+        near = (adds > math.log(LOST / self.pixels)).nonzero()[:, 0] + own.stop
+        tile_bytes = CPU_TILE_BYTES if near.device.type == "cpu" else GPU_TILE_BYTES
+        count = max(tile_bytes // (4 * BLOCK * self.order.shape[1] ** 2), 1)
+        yield from near.split(count) if len(near) else ()
 
 
-def _along_a_curve(features: Tensor) -> Tensor:
-    """The order of points along Morton's curve, in cells of one standard deviation."""
-    cells = (features - features.amin(0)).floor().long()
-    code = torch.zeros(len(cells), dtype=torch.int64, device=features.device)
-    for bit in range(12):
-        for axis in range(5):
-            code |= ((cells[:, axis] >> bit) & 1) << (5 * bit + axis)
-    return code.argsort()
+def _rows(features: Tensor, centre: Tensor) -> Tensor:
+    """Of tiles, ``(P, 7)``: features, what the exponent has besides their products, and 1."""
+    rows = features.flatten(0, 1) - centre
+    halves = rows.square().sum(1, keepdim=True) / -2
+    return torch.cat([rows, halves, torch.ones_like(halves)], 1)
+
+
+def _balanced(points: Tensor) -> Tensor:
+    """Points ``(N, 5)`` in tiles of the same size, ``(T, n)``: halved again and again.
+
+    Each part is halved along the axis in which it varies most. Places left over have the number N.
+    """
+    halvings = max(math.ceil(math.log2(len(points) / TILE)), 0)
+    size = math.ceil(len(points) / 2**halvings)
+    order = torch.arange(size * 2**halvings, device=points.device).clamp(max=len(points))[None]
+    points = torch.cat([points, points[-1:]])
+    for _ in range(halvings):
+        parts = points[order]
+        axes = parts.var(1).argmax(1)[:, None, None].expand(-1, parts.shape[1], 1)
+        along = parts.gather(2, axes)[..., 0].argsort(1)
+        order = order.gather(1, along).view(2 * len(order), -1)
+    return order

@@ -64,8 +64,14 @@ class CaR(ConfiguredPrior):
 
     As in the public code: the judge's class token is that before its last layer; labels stand for
     themselves in the first round, and in "a clean origami" in the others; the CRF sees the image
-    less its mean, modulo 256. Labels that have synonyms are represented by their first word. The
-    ellipse is Pillow's, not OpenCV's, and the CRF's sums are exact.
+    less its mean, modulo 256; where a round proposes nothing at all, the CRF sees the proposals of
+    the round before.
+
+    Otherwise than there: each proposal keeps its label then (there the first labels that are left
+    take the first proposals), and nothing in the first round is no error but no label; position
+    embeddings are not rounded to float16; the lines of the ellipse's polygon are Pillow's, not
+    OpenCV's; the CRF's sums are exact. Labels that have synonyms are represented by their first
+    word.
 
     Args:
         clip: makes proposals; the image goes in at its own size, rounded up to whole patches.
@@ -175,11 +181,13 @@ class CaR(ConfiguredPrior):
         size = (image.height, image.width)
         left, wording, stayed = list(range(len(names))), PLAIN, 0
         competing = self.clip.encode_words(others, ORIGAMI)
+        maps, owners = torch.zeros(0), left
         while True:
             text = torch.cat([self.clip.encode_words([names[k] for k in left], wording), competing])
-            maps = proposals(self.clip, seen, text, len(left), self.config.box)
-            maps = at_pixels(maps, size)
-            scores = self._scores(image, maps, [names[k] for k in left], prompts)
+            proposed = at_pixels(proposals(self.clip, seen, text, len(left), self.config.box), size)
+            if stayed == 0 or proposed.any():
+                maps, owners = proposed, left
+            scores = self._scores(image, proposed, [names[k] for k in left], prompts)
             enough = (scores > self.config.confidence).nonzero()[:, 0].tolist()
             staying = enough or [int(scores.argmax())]
             if len(staying) == stayed:
@@ -188,7 +196,8 @@ class CaR(ConfiguredPrior):
         cams = torch.cat([1 - maps.amax(0, keepdim=True), maps]).clamp(min=LEAST)
         pixels = 255 * to_tensor(image) - torch.tensor(MEAN)[:, None, None]
         best = densecrf(pixels.trunc().remainder(256), cams / cams.sum(0)).argmax(0)
-        return torch.tensor([0, *(k + 1 for k in left)], device=best.device)[best]
+        own = [0, *(k + 1 if k in left else 0 for k in owners)]
+        return torch.tensor(own, device=best.device)[best]
 
     def _scores(
         self, image: Image.Image, maps: Tensor, names: Sequence[str], prompts: tuple[str, ...]

@@ -1,5 +1,7 @@
 """Visual prompts: what stands out of an image so that CLIP says what it is."""
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -11,6 +13,9 @@ RADIUS = 7
 
 SIGMA = 0.3 * (RADIUS - 1) + 0.8
 """Its standard deviation, which OpenCV derives from the size."""
+
+STEPS = ((3, 90), (10, 30), (15, 18))
+"""Degrees between corners of an ellipse whose longer half is less than so many pixels; 5 else."""
 
 
 def prompted(image: Image.Image, mask: NDArray[np.bool_], prompts: tuple[str, ...]) -> Image.Image:
@@ -34,10 +39,19 @@ def prompted(image: Image.Image, mask: NDArray[np.bool_], prompts: tuple[str, ..
         rows, columns = np.nonzero(mask)
         y, x = int(rows.mean()), int(columns.mean())
         tall, wide = int(np.ptp(rows) + 1) // 2, int(np.ptp(columns) + 1) // 2
-        ImageDraw.Draw(marked).ellipse(
-            (x - wide, y - tall, x + wide, y + tall), outline=(255, 0, 0), width=1
-        )
+        ImageDraw.Draw(marked).line(_ellipse(x, y, wide, tall), fill=(255, 0, 0))
     return marked
+
+
+def _ellipse(x: int, y: int, wide: int, tall: int) -> list[tuple[int, int]]:
+    """The corners of the polygon that OpenCV draws for an ellipse, the first once more."""
+    radius = max(wide, tall)
+    step = next((step for least, step in STEPS if radius < least), 5)
+    angles = [math.radians(angle) for angle in range(0, 361, step)]
+    return [
+        (math.floor(x + wide * math.cos(a) + 0.5), math.floor(y + tall * math.sin(a) + 0.5))
+        for a in angles
+    ]
 
 
 def _blurred(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -56,7 +56,8 @@ class ProxyCLIP:
     image's own, as in the paper, and not that of a batch; a patch that is like none, itself
     included, attends to the one most like it, where the code divides 0 by 0; a side that is no
     multiple of the proxy's patch is resized to one, where the code pads with zeros to a multiple of
-    56, so that both grids still cover the same pixels.
+    56, so that both grids still cover the same pixels. Windows of 224 and 336 are whole patches of
+    16, 14 and 8; only what is smaller than a window needs either.
 
     Args:
         proxy: gives the features.

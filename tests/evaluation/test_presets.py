@@ -311,3 +311,12 @@ def test_iseg_runs_as_its_authors_ran_it():
     }
     for dataset, expected in authors.items():
         assert tuple(iseg_of(dataset)[name] for name in ("iterations", "step_size")) == expected
+
+
+@pytest.mark.parametrize("dataset", SCLIP)
+@pytest.mark.parametrize(("preset", "multiple"), [("proxyclip", 56), ("clearclip", 14 * 16)])
+def test_a_larger_clip_takes_the_same_settings_and_no_window_is_padded(preset, multiple, dataset):
+    background = dataset in BACKGROUND
+    larger = settings_of(f"{preset}-l14", dataset, background)
+    assert larger == settings_of(preset, dataset, background)
+    assert larger.window % multiple == 0

@@ -1,5 +1,3 @@
-import math
-
 import pytest
 import torch
 
@@ -57,7 +55,7 @@ def directly(image, p, iterations, weight, spread, bilateral_weight, place_sprea
     ids=["default", "other", "pairs-only", "places-only"],
 )
 def test_it_is_the_direct_sum_over_all_pairs(image, maps, settings, monkeypatch):
-    monkeypatch.setattr(module, "TILE", 16)
+    monkeypatch.setattr(module, "TILE", 8)
     names = ("weight", "spread", "bilateral_weight", "bilateral_spread", "colour_spread")
     iterations, *values = settings
     options = dict(zip(names, values, strict=True))
@@ -69,14 +67,52 @@ def test_it_is_the_direct_sum_over_all_pairs(image, maps, settings, monkeypatch)
     assert (expected - maps).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("precision", ["highest", "medium"])
+def test_it_is_exact_where_colours_are_strewn_and_whatever_precision_is_allowed(
+    maps, generator, monkeypatch, precision
+):
+    monkeypatch.setattr(module, "TILE", 8)
+    image = torch.randint(0, 256, (3, *SIZE), generator=generator).double()
+    image[:, :, 5:] = image[:, :, 5:].clamp(max=40)
+    expected = directly(image, maps, 10, 3, 1, 4, 67, 3)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            found = densecrf(image, maps)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert (found - expected).abs().max() < 1e-5
+
+
 def test_pairs_that_are_far_apart_are_left_out_and_matter_little(image, maps, monkeypatch):
-    monkeypatch.setattr(module, "TILE", 16)
+    monkeypatch.setattr(module, "TILE", 8)
     pairs = module._Pairs(image, 67.0, 3.0)
-    taken = sum((own.stop - own.start) * len(near) for own, near in pairs._near())
-    assert taken < math.prod(SIZE) ** 2 * 0.8
-    ones = torch.ones(math.prod(SIZE), 1).double()
-    whole = torch.exp(-torch.cdist(pairs.features, pairs.features).square() / 2).sum(1)
-    torch.testing.assert_close(pairs._sum(ones)[:, 0], whole, rtol=0, atol=1e-5)
+    tiles = len(pairs.order)
+    taken = 0
+    for first in range(0, tiles, module.BLOCK):
+        own = slice(first, first + module.BLOCK)
+        taken += module.BLOCK * sum(len(some) for some in pairs._near(own))
+    assert 0 < taken < tiles * (tiles - module.BLOCK) / 2 * 0.8
+    whole = torch.exp(-torch.cdist(*[features_of(image)] * 2).square() / 2)
+    scale = whole.sum(1).rsqrt()
+    expected = (scale * whole * scale[:, None]) @ maps.flatten(1).T.double()
+    torch.testing.assert_close(pairs(maps).flatten(1).T, expected, rtol=0, atol=1e-5)
+
+
+def features_of(image):
+    """``(N, 5)`` with the default standard deviations."""
+    places = torch.meshgrid(*(torch.arange(side) / 67.0 for side in SIZE), indexing="ij")
+    return torch.cat([image / 3, torch.stack(places)]).flatten(1).T.double()
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 257, 1000])
+def test_tiles_are_of_one_size_and_hold_each_point_once(count, generator):
+    order = module._balanced(torch.rand(count, 5, generator=generator))
+    assert order.shape[1] <= module.TILE
+    assert order.numel() <= count + len(order)
+    points = order[order < count]
+    assert torch.equal(points.sort().values, torch.arange(count))
 
 
 def test_labels_snap_to_the_edge_of_a_colour():

@@ -1,3 +1,4 @@
+import functools
 import math
 
 import numpy as np
@@ -6,8 +7,9 @@ import torch
 from PIL import Image
 from torch.nn.functional import cosine_similarity, interpolate
 
+from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.imaging.densecrf import densecrf
-from nerve_fast.priors import PriorConfig, gradcam, load_prior
+from nerve_fast.priors import CaR, PriorConfig, car, gradcam, load_prior
 from nerve_fast.priors.car import BACKGROUND
 from nerve_fast.priors.prompting import prompted
 from nerve_fast.tiny import MODELS
@@ -18,9 +20,17 @@ NAMES = ["background", "grass", "ball", "sky"]
 CLASSES = [[name] for name in NAMES]
 
 
+CLIP = str(MODELS / "clip")
+
+
 def loaded(**settings):
-    config = PriorConfig("car", networks={"judge": str(MODELS / "clip")}, **settings)
-    return load_prior(config, str(MODELS / "clip"), **CPU)
+    config = PriorConfig("car", networks={"judge": CLIP}, **settings)
+    return CaR(clip(), clip(), config)
+
+
+@functools.cache
+def clip():
+    return CLIPBackbone.from_pretrained(CLIP, **CPU)
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +38,7 @@ def image():
     return generate(961_000, (64, 64))[0].crop((3, 5, 40, 34))
 
 
+@functools.cache
 def text_of(clip, prompt):
     tokens = clip.tokenizer(prompt, return_tensors="pt")
     with torch.no_grad():
@@ -189,9 +200,44 @@ def test_stuff_is_found_apart_and_things_are_painted_over_it(image):
     torch.testing.assert_close(p.sum(1), torch.ones(1, *found.shape[1:]))
 
 
+def test_where_a_round_proposes_nothing_the_proposals_before_are_taken(image, monkeypatch):
+    prior = loaded(background="background", confidence=1.0)
+    seen, names = prior._seen(image), NAMES[1:]
+    size = image.size[::-1]
+    monkeypatch.setattr(prior, "_scores", lambda *_: torch.tensor([0.1, 0.9, 0.3])[: rounds[-1]])
+    first, rounds = torch.zeros(3, *(side // 8 for side in size)), []
+    first[0, :, :2] = first[1, :, 2:] = 1
+
+    def proposed(clip, seen, text, count, threshold):
+        rounds.append(count)
+        return first if count == 3 else torch.zeros_like(first[:1])
+
+    monkeypatch.setattr(car, "proposals", proposed)
+    found = prior._segmented(image, seen, names, BACKGROUND, ("blur",))
+    maps = gradcam.at_pixels(first, size)
+    assert rounds == [3, 1]
+    assert set(found.unique().tolist()) == {0, 2}
+    assert (found[maps[1] == 1] == 2).double().mean() > 0.9
+    assert (found[maps[0] == 1] == 0).all()
+
+
+def test_in_bfloat16_it_finds_the_same(image):
+    exact = loaded(background="background", templates="photo")
+    rough = load_prior(exact.config, CLIP, device=torch.device("cpu"), dtype=torch.bfloat16)
+    found = []
+    for prior in (exact, rough):
+        text = prior.clip.encode_words(NAMES[1:], ("{}",))
+        found.append(gradcam.proposals(prior.clip, prior._seen(image), text, 3, 0.4))
+    torch.testing.assert_close(found[1], found[0], rtol=0, atol=0.1)
+    assert (found[1] - found[0]).abs().mean() < 0.01
+    assert found[0].std() > 0.05
+    labels = [prior.maps([image], CLASSES)[0].argmax(0) for prior in (exact, rough)]
+    assert (labels[0] == labels[1]).double().mean() > 0.95
+
+
 def test_it_keeps_to_what_it_says(image):
     prior = loaded(background="background")
-    assert prior.identity == loaded(background="background").identity
+    assert prior.identity == load_prior(prior.config, CLIP, **CPU).identity
     assert prior.identity != loaded().identity
     view = prior.view(image.size)
     assert prior.encoded_memory(view, 1) == 3 * 29 * 37

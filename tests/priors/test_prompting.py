@@ -27,5 +27,9 @@ def test_outside_is_blurred_and_grey_and_an_ellipse_is_red():
     assert red[[10, 10, 6, 14], [10, 20, 15, 15]].all()
     assert not red[10, 15]
     assert (circled[~red] == pixels[~red]).all()
+    # The corners are at each 30 degrees, with straight lines between them.
+    assert red[8, 19]
+    assert red[12, 11]
+    assert 12 <= red.sum() <= 30
     nothing = prompted(image, np.zeros_like(mask), ("circle",))
     assert (np.asarray(nothing) == pixels).all()
