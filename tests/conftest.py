@@ -264,9 +264,7 @@ def make_stable_diffusion(folder):
         )
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2}
         ends = {"bos_token_id": 763, "eos_token_id": 764}
-        text = CLIPTextModel(
-            CLIPTextConfig(vocab_size=765, num_hidden_layers=1, **sizes, **ends)
-        )
+        text = CLIPTextModel(CLIPTextConfig(vocab_size=765, num_hidden_layers=1, **sizes, **ends))
     # Drawn as they are, places and words would look alike.
     for model, scale in ((unet, 1.5), (text, 10)):
         for parameter in model.parameters():

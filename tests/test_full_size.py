@@ -109,11 +109,13 @@ def make_system(own_cache):
                 empty_prompt=graph.empty_prompt,
                 layers=SELF,
             )
-            sizes_of_text = {"num_hidden_layers": 23, "intermediate_size": 4096, "hidden_act": "gelu"}
+            sizes_of_text = {
+                "num_hidden_layers": 23,
+                "intermediate_size": 4096,
+                "hidden_act": "gelu",
+            }
             ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-            text = CLIPTextConfig(
-                hidden_size=1024, num_attention_heads=16, **sizes_of_text, **ends
-            )
+            text = CLIPTextConfig(hidden_size=1024, num_attention_heads=16, **sizes_of_text, **ends)
             encoder = PromptEncoder.of(CLIPTextModel(text).to(graph.dtype), tokenizer)
             config = prior_of(settings_of(name, "voc21", True), "background", ("sea", "wall"))
             prompted = PromptedDiffusion(backbone, encoder, CROSS)

@@ -34,8 +34,8 @@ def words(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, ...], ...]:
             background, person and TV monitor; ``"proxyclip"``, ClearCLIP's with 26 words of
             background in VOC21 and 17 in COCO-Object; ``"cliper"``, CLIPer's, see
             :func:`competing`; ``"groupvit"``, ``"clip-diy"``, ``"pixelclip"``,
-            ``"car"`` and ``"iseg"``, those of these systems. A word may stand in two classes: ``"bed"`` is
-            background, and a bed, in SCLIP's COCO-Object.
+            ``"car"`` and ``"iseg"``, those of these systems. A word may stand in two classes:
+            ``"bed"`` is background, and a bed, in SCLIP's COCO-Object.
 
     Returns:
         One tuple of words a class, in the order of the labels.

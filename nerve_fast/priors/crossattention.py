@@ -1,4 +1,4 @@
-"""Maps of a prompt's tokens: cross-attentions of some grids in one, alike where places are alike."""
+"""Maps of a prompt's tokens: cross-attentions of some grids in one, averaged in clusters."""
 
 from collections.abc import Sequence
 
@@ -53,9 +53,11 @@ def token_maps(
     for number, (maps, weight) in enumerate(zip(groups, weights, strict=True)):
         mean = (maps if heads is None else maps[list(heads[number])]).mean(0)
         shares = mean / mean.sum((1, 2), keepdim=True)
-        total = total + weight * interpolate(
-            shares[None], (side, side), mode="bilinear", align_corners=False
-        )[0]
+        total = (
+            total
+            + weight
+            * interpolate(shares[None], (side, side), mode="bilinear", align_corners=False)[0]
+        )
     return total
 
 

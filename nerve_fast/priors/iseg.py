@@ -1,6 +1,5 @@
 """iSeg (Sun, Cao, Xie, Khan, Pang: An Iterative Refinement-based Framework, arXiv 2409.03209)."""
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -37,9 +37,7 @@ def test_prompts_are_encoded_as_their_text_is(prompted, systems):
 
 
 def test_a_tokenizer_of_another_model_is_refused(systems):
-    text_encoder = CLIPTextModel.from_pretrained(
-        systems["diffusion"], subfolder="text_encoder"
-    )
+    text_encoder = CLIPTextModel.from_pretrained(systems["diffusion"], subfolder="text_encoder")
     with pytest.raises(ValueError, match="gives token 765, and the text encoder knows 765"):
         PromptEncoder(text_encoder, None, first=763, last=765, padding=0)
 

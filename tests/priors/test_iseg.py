@@ -161,9 +161,7 @@ def test_maps_are_those_of_iseg_step_by_step(make, systems, image, heads, thresh
         near = torch.zeros(size, dtype=torch.bool)
         planes[2] = (1 - planes.amax(0)) ** 2
     given = prior.maps([image], CLASSES)[0].double()
-    torch.testing.assert_close(
-        given[:, ~near], planes[:, ~near], rtol=0, atol=2e-3
-    )
+    torch.testing.assert_close(given[:, ~near], planes[:, ~near], rtol=0, atol=2e-3)
     assert near.double().mean() < 0.05
     assert planes.flatten(1).std(1).max() > 0.1
 
