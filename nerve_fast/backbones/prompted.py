@@ -1,4 +1,4 @@
-"""Stable Diffusion with a prompt: maps of its cross-attentions, and a self-attention beside them."""
+"""Stable Diffusion with a prompt: maps of its cross-attentions, and a self-attention."""
 
 import dataclasses
 import functools

@@ -80,7 +80,7 @@ def said(dataset: Dataset, vocabulary: str) -> tuple[tuple[str, str], ...]:
     """Return how iSeg's prompts call each class, by its first word, in the order of its authors."""
     if vocabulary != "iseg":
         return ()
-    facts = next((entry for entry in _FACTS["said"] if dataset.name in entry["sets"]), {})
+    facts: dict = next((entry for entry in _FACTS["said"] if dataset.name in entry["sets"]), {})
     first = {
         name: synonyms[0]
         for name, synonyms in zip(dataset.classes, words(dataset, vocabulary), strict=True)

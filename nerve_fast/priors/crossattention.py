@@ -1,4 +1,4 @@
-"""Maps of a prompt's tokens: cross-attentions of some grids in one, alike where places are alike."""
+"""Maps of a prompt's tokens: cross-attentions of some grids in one, averaged in clusters."""
 
 from collections.abc import Sequence
 

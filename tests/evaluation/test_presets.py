@@ -181,12 +181,12 @@ def test_clip_as_rnns_rows_are_those_of_its_configurations(dataset):
 
 # Of iSeg: share of labels, (share, score, crop) of re-weighting, iterations and λ, heads, and what
 # follows the names in the prompt.
-ISEG_BACKGROUND = "ground, land, grass, tree, building, wall, sky, lake, water"
+ISEG_WORDS = "ground, land, grass, tree, building, wall, sky, lake, water"
 ISEG = {
-    "voc21": (0.6, (0.6, 0.4, 0.8), (8, 0.015), "voc", ISEG_BACKGROUND),
+    "voc21": (0.6, (0.6, 0.4, 0.8), (8, 0.015), "voc", ISEG_WORDS),
     "pc60": (0.2, (0.2, 0.5, 0.5), (5, 0.002), "all", ""),
-    "coco-object": (0.6, (0.3, 0.8, 0.2), (10, 0.2), "all", f"{ISEG_BACKGROUND}, river, sea, railway, "),
-}  # fmt: skip
+    "coco-object": (0.6, (0.3, 0.8, 0.2), (10, 0.2), "all", f"{ISEG_WORDS}, river, sea, railway, "),
+}
 
 
 @pytest.mark.parametrize("dataset", ISEG)
