@@ -73,7 +73,7 @@ class Support:
         """
         size = self.diffusion.size
         looking = max(one.memory(size, size, size) for one in self.extractors)
-        networks = max(self.diffusion.making_memory(), sam_memory((size, size)), looking)
+        networks = max(self.diffusion.making_memory(self.count), sam_memory((size, size)), looking)
         gathered = 2 * 4 * self.count * self.diffusion.channels * self.diffusion.grid**2
         return networks, gathered
 
