@@ -1,9 +1,16 @@
 """Models in their real configurations with random weights: shapes and stamina."""
 
 import copy
+import sys
 
 import pytest
 import torch
+from diffusers import (
+    AutoencoderKL,
+    DPMSolverMultistepScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from PIL import Image
 from transformers import (
     CLIPConfig,
@@ -20,6 +27,7 @@ from transformers import (
 )
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from nerve_fast.backbones import text_to_image as text_to_image_module
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.diffusion import DiffusionBackbone
 from nerve_fast.backbones.dino import DINOBackbone
@@ -28,11 +36,24 @@ from nerve_fast.backbones.groupvit import GroupViTBackbone
 from nerve_fast.backbones.prompt_encoder import PromptEncoder
 from nerve_fast.backbones.prompted import PromptedDiffusion
 from nerve_fast.backbones.siglip import SigLIPBackbone
+from nerve_fast.backbones.text_to_image import TextToImage
 from nerve_fast.bench.harness.full_size import full_size_pipe
+from nerve_fast.bench.harness.memory import Memory
 from nerve_fast.evaluation.presets import Settings, settings_of
 from nerve_fast.evaluation.segmenter import Segmenter, prior_of
-from nerve_fast.priors import CLIPDIY, CaR, GroupViT, ISegPrior, PixelCLIP, PriorConfig, SigLIP
+from nerve_fast.priors import (
+    CLIPDIY,
+    CaR,
+    GroupViT,
+    ISegPrior,
+    OVDiff,
+    PixelCLIP,
+    PriorConfig,
+    SigLIP,
+)
 from nerve_fast.priors.iseg import CROSS, SELF
+from nerve_fast.priors.ovdiff import prior as ovdiff_prior
+from nerve_fast.priors.ovdiff.crops import crops
 from nerve_fast.priors.pixelclip import PixelCLIPBackbone
 from nerve_fast.tiny import MODELS
 from nerve_fast.utils.files import cache_folder
@@ -79,19 +100,27 @@ def words(tokenizer, **more):
 
 
 @pytest.fixture(scope="module")
-def make_system(own_cache):
-    """``make_system(name)``: a whole system in its real configuration, with random weights."""
-    common = {"source": "random", "cache": cache_folder()}
+def make_clip(own_cache):
+    """``make_clip(kind, patch)``: a CLIP ViT-B in its real configuration, with random weights."""
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
 
-    def clip(kind, patch):
+    def make(kind, patch):
         config = CLIPConfig(
             vision_config=sizes("base", patch_size=patch, image_size=224),
             text_config=words(tokenizer),
             projection_dim=512,
         )
         normal = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD, "resample": 3}
-        return kind(CLIPModel(config), tokenizer, **normal, **common)
+        return kind(CLIPModel(config), tokenizer, **normal, source="random", cache=cache_folder())
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def make_system(own_cache, make_clip):
+    """``make_system(name)``: a whole system in its real configuration, with random weights."""
+    common = {"source": "random", "cache": cache_folder()}
+    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
 
     def make(name, graph=None):
         torch.manual_seed(0)
@@ -124,16 +153,20 @@ def make_system(own_cache):
             vision = ViTConfig(**sizes("small", patch_size=8, image_size=224))
             dino = DINOBackbone(ViTModel(vision, add_pooling_layer=False), **half)
             config = PriorConfig(name, background="background")
-            return CLIPDIY(clip(CLIPBackbone, 32), Saliency(dino, torch.randn(384), 0.1), config)
+            return CLIPDIY(
+                make_clip(CLIPBackbone, 32), Saliency(dino, torch.randn(384), 0.1), config
+            )
         if name == "car":
             vision = sizes("large", patch_size=14, image_size=224, num_hidden_layers=24)
             text = words(tokenizer, hidden_size=768, num_attention_heads=12, intermediate_size=3072)
             config = CLIPConfig(vision_config=vision, text_config=text, projection_dim=768)
             normal = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD, "resample": 3}
             judge = CLIPBackbone(CLIPModel(config), tokenizer, **normal, **common)
-            return CaR(clip(CLIPBackbone, 16), judge, PriorConfig(name, background="background"))
+            return CaR(
+                make_clip(CLIPBackbone, 16), judge, PriorConfig(name, background="background")
+            )
         if name == "pixelclip":
-            return PixelCLIP(clip(PixelCLIPBackbone, 16))
+            return PixelCLIP(make_clip(PixelCLIPBackbone, 16))
         vision = sizes("base", patch_size=16, image_size=224)
         text = sizes("base", vocab_size=32_000)
         model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
@@ -184,3 +217,71 @@ def test_iseg_labels_an_image_at_full_size(make_system, pipe):
     assert found.max() < len(classes)
     # What is not the background is what was found in the image.
     assert len(found.unique()) > 1
+
+
+@pytest.fixture(scope="module")
+def text_to_image(own_cache):
+    """Stable Diffusion 1.5 in its real configuration, with random weights."""
+    torch.manual_seed(0)
+    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip", model_max_length=77)
+    unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768, attention_head_dim=8)
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4}
+    blocks |= {"up_block_types": ("UpDecoderBlock2D",) * 4}
+    channels = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2}
+    vae = AutoencoderKL(latent_channels=4, sample_size=512, **channels, **blocks)
+    text = words(tokenizer, hidden_size=768, num_attention_heads=12, intermediate_size=3072)
+    betas = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    pipe = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=CLIPTextModel(CLIPTextConfig(**text)),
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=DPMSolverMultistepScheduler(final_sigmas_type="sigma_min", **betas),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    return TextToImage(pipe)
+
+
+class Halves:
+    """A detector that finds the upper and the lower half of any image."""
+
+    def __call__(self, image):
+        upper = torch.zeros(image.height, image.width)
+        upper[: image.height // 2] = 1
+        return [upper, 1 - upper]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_ovdiff_makes_prototypes_and_labels_an_image(make_clip, text_to_image, monkeypatch):
+    monkeypatch.setattr(text_to_image_module, "STEPS", 1)
+    vision = ViTConfig(**sizes("base", patch_size=8, image_size=224))
+    half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    dino = DINOBackbone(ViTModel(vision, add_pooling_layer=False), **half)
+    config = PriorConfig("ovdiff", background="background", support=1)
+    clip = make_clip(CLIPBackbone, 16)
+    prior = OVDiff(clip, dino, text_to_image, Halves(), config)
+    assert (text_to_image.size, text_to_image.grid, text_to_image.channels) == (512, 64, 7680)
+    assert len(text_to_image.layers) == 9
+    # Each crop takes what the whole takes.
+    monkeypatch.setattr(ovdiff_prior, "crops", lambda size, side: crops(size, side)[-1:])
+    classes = [["background"], ["cat"]]
+    image = Image.effect_noise((375, 375), 60).convert("RGB")
+    memory = Memory("cpu")
+    prior.check_labels(classes)
+    making = memory.peak()[0]
+    networks, gathered = prior.support.memory()
+    # What the SAM would take is no part of it.
+    alone = max(text_to_image.making_memory(1), gathered)
+    print(f"making: {making:,} bytes of {alone:,}, with a SAM {networks:,}")
+    memory = Memory("cpu")
+    found = Segmenter(prior, settings_of("ovdiff", "voc21", True), classes, True)(image)
+    view = prior.view(image.size)
+    planned = prior.memory(view, 1, len(classes))
+    calling = memory.peak()[0]
+    print(f"calling: {calling:,} bytes of {planned:,}")
+    assert found.shape == (375, 375)
+    assert making <= alone
+    assert calling <= planned

@@ -62,6 +62,8 @@ class TextToImage:
         for network in self.networks:
             network.eval().requires_grad_(False)
         pipe.set_progress_bar_config(disable=True)
+        # One by one, as images decoded take more than all else.
+        pipe.vae.enable_slicing()
         self.grid = pipe.unet.config.sample_size
         self.size = self.grid * pipe.vae_scale_factor
         self.layers = default_cross_attentions(pipe.unet)
@@ -141,16 +143,16 @@ class TextToImage:
         pixels = (max(encoder, denoiser) * self.dtype.itemsize + PIXEL_BYTES) * self.size**2
         return int(pixels) + 8 * self.channels * self.grid**2
 
-    def making_memory(self) -> int:
-        """Bytes that a batch of images takes at most while it is made."""
+    def making_memory(self, count: int) -> int:
+        """Bytes that a batch of ``count`` images, or of :data:`BATCH`, takes at most."""
         vae, unet = self.pipe.vae.config, self.pipe.unet.config
-        pixels, latents = self.size**2, self.grid**2
-        decoder = DECODER_ACTIVATIONS * vae.block_out_channels[0] * pixels
-        passes = 2 * UNET_ACTIVATIONS * unet.block_out_channels[0] * latents
+        batch, pixels, latents = min(count, BATCH), self.size**2, self.grid**2
+        decoder = (DECODER_ACTIVATIONS * vae.block_out_channels[0] + 12 * batch) * pixels
+        passes = 2 * UNET_ACTIVATIONS * unet.block_out_channels[0] * batch * latents
         tokens = self.pipe.tokenizer.model_max_length
         heads = max(self.pipe.unet.get_submodule(layer).heads for layer in self.layers)
-        maps = 12 * heads * tokens * latents
-        return BATCH * (max(decoder, passes) * self.dtype.itemsize + maps)
+        maps = 12 * heads * tokens * batch * latents
+        return max(decoder, passes) * self.dtype.itemsize + maps
 
     def check(self, word: str, template: str) -> None:
         """Refuse a word that the text encoder would not read to its end.

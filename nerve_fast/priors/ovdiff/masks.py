@@ -38,11 +38,11 @@ def support_masks(proposals: Sequence[Tensor], attribution: Tensor) -> tuple[Ten
     Returns:
         Two masks ``(H, W)`` bool, which may be empty.
     """
-    masks = [mask for mask in proposals if mask.any()]
-    if not masks:
+    own = [mask for mask in proposals if mask.any()]
+    if not own:
         return attribution > FOREGROUND, attribution < BACKGROUND
-    rest = ~torch.stack(masks).any(0)
-    masks = torch.stack([rest, *masks] if rest.any() else masks)
+    rest = ~torch.stack(own).any(0)
+    masks = torch.stack([rest, *own] if rest.any() else own)
     means = torch.stack([attribution[mask].mean() for mask in masks])
     order = means.argsort(descending=True, stable=True)
     # Of each pixel, the best mask that has it; each pixel is in one.

@@ -1,6 +1,5 @@
 """OVDiff's prior: the nearest prototypes of labels that the image seems to hold."""
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,39 +8,27 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import interpolate, normalize
+from torch.nn.functional import interpolate
 from tqdm import tqdm
 
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.dino import DEFAULT_PROXY, DINOBackbone
 from nerve_fast.backbones.sam import DEFAULT_MASKS, SegmentAnything
 from nerve_fast.backbones.text_to_image import DEFAULT_TEXT_TO_IMAGE, TextToImage
-from nerve_fast.errors import InputError
-from nerve_fast.imaging.images import MOST_SEEN, to_tensor
+from nerve_fast.imaging.images import to_tensor
 from nerve_fast.priors.config import PriorConfig
 from nerve_fast.priors.ovdiff import classes as chosen
+from nerve_fast.priors.ovdiff.crops import crops, scaled
 from nerve_fast.priors.ovdiff.extractors import CLIPKeys, DiffusionFeatures, DINOKeys, Extractor
-from nerve_fast.priors.ovdiff.prototypes import CLUSTERS, compared
-from nerve_fast.priors.ovdiff.support import SEED_OF_NOISE, Support
+from nerve_fast.priors.ovdiff.prototypes import CLUSTERS, compared, nearest
+from nerve_fast.priors.ovdiff.support import SEED_OF_NOISE, Support, Unidentified
 from nerve_fast.priors.prior import ConfiguredPrior, WholeImage
 from nerve_fast.priors.probabilities import apart
 from nerve_fast.priors.registry import ACTIVATIONS, Needed, system
-from nerve_fast.priors.views import window_starts
 from nerve_fast.utils.files import cache_folder
 
 SIDE = 448
 """Short side of images unless another is asked for."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Unidentified:
-    """Stands for a detector that does not say what tells it from others.
-
-    Attributes:
-        identity: its kind.
-    """
-
-    identity: str
 
 
 @system(
@@ -144,7 +131,7 @@ class OVDiff(ConfiguredPrior):
     @property
     def networks(self) -> Sequence[Any]:
         """See :meth:`ConfiguredPrior.networks`."""
-        detector = self.detector
+        detector: Any = self.detector
         if getattr(detector, "identity", None) is None:
             detector = Unidentified(repr(type(detector)))
         return (self.clip, self.dino, self.diffusion, detector)
@@ -208,8 +195,12 @@ class OVDiff(ConfiguredPrior):
             unit="image",
             disable=None if progress else True,
         ) as bar:
+
+            def advance(images: int) -> None:
+                bar.update(images)
+
             for name in absent:
-                found = self.support.made(name, bar.update)
+                found = self.support.made(name, advance)
                 if kept is not None:
                     kept.save(name, found)
                 self._known[name] = found
@@ -232,16 +223,7 @@ class OVDiff(ConfiguredPrior):
         names = [classes[number][0] for number in numbers]
         self._learn(names)
         is_stuff = [bool({*classes[number]} & {*self.config.stuff}) for number in numbers]
-        prototypes = [
-            compared(
-                *(
-                    [self._known[name][f"{one.name} {kind}"].to(self.clip.device) for name in names]
-                    for kind in ("foreground", "background")
-                ),
-                is_stuff,
-            )
-            for one in self.extractors
-        ]
+        prototypes = [self._prototypes(one.name, names, is_stuff) for one in self.extractors]
         found = []
         for image in images:
             image = image.resize(scaled(image.size, self.side), Image.Resampling.LANCZOS)
@@ -260,13 +242,23 @@ class OVDiff(ConfiguredPrior):
             found.append(maps)
         return torch.stack(found)
 
+    def _prototypes(
+        self, extractor: str, names: Sequence[str], stuff: Sequence[bool]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Those of an extractor, of each name, that take part: see :func:`compared`."""
+        foreground, background = (
+            [self._known[name][f"{extractor} {kind}"].to(self.clip.device) for name in names]
+            for kind in ("foreground", "background")
+        )
+        return compared(foreground, background, stuff)
+
     def _compared(
         self,
         pixels: Tensor,
         prototypes: Sequence[tuple[Sequence[Tensor], Tensor]],
         background: bool,
     ) -> Tensor:
-        """The mean over crops and extractors of :func:`nearest`, ``(L, h, w)``.
+        """The mean over crops and extractors of the nearest prototypes' cosines, ``(L, h, w)``.
 
         Args:
             pixels: ``(3, h, w)``.
@@ -288,51 +280,3 @@ class OVDiff(ConfiguredPrior):
                 total[:, rows, columns] += found.to(total.device)
                 count[rows, columns] += 1
         return total / count
-
-
-def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
-    """``(width, height)`` of an image whose short side is brought to ``side``, as torchvision does.
-
-    Raises:
-        InputError: that would be too many pixels.
-    """
-    short = min(size)
-    width, height = (side if edge == short else side * edge // short for edge in size)
-    if width * height > MOST_SEEN:
-        raise InputError(
-            f"at this resolution OVDiff would see {width} × {height} pixels; expected at most "
-            f"{MOST_SEEN} in all: take a smaller prior resolution"
-        )
-    return width, height
-
-
-def crops(size: tuple[int, int], side: int) -> list[tuple[slice, slice]]:
-    """Rows and columns of the crops of an image of ``size = (h, w)``, and of all of it."""
-    found = []
-    for window in (side, 3 * side // 4):
-        tops, lefts = (window_starts(length, window, side // 2) for length in size)
-        found += [
-            (slice(top, min(top + window, size[0])), slice(left, min(left + window, size[1])))
-            for top in tops
-            for left in lefts
-        ]
-    return [*found, (slice(0, size[0]), slice(0, size[1]))]
-
-
-def nearest(features: Tensor, fore: Sequence[Tensor], back: Tensor | None) -> Tensor:
-    """The largest cosine of each place to the prototypes of each label, and of the background.
-
-    Args:
-        features: ``(h, w, C)``.
-        fore: of each of ``K`` labels, ``(P, C)`` of norm 1.
-        back: of the background, which may be none; ``None``: it is not wanted.
-
-    Returns:
-        ``(K, h, w)``, or ``(K + 1, h, w)``, where a background without prototypes is −1.
-    """
-    features = normalize(features, dim=-1, eps=1e-6)
-    found = [(features @ one.T).amax(-1) for one in fore]
-    if back is not None:
-        there = (features @ back.T).amax(-1) if len(back) else torch.full_like(found[0], -1)
-        found.append(there)
-    return torch.stack(found)

@@ -97,3 +97,22 @@ def compared(
             one = one[(one @ torch.cat(of_stuff).T).amax(1) <= ALIKE]
         back.append(one)
     return fore, back
+
+
+def nearest(features: Tensor, fore: Sequence[Tensor], back: Tensor | None) -> Tensor:
+    """The largest cosine of each place to the prototypes of each label, and of the background.
+
+    Args:
+        features: ``(h, w, C)``.
+        fore: of each of ``K`` labels, ``(P, C)`` of norm 1.
+        back: of the background, which may be none; ``None``: it is not wanted.
+
+    Returns:
+        ``(K, h, w)``, or ``(K + 1, h, w)``, where a background without prototypes is −1.
+    """
+    features = normalize(features, dim=-1, eps=1e-6)
+    found = [(features @ one.T).amax(-1) for one in fore]
+    if back is not None:
+        there = (features @ back.T).amax(-1) if len(back) else torch.full_like(found[0], -1)
+        found.append(there)
+    return torch.stack(found)

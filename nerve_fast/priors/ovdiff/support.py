@@ -31,6 +31,17 @@ MOST_FILES = 2_000
 Diffusion 1.5, CLIP ViT-B/16 and DINO ViT-B/8."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Unidentified:
+    """Stands for a detector that does not say what tells it from others.
+
+    Attributes:
+        identity: its kind.
+    """
+
+    identity: str
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Support:
     """What makes prototypes of words.
@@ -62,7 +73,7 @@ class Support:
         """
         size = self.diffusion.size
         looking = max(one.memory(size, size, size) for one in self.extractors)
-        networks = max(self.diffusion.making_memory(), sam_memory((size, size)), looking)
+        networks = max(self.diffusion.making_memory(self.count), sam_memory((size, size)), looking)
         gathered = 2 * 4 * self.count * self.diffusion.channels * self.diffusion.grid**2
         return networks, gathered
 
@@ -145,5 +156,6 @@ class Support:
 
 def whole(image: Image.Image, patch: int) -> Tensor:
     """The pixels of an image whose sides are brought to whole patches: ``(3, H, W)``."""
-    size = tuple(max(round(side / patch), 1) * patch for side in image.size)
+    width, height = (max(round(side / patch), 1) * patch for side in image.size)
+    size = (width, height)
     return to_tensor(image if size == image.size else image.resize(size, Image.Resampling.LANCZOS))
