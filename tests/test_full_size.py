@@ -148,7 +148,7 @@ def make_system(own_cache, make_clip):
             encoder = PromptEncoder.of(CLIPTextModel(text).to(graph.dtype), tokenizer)
             config = prior_of(settings_of(name, "voc21", True), "background", ("sea", "wall"))
             prompted = PromptedDiffusion(backbone, encoder, CROSS)
-            return ISegPrior(clip(CLIPBackbone, 16), prompted, config)
+            return ISegPrior(make_clip(CLIPBackbone, 16), prompted, config)
         if name == "clip-diy":
             vision = ViTConfig(**sizes("small", patch_size=8, image_size=224))
             dino = DINOBackbone(ViTModel(vision, add_pooling_layer=False), **half)
