@@ -1,35 +1,26 @@
-"""Models in their real configurations with random weights: shapes and stamina."""
+"""Models in their true configurations with random weights: shapes and stamina."""
 
 import copy
+import json
 
 import pytest
 import torch
 from PIL import Image
-from transformers import (
-    CLIPConfig,
-    CLIPModel,
-    CLIPTokenizer,
-    GroupViTConfig,
-    GroupViTModel,
-    SiglipConfig,
-    SiglipModel,
-    ViTConfig,
-    ViTModel,
-)
-from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from random_checkpoints import Checkpoints
+from small_data_sets import build
 
-from nerve_fast.backbones.clip import CLIPBackbone
-from nerve_fast.backbones.dino import DINOBackbone
-from nerve_fast.backbones.found import Saliency
-from nerve_fast.backbones.groupvit import GroupViTBackbone
-from nerve_fast.backbones.siglip import SigLIPBackbone
+from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
 from nerve_fast.bench.harness.full_size import full_size_pipe
-from nerve_fast.evaluation.presets import Settings, settings_of
-from nerve_fast.evaluation.segmenter import Segmenter
-from nerve_fast.priors import CLIPDIY, GroupViT, PixelCLIP, PriorConfig, SigLIP
-from nerve_fast.priors.pixelclip import PixelCLIPBackbone
-from nerve_fast.tiny import MODELS
-from nerve_fast.utils.files import cache_folder
+from nerve_fast.cli import main as cli
+from nerve_fast.evaluation.method import needs_graph
+from nerve_fast.evaluation.presets import (
+    PRESETS,
+    clip_of,
+    datasets_of,
+    graph_of,
+    settings_of,
+)
+from nerve_fast.priors import ENTRIES
 
 
 @pytest.fixture(scope="module")
@@ -53,83 +44,45 @@ def test_the_pipeline_runs_at_full_size(pipe, width, height):
     torch.testing.assert_close(out.probabilities.sum(0), torch.ones(height, width))
 
 
-SIDES = {"base": (768, 12, 3072), "small": (384, 6, 1536)}
+WITHOUT_A_PRESET = {"siglip": ["--preset", "fixed", "--prior", "siglip", "--refiner", "none"]}
+"""Priors that no preset has, and how they are evaluated."""
 
-
-def sizes(name, **more):
-    width, heads, inner = SIDES[name]
-    return {
-        "hidden_size": width,
-        "num_attention_heads": heads,
-        "intermediate_size": inner,
-        "num_hidden_layers": 12,
-        **more,
-    }
-
-
-def words(tokenizer, **more):
-    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-    return {"hidden_size": 512, "num_attention_heads": 8, "num_hidden_layers": 12, **ends, **more}
+SIZE = (160, 120)
+"""Width and height of an image; priors see it at sizes of their own."""
 
 
 @pytest.fixture(scope="module")
-def make_system(own_cache):
-    """``make_system(name)``: a whole system in its real configuration, with random weights."""
-    common = {"source": "random", "cache": cache_folder()}
-    tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
+def checkpoints(tmp_path_factory):
+    return Checkpoints(tmp_path_factory.mktemp("checkpoints"))
 
-    def clip(kind, patch):
-        config = CLIPConfig(
-            vision_config=sizes("base", patch_size=patch, image_size=224),
-            text_config=words(tokenizer),
-            projection_dim=512,
-        )
-        normal = {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD, "resample": 3}
-        return kind(CLIPModel(config), tokenizer, **normal, **common)
 
-    def make(name):
-        torch.manual_seed(0)
-        half = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-        if name == "groupvit":
-            ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
-            model = GroupViTModel(GroupViTConfig(text_config=ends))
-            config = PriorConfig(name, background="background", threshold=0.95)
-            return GroupViT(GroupViTBackbone(model, tokenizer, **half, **common), config)
-        if name == "clip-diy":
-            vision = ViTConfig(**sizes("small", patch_size=8, image_size=224))
-            dino = DINOBackbone(ViTModel(vision, add_pooling_layer=False), **half)
-            config = PriorConfig(name, background="background")
-            return CLIPDIY(clip(CLIPBackbone, 32), Saliency(dino, torch.randn(384), 0.1), config)
-        if name == "pixelclip":
-            return PixelCLIP(clip(PixelCLIPBackbone, 16))
-        vision = sizes("base", patch_size=16, image_size=224)
-        text = sizes("base", vocab_size=32_000)
-        model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
-        return SigLIP(SigLIPBackbone(model, tokenizer, resample=3, **half, **common))
-
-    return make
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """VOC2012 with one image; no other data set has fewer words."""
+    root = tmp_path_factory.mktemp("voc")
+    build("voc21", root, [SIZE])
+    return root
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "dataset", "size"),
-    [
-        ("groupvit", "voc21", (448, 597)),
-        ("clip-diy", "voc21", (256, 256)),
-        ("pixelclip", "voc20", (64, 64)),
-        ("siglip", "voc20", (21, 28)),
-    ],
-)
-def test_a_system_labels_an_image_at_full_size(make_system, name, dataset, size):
-    prior = make_system(name)
-    background = ["background"] if dataset == "voc21" else []
-    classes = [[word] for word in [*background, "cat", "dog", "grass"]]
-    image = Image.effect_noise((500, 375), 60).convert("RGB")
-    assert prior.maps([image], classes).shape[-2:] == size
-    settings = Settings(name, "none", "plain")
-    if name != "siglip":
-        settings = settings_of(name, dataset, bool(background))
-    found = Segmenter(prior, settings, classes, bool(background))(image)
-    assert found.shape == (375, 500)
-    assert found.min() >= 0
-    assert found.max() < len(classes)
+@pytest.mark.parametrize("name", [*PRESETS, *WITHOUT_A_PRESET])
+def test_a_method_runs_in_its_true_configuration(own_cache, checkpoints, root, tmp_path, name):
+    preset = "fixed" if name in WITHOUT_A_PRESET else name
+    dataset = "voc20" if "voc20" in (datasets_of(preset) or ["voc20"]) else "voc21"
+    settings = settings_of(preset, dataset, dataset == "voc21")
+    prior = name if name in WITHOUT_A_PRESET else settings.prior
+    hub_id = ENTRIES[name].clip if name in WITHOUT_A_PRESET else clip_of(preset)
+    flags = ["--clip", checkpoints.folder(hub_id)]
+    if name not in WITHOUT_A_PRESET and needs_graph(settings.refiner):
+        graph = graph_of(preset)
+        flags += ["--graph" if graph else "--diffusion"]
+        flags += [checkpoints.folder(graph or DEFAULT_DIFFUSION)]
+    networks = [f"{name}={source}" for name, source in checkpoints.networks(prior).items()]
+    flags += ["--prior-network", *networks] if networks else []
+    command = ["evaluate", "--dataset", dataset, "--root", root, "-o", tmp_path, "--device", "cpu"]
+    command += WITHOUT_A_PRESET.get(name, ["--preset", preset])
+    assert cli.main([str(word) for word in (*command, *flags)]) == 0
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["complete"]
+    assert 0 <= results["miou"] <= 1
+    assert results["run"]["settings"]["prior"] == prior

@@ -87,6 +87,7 @@ def command_of(row: dict, measured: Iterable[str]) -> str | None:
         dataset
         for dataset in LAYOUTS
         if figures.get(dataset) is not None
+        and dataset not in of_another(row)
         and dataset in (datasets_of(preset) or LAYOUTS)
         and dataset not in measured
     ]
@@ -96,6 +97,11 @@ def command_of(row: dict, measured: Iterable[str]) -> str | None:
     words = ["nerve-fast evaluate", f"--dataset {one}", f"--root ROOTS/{one}", f"--preset {preset}"]
     line = " ".join([*words, flags] if flags else words)
     return line if len(runs) == 1 else f"for set in {' '.join(runs)}; do {line}; done"
+
+
+def of_another(row: dict) -> dict[str, str]:
+    """Return the data sets whose figure in a row is of a network that no preset has, and which."""
+    return row.get("of_another", {})
 
 
 def mean(values: Sequence[float | None]) -> float | None:
