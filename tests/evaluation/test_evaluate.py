@@ -531,3 +531,14 @@ def test_refiners_at_the_images_pixels_run(root, tmp_path, monkeypatch, refiner)
     monkeypatch.setattr(SegmentAnything, "from_pretrained", halves)
     assert evaluate(root, tmp_path, "--refiner", refiner, "--limit", 1) == 0
     assert figures(tmp_path)["accuracy"] > 0.3
+
+
+def test_files_of_many_pixels_are_evaluated_as_far_as_is_asked(root, tmp_path, capsys):
+    """Of scenes of 64 × 64 and 96 × 64 pixels; more are done once more are allowed."""
+    flags = ("--refiner", "none", "--max-pixels")
+    assert evaluate(root, tmp_path, *flags, 5000) == 2
+    assert figures(tmp_path)["failed"] == IMAGES / 2
+    assert evaluate(root, tmp_path, *flags, "1MP") == 0
+    assert figures(tmp_path)["images"] == IMAGES
+    assert evaluate(root, tmp_path, *flags, "many") == 2
+    assert "max_pixels is 'many'; expected a number above 0" in capsys.readouterr().err

@@ -9,6 +9,7 @@ from torch import Tensor
 def as_openai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The weights of an image encoder of transformers under OpenAI's names."""
     vision = "vision_model."
+    layers = sum(name.startswith(vision) and name.endswith("layer_norm1.bias") for name in state)
     found = {
         "class_embedding": state[vision + "embeddings.class_embedding"],
         "conv1.weight": state[vision + "embeddings.patch_embedding.weight"],
@@ -18,7 +19,7 @@ def as_openai(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for kind in ("weight", "bias"):
         found[f"ln_pre.{kind}"] = state[f"{vision}pre_layrnorm.{kind}"]
         found[f"ln_post.{kind}"] = state[f"{vision}post_layernorm.{kind}"]
-        for number in range(sum(name.endswith("layer_norm1.bias") for name in state)):
+        for number in range(layers):
             layer = f"{vision}encoder.layers.{number}."
             block = f"transformer.resblocks.{number}."
             found[f"{block}attn.in_proj_{kind}"] = torch.cat(

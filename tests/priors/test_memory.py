@@ -14,7 +14,7 @@ from nerve_fast.priors import ENTRIES, METHODS, PriorConfig, load_prior
 
 SYSTEMS = [name for name in ENTRIES if name not in METHODS]
 
-LABELS = [[f"label {number}"] for number in range(21)]
+LABELS = [[f"label {number}"] for number in range(8)]
 
 SIZES = {"car": (160, 120)}
 """Width and height of the image, where it is not 500 × 375: a CRF takes long."""
