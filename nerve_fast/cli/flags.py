@@ -223,7 +223,7 @@ def _hub_id(options, model: str) -> str:
         )
     clip: str | None
     if hasattr(options, "preset"):
-        clip = clip_of(options.preset, options.dataset)
+        clip = clip_of(options.preset, getattr(options, "dataset", None))
     else:
         from nerve_fast.priors import ENTRIES
 

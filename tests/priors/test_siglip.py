@@ -152,6 +152,7 @@ def test_a_clip_is_refused():
 @pytest.mark.skipif(
     importlib.util.find_spec("sentencepiece") is not None, reason="sentencepiece is installed"
 )
+@pytest.mark.parametrize("folder", ["siglip"], indirect=True)
 def test_a_tokenizer_that_needs_sentencepiece_says_how_to_get_it(folder, tmp_path):
     """SigLIP's own checkpoints name such a one, whatever files lie beside it."""
     copy = shutil.copytree(folder, tmp_path / "copy")
