@@ -12,6 +12,7 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 import numpy as np
 import pytest
 import torch
+from openai_layout import as_openai
 from PIL import Image
 
 from nerve_fast.tiny import MODELS
@@ -272,35 +273,6 @@ def make_stable_diffusion(folder):
                 parameter.data *= scale
     for name, model in zip(names, (unet, vae, text), strict=True):
         model.save_pretrained(folder / name)
-
-
-def as_openai(state):
-    """An image encoder of transformers under OpenAI's names."""
-    vision = "vision_model."
-    found = {
-        "class_embedding": state[vision + "embeddings.class_embedding"],
-        "conv1.weight": state[vision + "embeddings.patch_embedding.weight"],
-        "positional_embedding": state[vision + "embeddings.position_embedding.weight"],
-        "proj": state["visual_projection.weight"].T.contiguous(),
-    }
-    for kind in ("weight", "bias"):
-        found[f"ln_pre.{kind}"] = state[f"{vision}pre_layrnorm.{kind}"]
-        found[f"ln_post.{kind}"] = state[f"{vision}post_layernorm.{kind}"]
-        for number in range(sum(name.endswith("layer_norm1.bias") for name in state)):
-            layer = f"{vision}encoder.layers.{number}."
-            block = f"transformer.resblocks.{number}."
-            found[f"{block}attn.in_proj_{kind}"] = torch.cat(
-                [state[f"{layer}self_attn.{part}_proj.{kind}"] for part in "qkv"]
-            )
-            for new, old in (
-                ("attn.out_proj", "self_attn.out_proj"),
-                ("ln_1", "layer_norm1"),
-                ("ln_2", "layer_norm2"),
-                ("mlp.c_fc", "mlp.fc1"),
-                ("mlp.c_proj", "mlp.fc2"),
-            ):
-                found[f"{block}{new}.{kind}"] = state[f"{layer}{old}.{kind}"]
-    return found
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ It recognises nothing, but its time and memory do not depend on the weights.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
@@ -70,9 +72,9 @@ def full_size_pipe(device: str = "cpu") -> NervePipeline:
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        clip = _random(lambda: CLIPModel(CLIPConfig(**{**VIT_L_14, "text_config": text})))
-        vae = _random(lambda: AutoencoderKL(**SD_2_1_VAE))
-        unet = _random(lambda: UNet2DConditionModel(**SD_2_1_UNET))
+        clip = random_network(lambda: CLIPModel(CLIPConfig(**{**VIT_L_14, "text_config": text})))
+        vae = random_network(lambda: AutoencoderKL(**SD_2_1_VAE))
+        unet = random_network(lambda: UNet2DConditionModel(**SD_2_1_UNET))
     backbone = CLIPBackbone(
         clip.to(device),
         tokenizer,
@@ -93,7 +95,7 @@ def full_size_pipe(device: str = "cpu") -> NervePipeline:
     )
 
 
-def _random(make):
+def random_network(make: Callable[[], Any]) -> Any:
     """A model in bfloat16; its weights are drawn by torch's own rules."""
     torch.set_default_dtype(torch.bfloat16)
     try:

@@ -22,6 +22,7 @@ from nerve_fast.backbones.files import Checkpoint, Layout, read_config
 from nerve_fast.backbones.kinds import not_one_of
 from nerve_fast.backbones.loading import load
 from nerve_fast.backbones.words import WordEncoder
+from nerve_fast.errors import InputError
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.utils.files import cache_folder
 
@@ -101,9 +102,7 @@ class SigLIPBackbone(WordEncoder):
             images, _ = ImageProcessingMixin.get_image_processor_dict(folder, local_files_only=True)
             return cls(
                 checkpoint.network(NETWORK, MODELS[kind], dtype).to(device),
-                AutoTokenizer.from_pretrained(
-                    folder, local_files_only=True, trust_remote_code=False
-                ),
+                _tokenizer_of(folder),
                 image_mean=images.get("image_mean", [0.5] * 3),
                 image_std=images.get("image_std", [0.5] * 3),
                 resample=images.get("resample", Image.Resampling.BICUBIC),
@@ -127,8 +126,10 @@ class SigLIPBackbone(WordEncoder):
         return self.model.text_model(input_ids=tokens.input_ids).pooler_output
 
     def _tokens(self, prompts: list[str]) -> BatchEncoding:
-        # The last token is the one that is read, padding or not: tokenizers that pad on the left
-        # would have another one there.
+        # The last token is the one that is read, as in the authors' code (big_vision), where the
+        # text is filled up on the right, and cut so that its end stays: SigLIP's with the token
+        # that ends a text, SigLIP 2's with that of padding. Tokenizers that pad on the left would
+        # have another one there.
         self.tokenizer.padding_side = "right"
         return super()._tokens([prompt.lower() for prompt in prompts])
 
@@ -185,6 +186,16 @@ class SigLIPBackbone(WordEncoder):
         patches = pixels.unflatten(3, (grid[1], patch)).unflatten(2, (grid[0], patch))
         patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
         return embeddings(patches, torch.tensor([grid] * len(pixels), device=pixels.device))
+
+
+def _tokenizer_of(folder: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except ImportError as error:
+        raise InputError(
+            f"{folder}: its tokenizer needs sentencepiece, which is not installed; get it: "
+            'pip install "nerve-fast[siglip]"'
+        ) from error
 
 
 def value_path(head: Any, x: Tensor, grid: tuple[int, int], pixels: Tensor) -> Tensor:

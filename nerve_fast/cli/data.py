@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from nerve_fast.cli.flags import add_max_pixels
 from nerve_fast.datasets.vocabulary import NAMES
 
 
@@ -29,12 +30,13 @@ def _add_check(commands) -> None:
     command.add_argument(
         "root", type=Path, metavar="ROOT", help="what mmsegmentation calls data_root"
     )
+    add_max_pixels(command)
 
 
 def _check(options) -> int:
     from nerve_fast.datasets.check import check
 
-    return check(options.name, options.root)
+    return check(options.name, options.root, options.max_pixels)
 
 
 def _add_coco_object(commands) -> None:

@@ -84,6 +84,7 @@ def add_dataset(command) -> None:
         help=f"settings of a method: {', '.join(PRESETS)} (default: %(default)s)",
     )
     command.add_argument("--limit", type=int, metavar="N", help="only the first N images")
+    add_max_pixels(command)
 
 
 CHANGES = (
@@ -125,7 +126,7 @@ def method_of(options) -> dict:
     Returns:
         Arguments of :class:`~nerve_fast.evaluation.settings.MethodSettings`.
     """
-    names = ("dataset", "root", "preset", "limit", "output", *CHANGES)
+    names = ("dataset", "root", "preset", "limit", "max_pixels", "output", *CHANGES)
     return {
         "models": models_of(options),
         "threshold": threshold_of(options.threshold),
@@ -225,7 +226,7 @@ def _hub_id(options, model: str) -> str:
         )
     clip: str | None
     if hasattr(options, "preset"):
-        clip = clip_of(options.preset)
+        clip = clip_of(options.preset, getattr(options, "dataset", None))
     else:
         from nerve_fast.priors import ENTRIES
 

@@ -36,6 +36,8 @@ class Dataset:
         synonyms: the plain words of each class, its name first; of none where names are all.
         reduce_zero_label: of the files' labels 0 is not counted and ``n`` is class ``n − 1``.
         advice: what makes masks that are not there, or nothing.
+        max_pixels: of an image or mask file, above which it is not decoded; ``None`` is Pillow's
+            limit.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Dataset:
     synonyms: tuple[tuple[str, ...], ...] = ()
     reduce_zero_label: bool = False
     advice: str = ""
+    max_pixels: int | None = None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -61,9 +64,9 @@ class Dataset:
             InputError: a file is missing or unreadable, the mask is not of the image's size or not
                 of one channel, or holds a label that is no class.
         """
-        image = load_image(sample.image)
+        image = load_image(sample.image, max_pixels=self.max_pixels)
         self.check_mask(sample)
-        labels = read_mask(sample.mask)
+        labels = read_mask(sample.mask, self.max_pixels)
         if labels.shape[::-1] != image.size:
             raise InputError(
                 f"{sample.mask}: the mask is {labels.shape[1]} × {labels.shape[0]}; expected "
@@ -109,13 +112,18 @@ def is_there(path: Path) -> bool:
         raise InputError(f"{path}: cannot be read: {reason}") from error
 
 
-def read_mask(path: Path) -> np.ndarray:
+def read_mask(path: Path, max_pixels: int | None = None) -> np.ndarray:
     """Read the values of a mask, ``(H, W)``, as the file has them: of a palette image the indices.
 
+    Args:
+        path: of the file.
+        max_pixels: above which it is not decoded, as for
+            :func:`~nerve_fast.imaging.images.load_image`.
+
     Raises:
-        InputError: the file is missing or unreadable, or has several channels.
+        InputError: the file is missing or unreadable, is too large, or has several channels.
     """
-    with opened(path) as image:
+    with opened(path, max_pixels) as image:
         if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):
             raise InputError(
                 f"{path}: the mask is an image of mode {image.mode}; expected one channel that "

@@ -1,5 +1,6 @@
 """Data sets by name: those of the field, any folder of images and masks, the tiny world."""
 
+import dataclasses
 import os
 from pathlib import Path
 
@@ -33,8 +34,12 @@ def load(name: str, root: str | os.PathLike | None) -> Dataset:
     return dataset
 
 
-def find(name: str, root: Path | None) -> Dataset:
+def find(name: str, root: Path | None, max_pixels: int | None = None) -> Dataset:
     """Load a data set as :func:`load` does, but files of samples may be missing.
+
+    Args:
+        name, root: as for :func:`load`.
+        max_pixels: of a file, above which it is not decoded; ``None`` is Pillow's limit.
 
     Raises:
         InputError: as for :func:`load`, but for images and masks.
@@ -55,7 +60,8 @@ def find(name: str, root: Path | None) -> Dataset:
     try:
         if not root.is_dir():
             raise InputError(f"{root}: no such folder; expected the root of the data set {name}")
-        return _folder(root) if name == "folder" else _of_the_field(name, root)
+        found = _folder(root) if name == "folder" else _of_the_field(name, root)
+        return dataclasses.replace(found, max_pixels=max_pixels)
     except OSError as error:
         place = error.filename or root
         raise InputError(f"{place}: cannot be read: {error.strerror or error}") from error

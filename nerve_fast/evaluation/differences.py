@@ -60,6 +60,9 @@ def postprocessed(run: dict) -> bool:
 def method_key(run: dict) -> list:
     """Return what identifies a method on all data sets."""
     models = {name: run["models"].get(name) for name in ("clip", "graph", *USUAL)}
+    if models["clip"] == clip_of(run["preset"]["name"], run["dataset"]["name"]):
+        # A preset may have another on another data set, and is one method.
+        models["clip"] = None
     refiner = dict(run["refiner"])
     if refiner["name"] == "iseg":
         # Other settings on other data sets are no other method.
@@ -72,7 +75,7 @@ def model_differences(run: dict) -> list[str]:
     """List the differences between a run and its preset that apply on every data set."""
     models, refiner = run["models"], run["refiner"]
     preset = run["preset"]["name"]
-    expected = {"clip": clip_of(preset), **USUAL}
+    expected = {"clip": clip_of(preset, run["dataset"]["name"]), **USUAL}
     layers, timestep = diffusion_of(preset)
     if layers:
         expected |= {"layers": list(layers), "timestep": timestep}

@@ -45,7 +45,7 @@ def dataset_asked_for(asked: MethodSettings) -> Dataset:
     Raises:
         InputError: the data set cannot be listed, or no image that was asked for is complete.
     """
-    dataset = find(asked.dataset, cast(Path | None, asked.root))
+    dataset = find(asked.dataset, cast(Path | None, asked.root), cast(int | None, asked.max_pixels))
     missing = None
     for sample in dataset.samples[: asked.limit]:
         try:
@@ -119,11 +119,12 @@ def refuse_unread(models: ModelSettings, config: NerveConfig, refiner: str) -> N
     if refiner != "walk":
         unread += of_walk
     if unread:
-        readers = "walk" if set(unread) & set(of_walk) else "walk or {refiner} iseg"
+        readers = ["walk"] if set(unread) & set(of_walk) else list(filter(needs_graph, REFINERS))
         raise SettingError(
             "the refiner {0} does not read "
             + ", ".join(f"{{{name}}}" for name in unread)
-            + f"; leave out what it does not read, or take {{refiner}} {readers}",
+            + "; leave out what it does not read, or take a refiner that reads all of it: "
+            + ", ".join(f"{{refiner}} {name}" for name in readers),
             refiner,
         )
 
@@ -160,7 +161,7 @@ def sources(asked: MethodSettings) -> tuple[str, str]:
     models = asked.models
     clip = models.clip
     if clip is None and models.models is None:
-        clip = clip_of(asked.preset)
+        clip = clip_of(asked.preset, asked.dataset)
     clip, diffusion = model_sources(models.models, clip, models.diffusion)
     return str(clip), str(diffusion)
 

@@ -100,9 +100,10 @@ def note_of(preset: str) -> str:
     return _of(preset)["note"]
 
 
-def clip_of(preset: str) -> str:
-    """Return the hub id of the CLIP that the settings of a preset were made for."""
-    return _of(preset)["clip"]
+def clip_of(preset: str, dataset: str | None = None) -> str:
+    """Return the hub id of the CLIP that a preset has on a data set; ``None`` is on most."""
+    entry = _of(preset)
+    return entry.get("sets", {}).get(dataset, {}).get("clip", entry["clip"])
 
 
 def graph_of(preset: str) -> str | None:
@@ -160,6 +161,7 @@ def settings_of(preset: str, dataset: str, has_background: bool, **changes) -> S
     changes = {name: value for name, value in changes.items() if value is not None}
     if not has_background:
         row = {**row, "threshold": 0.0, "area_threshold": 0.0}
+    row = {name: value for name, value in row.items() if name != "clip"}
     for name, said in (("threshold", "threshold"), ("under", "background")):
         if name in changes and entry.get("rule") in ("nearest", "painted"):
             raise InputError(

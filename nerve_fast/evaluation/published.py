@@ -99,7 +99,11 @@ def command_of(row: dict, measured: Iterable[str]) -> str | None:
         return None
     figures = dict(zip(COLUMNS, row["miou"], strict=True))
     figures[EIGHTH] = row.get(EIGHTH, row["average"] if row.get("average_of") == 8 else None)
-    known = [dataset for dataset in LAYOUTS if dataset in (datasets_of(preset) or LAYOUTS)]
+    known = [
+        dataset
+        for dataset in LAYOUTS
+        if dataset in (datasets_of(preset) or LAYOUTS) and dataset not in of_another(row)
+    ]
     runs = [dataset for dataset in known if figures.get(dataset) is not None] or known
     runs = [dataset for dataset in runs if dataset not in measured]
     if not runs:
@@ -108,6 +112,11 @@ def command_of(row: dict, measured: Iterable[str]) -> str | None:
     words = ["nerve-fast evaluate", f"--dataset {one}", f"--root ROOTS/{one}", f"--preset {preset}"]
     line = " ".join([*words, flags] if flags else words)
     return line if len(runs) == 1 else f"for set in {' '.join(runs)}; do {line}; done"
+
+
+def of_another(row: dict) -> dict[str, str]:
+    """Return the data sets whose figure in a row is of a network that no preset has, and which."""
+    return row.get("of_another", {})
 
 
 def mean(values: Sequence[float | None]) -> float | None:

@@ -13,7 +13,7 @@ from nerve_fast.evaluation.ablation.ablations import ABLATIONS, Setting, refuse_
 from nerve_fast.evaluation.presets import PRESETS, REFINERS
 from nerve_fast.pipeline.settings import ModelSettings, check_count
 from nerve_fast.utils.named import named_networks
-from nerve_fast.utils.units import parse_bytes
+from nerve_fast.utils.units import parse_bytes, parse_pixels
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class MethodSettings:
         preset: the settings of a method, one of
             :data:`~nerve_fast.evaluation.presets.PRESETS`.
         limit: only so many images, the first ones; ``None`` takes all.
+        max_pixels: of an image or mask file, above which it is not decoded: a number or such as
+            ``"400MP"``; ``None`` is Pillow's limit.
         output: the folder that results are written to; ``None`` is a name made of the data set and
             the preset.
         models: the networks.
@@ -48,6 +50,7 @@ class MethodSettings:
     root: str | os.PathLike | None = None
     preset: str = "fixed"
     limit: int | None = None
+    max_pixels: int | str | None = None
     output: str | os.PathLike | None = None
     models: ModelSettings = dataclasses.field(default_factory=ModelSettings)
     config: NerveConfig = dataclasses.field(default_factory=NerveConfig)
@@ -65,6 +68,8 @@ class MethodSettings:
     def __post_init__(self):
         check_count("limit", self.limit, 1)
         check_choice("preset", self.preset, PRESETS)
+        if self.max_pixels is not None:
+            object.__setattr__(self, "max_pixels", parse_pixels(self.max_pixels))
         object.__setattr__(self, "threshold", Certainty(self.threshold).threshold)
         if self.background is not None and not isinstance(self.background, str):
             raise TypeError(f"background is {quoted(self.background)}; expected a class")

@@ -24,6 +24,7 @@ from nerve_fast.evaluation.published import (
     command_of,
     counterpart,
     mean,
+    of_another,
     rows,
     unset,
 )
@@ -144,8 +145,10 @@ def measured_line(number: int, row: dict[str, dict], published: dict | None) -> 
     counted = (*COLUMNS, EIGHTH)
     scores = {dataset: one["miou"] for dataset, one in row.items() if dataset in counted}
     whole = {dataset: row[dataset]["complete"] for dataset in scores}
-    for dataset, figures in zip(COLUMNS, expected, strict=True):
-        cells.append(measured(scores.get(dataset), figures, whole.get(dataset)))
+    for dataset, usual in zip(COLUMNS, expected, strict=True):
+        if published and dataset in of_another(published):
+            usual = None
+        cells.append(measured(scores.get(dataset), usual, whole.get(dataset)))
     for sets, usual in (
         (tuple(COLUMNS), average_of_seven(published) if published else None),
         (counted, average_of_eight(published) if published else None),
@@ -221,7 +224,8 @@ def commands(measured_rows: Sequence[dict[str, dict]]) -> list[str]:
         if command == "":
             continue
         found = "no preset makes it" if command is None else f"`{command}`"
-        lines.append(f"- {what_of(published)}: {found}")
+        aside = [f"; {COLUMNS[dataset]} is {one}" for dataset, one in of_another(published).items()]
+        lines.append(f"- {what_of(published)}: {found}{''.join(aside)}")
     if not lines:
         return []
     told = (

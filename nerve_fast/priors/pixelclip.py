@@ -1,5 +1,6 @@
 """PixelCLIP (Shin et al.: Segmentation without Semantic Labels, NeurIPS 2024)."""
 
+import math
 import os
 from collections.abc import Sequence
 
@@ -144,3 +145,9 @@ class PixelCLIP(CLIPPrior):
         factor = min(RESOLUTION / min(image_size), LONGEST / max(image_size))
         width, height = (max(int(side * factor + 0.5), 1) for side in image_size)
         return View((width, height), (0,), (0,), (height, width), self.clip.patch)
+
+    def memory(self, view: View, images: int, words: int) -> int:
+        """See :meth:`Prior.memory`: of the square that the network sees, and the image before."""
+        square = View((SEEN, SEEN), (0,), (0,), (SEEN, SEEN), view.unit)
+        normalised = 2 * 4 * 3 * math.prod(view.size)
+        return super().memory(square, images, words) + normalised

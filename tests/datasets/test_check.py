@@ -57,3 +57,14 @@ def test_many_problems_are_counted(make, tmp_path, capsys):
 def test_what_cannot_be_listed_is_refused(tmp_path):
     with pytest.raises(InputError, match="leftImg8bit/val: no such folder"):
         check("cityscapes", tmp_path)
+
+
+def test_files_of_many_pixels_are_problems_as_far_as_is_asked(make, tmp_path, capsys):
+    make("voc21", tmp_path)
+    assert check("voc21", tmp_path, "23") == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert "6 × 4" in lines[0]
+    assert lines[-1] == "voc21: 3 images, 21 classes, 3 problems"
+    assert check("voc21", tmp_path, 24) == 0
+    with pytest.raises(InputError, match="max_pixels is 'many'"):
+        check("voc21", tmp_path, "many")

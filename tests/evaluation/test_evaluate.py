@@ -375,8 +375,8 @@ def test_the_worst_and_best_images_are_drawn(root, whole, tmp_path):
         ("none", ("--steps", 33), "the refiner none does not read --steps;"),
         ("none", ("--timestep", 5, "--seed", 1), "none does not read --timestep, --seed;"),
         ("none", ("--layers", "x"), "none does not read --layers; leave out what it does not"),
-        ("pamr", ("--alpha", 0.1), "or take --refiner walk\n"),
-        ("pamr", ("--seed", 2), "or take --refiner walk or --refiner iseg\n"),
+        ("pamr", ("--alpha", 0.1), "that reads all of it: --refiner walk\n"),
+        ("pamr", ("--seed", 2), "all of it: --refiner cliper, --refiner iseg, --refiner walk\n"),
         ("iseg", ("--alpha", 0.1, "--backend", "blocked"), "iseg does not read --backend, --alpha"),
     ],
 )
@@ -506,40 +506,21 @@ def test_images_of_the_longest_names_are_evaluated_varied_and_drawn(root, tmp_pa
     """255 bytes are a file system's limit; results have longer names than images."""
     long, out = shutil.copytree(root, tmp_path / "long"), tmp_path / "out"
     names = ["x" * 251, "ü" * 125]
-    for i, name in enumerate(names):
-        for part in ("images", "masks"):
-            (long / part / f"scene{i}.png").rename(long / part / f"{name}.png")
-    assert evaluate(long, out, "--refiner", "none", "--draw", IMAGES) == 0
+    for part in ("images", "masks"):
+        for i, path in enumerate(sorted((long / part).iterdir())):
+            if i < len(names):
+                path.rename(path.with_stem(names[i]))
+            else:
+                path.unlink()
+    assert evaluate(long, out, "--refiner", "none", "--draw", 2) == 0
     drawn = sorted(path.name for path in out.glob("best-*.png"))
-    assert len(drawn) == IMAGES
+    assert len(drawn) == 2
     assert sum("xxxx" in name for name in drawn) == sum("üüüü" in name for name in drawn) == 1
     options = ("--dataset", "folder", "--root", long, "--models", "tiny", "--device", "cpu")
     command = ("ablate", "table2", *options, "-o", tmp_path / "ablation")
     assert cli.main([str(part) for part in command]) == 0
-    assert len(list((tmp_path / "ablation" / "features").rglob("*.safetensors"))) == IMAGES
+    assert len(list((tmp_path / "ablation" / "features").rglob("*.safetensors"))) == 2
     assert "are kept in" not in caplog.text
-
-
-def test_clipers_presets_run_on_a_data_set_of_the_field(tmp_path, own_cache):
-    """One image of VOC: the head alone, then moved along the diffusion model's maps."""
-    base = tmp_path / "VOC2012"
-    for name in ("ImageSets/Segmentation", "JPEGImages", "SegmentationClass"):
-        (base / name).mkdir(parents=True)
-    (base / "ImageSets" / "Segmentation" / "val.txt").write_text("scene\n")
-    image, mask, _ = generate(990_000, (64, 96))
-    image.save(base / "JPEGImages" / "scene.jpg")
-    Image.fromarray(mask.astype(np.uint8)).save(base / "SegmentationClass" / "scene.png")
-    maps = {}
-    for preset in ("cliper", "cliper-diffusion"):
-        out = tmp_path / preset
-        flags = ("--dataset", "voc21", "--root", tmp_path, "--models", "tiny", "--device", "cpu")
-        flags = (*flags, "--preset", preset, "--prior-resolution", 64, "-o", out)
-        assert cli.main([str(part) for part in ("evaluate", *flags)]) == 0
-        maps[preset] = figures(out)
-    assert maps["cliper"]["run"]["refiner"] == {"name": "none"}
-    assert maps["cliper-diffusion"]["run"]["refiner"] == {"name": "cliper", "cut": 0.1, "side": 512}
-    assert len(maps["cliper"]["run"]["dataset"]["words"][0]) == 25
-    assert 0 <= maps["cliper"]["present_miou"] <= 1
 
 
 @pytest.mark.parametrize("refiner", ["densecrf", "regions"])
@@ -550,3 +531,14 @@ def test_refiners_at_the_images_pixels_run(root, tmp_path, monkeypatch, refiner)
     monkeypatch.setattr(SegmentAnything, "from_pretrained", halves)
     assert evaluate(root, tmp_path, "--refiner", refiner, "--limit", 1) == 0
     assert figures(tmp_path)["accuracy"] > 0.3
+
+
+def test_files_of_many_pixels_are_evaluated_as_far_as_is_asked(root, tmp_path, capsys):
+    """Of scenes of 64 × 64 and 96 × 64 pixels; more are done once more are allowed."""
+    flags = ("--refiner", "none", "--max-pixels")
+    assert evaluate(root, tmp_path, *flags, 5000) == 2
+    assert figures(tmp_path)["failed"] == IMAGES / 2
+    assert evaluate(root, tmp_path, *flags, "1MP") == 0
+    assert figures(tmp_path)["images"] == IMAGES
+    assert evaluate(root, tmp_path, *flags, "many") == 2
+    assert "max_pixels is 'many'; expected a number above 0" in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_messages_name_settings_or_flags():
     assert str(raised.value).startswith("the refiner pamr does not read seed, self_affinity;")
     flags = raised.value.with_flags()
     assert flags.startswith("the refiner pamr does not read --seed, --self-affinity;")
-    assert flags.endswith("or take --refiner walk")
+    assert flags.endswith("that reads all of it: --refiner walk")
     error = SettingError("{root} is {0}; expected {1}", "/a/{b}/{root}", "{x}")
     assert error.with_flags() == "--root is /a/{b}/{root}; expected {x}"
 

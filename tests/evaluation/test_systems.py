@@ -1,6 +1,4 @@
-"""Presets of whole systems on a small VOC, with small random networks."""
-
-import json
+"""What presets of whole systems make of an image, with small random networks."""
 
 import numpy as np
 import pytest
@@ -10,9 +8,8 @@ from torch.nn.functional import interpolate
 
 from nerve_fast import InputError
 from nerve_fast.backbones import sam, text_to_image
-from nerve_fast.cli import main as cli
 from nerve_fast.evaluation import EvaluationSettings, ModelSettings, method
-from nerve_fast.evaluation.presets import PRESETS, settings_of
+from nerve_fast.evaluation.presets import PRESETS
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.refiners.pamr import PAMR, pamr
 from nerve_fast.tiny import MODELS
@@ -44,65 +41,8 @@ def ways(systems, ovdiff_networks):
     return {
         "groupvit": (systems["groupvit"], {}),
         "clip-diy": (MODELS / "clip", {"dino": systems["dino"], "found": systems["found"]}),
-        "pixelclip": (MODELS / "clip", {"weights": systems["pixelclip"]}),
-        "car": (MODELS / "clip", {"judge": MODELS / "clip"}),
         "ovdiff": (MODELS / "clip", ovdiff_networks),
-        "iseg": (MODELS / "clip", {"diffusion": systems["diffusion"]}),
-        "proxyclip-l14": (MODELS / "clip", {"proxy": systems["dino"]}),
     }
-
-
-def arguments(ways, systems, preset, dataset, root, out):
-    clip, networks = ways.get(preset, (MODELS / "clip", {}))
-    flags = ["evaluate", "--dataset", dataset, "--root", root, "--preset", preset, "-o", out]
-    flags += ["--clip", clip, "--device", "cpu"]
-    if preset == "nerve-dino":
-        flags += ["--graph", systems["dino"]]
-    if preset == "ovdiff":
-        flags += ["--prior-support", "1", "--prior-resolution", "64"]
-    if networks:
-        flags += ["--prior-network", *(f"{name}={source}" for name, source in networks.items())]
-    return [str(flag) for flag in flags]
-
-
-@pytest.mark.parametrize(
-    ("preset", "dataset"),
-    [
-        ("clip", "voc20"),
-        ("maskclip", "voc20"),
-        ("gem", "voc21"),
-        ("groupvit", "voc21"),
-        ("clip-diy", "voc21"),
-        ("pixelclip", "voc20"),
-        ("car", "voc21"),
-        ("ovdiff", "voc21"),
-        ("iseg", "voc21"),
-        ("clearclip-l14", "voc20"),
-        ("proxyclip-l14", "voc20"),
-        ("nerve-dino", "voc20"),
-        ("openclip", "voc20"),
-    ],
-)
-def test_a_preset_runs_on_a_data_set_that_it_was_published_on(
-    ways, systems, voc, tmp_path, monkeypatch, preset, dataset
-):
-    # Twenty classes' images would take their time.
-    monkeypatch.setattr(text_to_image, "STEPS", 1)
-    monkeypatch.setattr(sam, "POINTS", 2)
-    out = tmp_path / "out"
-    assert cli.main(arguments(ways, systems, preset, dataset, voc, out)) == 0
-    results = json.loads((out / "results.json").read_text())
-    assert results["complete"]
-    assert 0 <= results["miou"] <= 1
-    run = results["run"]
-    assert run["preset"]["name"] == preset
-    assert run["settings"]["prior"] == settings_of(preset, dataset, dataset == "voc21").prior
-    assert run["weights"]["prior"]
-    single = {"gem": 1, "groupvit": 1, "clip-diy": 1, "ovdiff": 1}
-    single |= {"pixelclip": 8, "car": 15, "iseg": 85}
-    assert run["models"]["templates"] == single.get(preset, 80)
-    # Once more, everything is known.
-    assert cli.main(arguments(ways, systems, preset, dataset, voc, out)) == 0
 
 
 def segmenter_of(ways, voc, preset, dataset, **changes):

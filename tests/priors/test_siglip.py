@@ -1,5 +1,7 @@
+import importlib.util
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -145,3 +147,17 @@ def test_images_are_normalised_and_resized_as_the_checkpoint_says(prior):
 def test_a_clip_is_refused():
     with pytest.raises(InputError, match="is of the kind 'clip'; expected a SigLIP or SigLIP 2"):
         load_prior(PriorConfig("siglip"), str(MODELS / "clip"), **CPU)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("sentencepiece") is not None, reason="sentencepiece is installed"
+)
+@pytest.mark.parametrize("folder", ["siglip"], indirect=True)
+def test_a_tokenizer_that_needs_sentencepiece_says_how_to_get_it(folder, tmp_path):
+    """SigLIP's own checkpoints name such a one, whatever files lie beside it."""
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    settings["tokenizer_class"] = "SiglipTokenizer"
+    (copy / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(InputError, match=r'sentencepiece.*pip install "nerve-fast\[siglip\]"'):
+        load_prior(PriorConfig("siglip"), str(copy), **CPU)
