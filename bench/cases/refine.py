@@ -75,6 +75,38 @@ def true_pamr(setting, q, k, prior, image):
     return pamr(image.double(), masks, ITERATIONS, DILATIONS)
 
 
+# DenseCRF (Krähenbühl and Koltun, NeurIPS 2011): all pairs of pixels, ten times of mean field.
+
+
+def run_crf(setting, q, k, prior, image):
+    from nerve_fast.imaging.densecrf import densecrf
+
+    masks = masks_of(prior, setting.grid, image.shape[1:])
+    return lambda: densecrf(255 * image, masks)
+
+
+def true_crf(setting, q, k, prior, image):
+    """The sum over all pairs as it is written."""
+    size = image.shape[1:]
+    masks = masks_of(prior.double(), setting.grid, size).flatten(1)
+    sides = (torch.arange(side, dtype=torch.float64) for side in size)
+    places = torch.cartesian_prod(*sides)
+    unlike = torch.cdist(255 * image.double().flatten(1).T, 255 * image.double().flatten(1).T) / 3
+    apart = torch.cdist(places, places)
+    total = 0
+    for weight, exponents in (
+        (3, apart.square()),
+        (4, (apart / 67).square() + unlike.square()),
+    ):
+        kernel = torch.exp(-exponents / 2)
+        scale = kernel.sum(0).rsqrt()
+        total = total + weight * scale[:, None] * kernel * scale
+    Q = masks
+    for _ in range(10):
+        Q = (masks.log() + Q @ total).softmax(0)
+    return Q.unflatten(1, size)
+
+
 # scikit-image's random walker (Grady 2006), seeds where the prior is sure.
 
 
@@ -160,6 +192,16 @@ REFINE = Operation("refine a mask", inputs, true_stage, stage_floors)
 CONTENDERS = [
     Contender("nerve-fast, auto", our_stage, ours=True, graph=False),
     Contender("PAMR", run_pamr, truth=true_pamr, note="10 iterations, dilations 8 and 16, pixels"),
+    Contender(
+        "DenseCRF",
+        run_crf,
+        only=lambda s: s.tokens <= 1024,
+        truth=true_crf,
+        checked=64,
+        slack=10,
+        graph=False,
+        note="10 iterations, all pairs of pixels",
+    ),
     Contender(
         "skimage random_walker",
         run_walker,
