@@ -3,14 +3,10 @@
 import functools
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DPMSolverMultistepScheduler,
-    StableDiffusionPipeline,
-    UNet2DConditionModel,
-)
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
 from torch import Tensor
 from torch.nn.functional import interpolate
 from transformers import CLIPTextModel, CLIPTokenizer
@@ -25,6 +21,9 @@ from nerve_fast.backbones.prompt_encoder import PromptEncoder
 from nerve_fast.backbones.stable_diffusion import LAYOUT, TEXT_ENCODER, UNET, VAE
 from nerve_fast.backbones.text_cache import fingerprint
 from nerve_fast.errors import InputError
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 DEFAULT_TEXT_TO_IMAGE = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 """The mirror of Stable Diffusion 1.5 that diffusers' own documentation names."""
@@ -55,7 +54,7 @@ class TextToImage:
         channels: of a feature.
     """
 
-    def __init__(self, pipe: StableDiffusionPipeline, revision: str | None = None):
+    def __init__(self, pipe: "StableDiffusionPipeline", revision: str | None = None):
         self.pipe = pipe
         self.revision = revision
         self.networks = (pipe.vae, pipe.unet, pipe.text_encoder)
@@ -94,6 +93,9 @@ class TextToImage:
         Raises:
             InputError: it is not available, lacks a file, is damaged or of another kind.
         """
+        # Its import warns everybody of image processors that are not asked for.
+        from diffusers import StableDiffusionPipeline
+
         source = str(source)
 
         def loader(checkpoint: Checkpoint) -> "TextToImage":

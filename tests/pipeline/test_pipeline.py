@@ -483,6 +483,15 @@ def test_importing_the_operations_does_not_import_the_networks():
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
+def test_importing_the_networks_says_nothing():
+    import subprocess
+    import sys
+
+    code = "import nerve_fast as nf, nerve_fast.priors, nerve_fast.refiners; nf.NervePipeline"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 @pytest.mark.slow
 def test_compiled_networks_give_the_same_picture(pipe, image):
     compiled = nf.NervePipeline.from_pretrained("tiny", device="cpu", compile=True)
