@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 EMPTY_ROW = 1e-12
 """A row whose absolute sum is not above this moves nowhere: it becomes the identity's row."""
@@ -55,6 +56,14 @@ def empty_row_floor(rule, dtype: torch.dtype, columns: int, weight_sum=1.0):
     return max(floor, EMPTY_ROW)
 
 
+def wants_gradient(*inputs: Tensor | None) -> bool:
+    """Whether a gradient of one of the inputs is wanted, backwards or forwards."""
+    given = [x for x in inputs if x is not None]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in given):
+        return True
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in given)
+
+
 def unit_vectors(x: Tensor) -> Tensor:
     """``x (…, D)`` over its norms, in float32 or better; a vector of zeros stays one.
 
@@ -75,7 +84,7 @@ def with_norms(x: Tensor, norms: Tensor, out: Tensor | None = None) -> Tensor:
         out: where the result is written, float32 or better; not where a gradient is wanted, and
             ``None`` makes a new tensor.
     """
-    if torch.is_grad_enabled() and (x.requires_grad or norms.requires_grad):
+    if wants_gradient(x, norms):
         return unit_vectors(x) * norms.to(upcast(x).dtype)
     if out is None:
         out = torch.empty(x.shape, dtype=upcast(x.new_empty(0)).dtype, device=x.device)

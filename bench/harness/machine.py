@@ -16,7 +16,7 @@ import torch
 
 from nerve_fast.bench.harness.floors import Floor
 from nerve_fast.bench.harness.gpu_clock import GpuClock, Replay, recorded
-from nerve_fast.blocked.precision import bfloat16_pays
+from nerve_fast.blocked.precision import bfloat16_pays, has_bfloat16
 from nerve_fast.utils.provenance import commit, version
 
 Run = Callable[[], object]
@@ -31,7 +31,9 @@ class Machine:
     Attributes:
         bandwidth: bytes a second, read and written, once :meth:`measure_ceilings` has run.
         cache_bandwidth: the same where everything stays in a GPU's cache.
-        matrix_rates: operations a second of large products, by the name of the dtype.
+        matrix_rates: operations a second of large products, by the name of the dtype; of 16 bits at
+            least those of float32, which stand in where they are faster.
+        own_rates: the same as they come, of the dtypes that the hardware has instructions for.
         cache_bytes: of the last level of cache.
     """
 
@@ -41,6 +43,7 @@ class Machine:
         self.on_gpu = self.device.type == "cuda"
         self.bandwidth = self.cache_bandwidth = None
         self.matrix_rates: dict[str, float] = {}
+        self.own_rates: dict[str, float] = {}
         self._gpu_clock: GpuClock | None = None
         if self.on_gpu:
             self.cache_bytes = torch.cuda.get_device_properties(self.device).L2_cache_size
@@ -81,6 +84,7 @@ class Machine:
             "bandwidth": self.bandwidth,
             "cache_bandwidth": self.cache_bandwidth,
             "matrix_rates": self.matrix_rates,
+            "own_rates": self.own_rates,
             "launch_seconds": self._gpu_clock and self._gpu_clock.launch,
         }
 
@@ -103,14 +107,13 @@ class Machine:
             )
         size = 8192 if self.on_gpu else 2048
         for dtype in ("float32", "float16", "bfloat16"):
-            multiplied = dtype == "float32" or (dtype == "bfloat16" and bfloat16_pays())
+            multiplied = dtype == "float32" or (dtype == "bfloat16" and has_bfloat16())
             if self.on_gpu or multiplied:
                 a, b = torch.randn(2, size, size, device=self.device).to(getattr(torch, dtype))
-                self.matrix_rates[dtype] = 2 * size**3 / self._usual(lambda a=a, b=b: a @ b)
+                self.own_rates[dtype] = 2 * size**3 / self._usual(lambda a=a, b=b: a @ b)
         # Where a CPU cannot multiply 16 bits fast, 32 are what products there take.
-        for dtype in ("float16", "bfloat16"):
-            rates = (self.matrix_rates.get(dtype, 0), self.matrix_rates["float32"])
-            self.matrix_rates[dtype] = max(rates)
+        for dtype in ("float32", "float16", "bfloat16"):
+            self.matrix_rates[dtype] = max(self.own_rates.get(dtype, 0), self.own_rates["float32"])
 
     def _usual(self, run: Run, replayed: bool = False) -> float:
         """The median, as rows have it: a best ceiling over a usual row would flatter nobody."""

@@ -83,13 +83,20 @@ def _about(document: dict) -> str:
     cuda = f", CUDA {machine['cuda']}" if machine["cuda"] else ""
     cached = ceilings["cache_bandwidth"]
     cached = f" ({cached / 1e9:,.0f} GB/s in its cache)" if cached else ""
-    multiplies = "multiplies" if machine["bfloat16_products"] else "does not multiply"
+    own = ceilings.get("own_rates", {}).get("bfloat16")
+    taken = "It multiplies bfloat16 in hardware."
+    if not machine["bfloat16_products"]:
+        taken = "It does not multiply bfloat16 in hardware."
+        if own:
+            taken = (
+                f"Its instructions for bfloat16 come to {own / 1e9:,.0f} GFLOP/s and are not taken."
+            )
     return (
         f"{machine['system']}, {machine['cores']} cores, {bytes_in_words(machine['memory'])}, "
         f"Python {machine['python']}, torch {machine['torch']}, triton {machine['triton']}{cuda}; "
         f"commit {machine['commit'] or 'unknown'}, {machine['date'][:10]}; tier "
         f"{document['tier']}. Ceilings measured in the run: {ceilings['bandwidth'] / 1e9:,.0f} "
-        f"GB/s{cached}, {rates}. It {multiplies} bfloat16 in hardware.\n"
+        f"GB/s{cached}, {rates}. {taken}\n"
     )
 
 

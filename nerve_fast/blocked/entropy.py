@@ -11,9 +11,8 @@ from nerve_fast.blocked.tiles import (
     filled,
     recomputed,
     tile_rows,
-    wants_gradient,
 )
-from nerve_fast.numerics import upcast
+from nerve_fast.numerics import upcast, wants_gradient
 from nerve_fast.shares import Share
 from nerve_fast.utils.cores import on_cores, own_cores
 from nerve_fast.utils.tiles import spans

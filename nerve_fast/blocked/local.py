@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from nerve_fast.blocked.tiles import Scratch, filled, wants_gradient
-from nerve_fast.numerics import upcast, with_norms
+from nerve_fast.blocked.tiles import Scratch, filled
+from nerve_fast.numerics import upcast, wants_gradient, with_norms
 
 STRIPE_BYTES = 6 << 20
-"""Rows of the grid whose packed queries take about this much are compared at a time."""
+"""Rows of the grid whose packed queries, or affinities, take this much are compared at a time."""
 
 BLOCK = 8
 """Tokens of a row that are compared at a time with those that are in the window of any of them."""
@@ -77,14 +77,16 @@ def local_member(
         margins = max(-top, 0), max(bottom - len(keys), 0)
         return stripe.compared(queries[rows], inner, head_weights, margins)
 
-    size = stripe_rows(width * heads * head_dim * like.itemsize, radius)
+    size = stripe_rows(width, heads * head_dim, radius, like.itemsize)
     values = filled(like.new_empty(height, width, side**2), size, of_rows).flatten(0, 1)
     values[:, side**2 // 2] = self_affinity
     return values
 
 
-def stripe_rows(row_bytes: int, radius: int) -> int:
+def stripe_rows(width: int, channels: int, radius: int, itemsize: int) -> int:
     """Rows of a stripe; not few, as keys of the rows around it are packed once more for each."""
+    window = (2 * radius + 1) ** 2
+    row_bytes = row_pitch(width, radius) * max(channels, window) * itemsize
     return max(STRIPE_BYTES // row_bytes, 2 * radius + 1)
 
 

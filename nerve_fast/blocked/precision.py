@@ -1,16 +1,10 @@
 """In which dtype large products run."""
 
 import functools
-import time
+import platform
+from pathlib import Path
 
 import torch
-from torch import Tensor
-
-TRIAL_SIZE, TRIALS = 512, 7
-"""Of the products that are timed: some milliseconds each, the fastest of so many."""
-
-WORTHWHILE = 0.75
-"""The share of the time in float32 that bfloat16 may take: between all that were measured."""
 
 
 def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
@@ -31,29 +25,26 @@ def product_dtype(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 @functools.cache
 def bfloat16_pays() -> bool:
-    """Whether products in bfloat16 are faster than in float32 on this CPU.
+    """Whether products in bfloat16 are faster than in float32 on this CPU: the hardware's own say.
 
-    Instructions for them do not say so: AMX and AMD's AVX512-BF16 have at least twice the rate of
-    float32, while Intel's AVX512-BF16 without AMX has the same, and the reordering of operands
-    makes it slower. Where there are any, both are timed, once a process.
+    AMX and AMD's AVX512-BF16 have at least twice the rate of float32. Intel's AVX512-BF16 without
+    AMX, as some virtual machines show it, has the same, and the reordering of operands makes
+    products slower. It is not timed here, as a busy moment would then decide what is computed, and
+    processes that share a walk might decide differently; benchmarks print both rates.
     """
-    if not (torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()):
-        return False
-    precision = torch.get_float32_matmul_precision()
-    # Under "medium" float32 is multiplied in bfloat16 as well.
-    torch.set_float32_matmul_precision("highest")
+    if torch.cpu._is_amx_tile_supported():
+        return True
+    return torch.cpu._is_avx512_bf16_supported() and "AuthenticAMD" in _vendor()
+
+
+def has_bfloat16() -> bool:
+    """Whether this CPU has instructions for products in bfloat16, fast ones or not."""
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+
+
+def _vendor() -> str:
+    """What the CPU calls itself; on Windows Python says so, elsewhere Linux does."""
     try:
-        matrix = torch.ones(TRIAL_SIZE, TRIAL_SIZE)
-        seconds = {
-            dtype: min(_seconds(matrix.to(dtype)) for _ in range(TRIALS))
-            for dtype in (torch.float32, torch.bfloat16)
-        }
-    finally:
-        torch.set_float32_matmul_precision(precision)
-    return seconds[torch.bfloat16] < WORTHWHILE * seconds[torch.float32]
-
-
-def _seconds(matrix: Tensor) -> float:
-    start = time.perf_counter()
-    matrix @ matrix
-    return time.perf_counter() - start
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return platform.processor()

@@ -13,9 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from nerve_fast.blocked.tiles import wants_gradient
 from nerve_fast.normalization import Normalization
-from nerve_fast.numerics import empty_row_floor, upcast
+from nerve_fast.numerics import empty_row_floor, upcast, wants_gradient
 from nerve_fast.reference.walk import numerator, over_row_sum, series_sum, softmax_rows
 from nerve_fast.utils.windows import beyond, emptied, inside, shifted
 

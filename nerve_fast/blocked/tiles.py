@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from nerve_fast.numerics import wants_gradient
 from nerve_fast.utils.tiles import CPU_TILE_BYTES, GPU_TILE_BYTES, spans
 
 MAX_COLUMNS = 1024
@@ -25,11 +26,6 @@ def tile_rows(columns: int, device: torch.device, itemsize: int = 4) -> int:
     """Rows of a tile that is ``columns`` wide, of affinities of ``itemsize`` bytes; at least 16."""
     size = CPU_TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES
     return max(size // (itemsize * min(columns, MAX_COLUMNS)), 16)
-
-
-def wants_gradient(*inputs: Tensor | None) -> bool:
-    """Whether a gradient of one of the inputs is wanted."""
-    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
 
 
 class Scratch:

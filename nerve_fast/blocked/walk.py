@@ -19,11 +19,10 @@ from nerve_fast.blocked.tiles import (
     product_columns,
     recomputed,
     tile_rows,
-    wants_gradient,
 )
 from nerve_fast.clusters import Clusters
 from nerve_fast.normalization import Normalization
-from nerve_fast.numerics import EMPTY_ROW, empty_row_floor, upcast
+from nerve_fast.numerics import EMPTY_ROW, empty_row_floor, upcast, wants_gradient
 from nerve_fast.reference.entropy import entropy_weights
 from nerve_fast.reference.walk import walk_along
 from nerve_fast.shares import Share

@@ -192,13 +192,20 @@ def _stencil_bytes(p: Problem) -> int:
     """Bytes of the local part: its weights and the copies on the way to them, padded operands."""
     if p.config.beta == 1:
         return 0
-    _, width = p.sides
-    rows = min(stripe_rows(width * p.channels * p.itemsize, p.radius), p.own // width)
+    # Of a grid that is not known: rows of one token are filled up to a block of them.
+    widths = [p.sides[1]] if p.grid else [p.tokens, 1]
+    weights = p.own * p.window * (7 * p.itemsize + 4)
+    stripe = max(_stripe_bytes(p, width) for width in widths)
+    return weights + stripe + p.padded * (p.labels * p.itemsize + 1)
+
+
+def _stripe_bytes(p: Problem, width: int) -> int:
+    """Bytes of the packed queries and keys of a stripe of the grid, and of their products."""
+    rows = stripe_rows(width, p.channels, p.radius, p.itemsize)
+    rows = min(rows, max(p.own // width, 1))
     pitch = row_pitch(width, p.radius) * p.itemsize
     packed = (2 * rows + 2 * p.radius + 1) * pitch * p.channels
-    products = rows * pitch * (BLOCK + 2 * p.radius + 2 * p.window)
-    weights = p.own * p.window * (7 * p.itemsize + 4)
-    return weights + packed + products + p.padded * (p.labels * p.itemsize + 1)
+    return packed + rows * pitch * (BLOCK + 2 * p.radius + 2 * p.window)
 
 
 REFERENCE_WORKSPACE = 32 << 20

@@ -65,8 +65,10 @@ def densecrf(
     Returns:
         ``(K, H, W)``, summing to 1 over ``K``, in the dtype of ``probabilities``.
     """
-    image = image.to(probabilities.device, torch.float64)
-    unary = probabilities.double().clamp(min=LEAST_PROBABILITY).log()
+    # MPS has no float64.
+    device = torch.device("cpu") if probabilities.device.type == "mps" else probabilities.device
+    image, p = image.to(device).double(), probabilities.to(device).double()
+    unary = p.clamp(min=LEAST_PROBABILITY).log()
     Q = unary.softmax(0)
     with torch.autocast(image.device.type, enabled=False):
         smoothness = _Places(image, spread) if weight else None

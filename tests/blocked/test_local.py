@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 from nerve_fast import blocked, reference
 from nerve_fast.blocked import local
@@ -45,3 +46,16 @@ def test_what_is_no_number_stays_where_it_is(make_qk):
     found = blocked.local_affinity(q, k, (5, 7), None, 1, 0.3)[0]
     tokens = found.isnan().any(-1).nonzero()[:, 0].tolist()
     assert tokens == [9, 10, 11, 16, 18, 23, 24, 25]
+
+
+def test_forward_derivatives_are_those_of_the_reference(make_qk):
+    q, k = make_qk(2, 12, 3)
+    direction = torch.ones_like(q)
+
+    def derivative(backend):
+        with forward_ad.dual_level():
+            dual = forward_ad.make_dual(q, direction)
+            found = backend.local_affinity(dual, k, (3, 4), None, 1, 0.5)
+            return forward_ad.unpack_dual(found).tangent
+
+    torch.testing.assert_close(derivative(blocked), derivative(reference))

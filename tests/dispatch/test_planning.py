@@ -246,3 +246,12 @@ def test_every_corner_of_the_settings_has_a_plan_that_can_be_said(normalization,
                 shape, labels, config=settings, backend=backend, weights_given=weights_given
             )
             assert str(chosen).startswith(chosen.backend)
+
+
+@pytest.mark.parametrize("radius", [1, 2, 8])
+def test_without_a_grid_the_bound_is_that_of_any(radius):
+    config = nf.NerveConfig(radius=radius, normalization="shift")
+    settings = {"config": config, "device": "cpu", "backend": "blocked", "max_memory": "8GB"}
+    bound = nf.plan((5, 4096, 64), 21, **settings).peak_memory
+    for grid in ((4096, 1), (2048, 2), (512, 8), (64, 64), (8, 512), (1, 4096)):
+        assert nf.plan((5, 4096, 64), 21, grid=grid, **settings).peak_memory <= bound, grid

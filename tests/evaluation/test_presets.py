@@ -1,11 +1,14 @@
+import dataclasses
+
 import pytest
 
-from nerve_fast import InputError
+from nerve_fast import InputError, PriorConfig
 from nerve_fast.datasets import Dataset
 from nerve_fast.datasets.vocabulary import classes_of, words
 from nerve_fast.evaluation.presets import (
     PRESETS,
     REFINERS,
+    Settings,
     by_authors,
     clip_of,
     diffusion_of,
@@ -320,3 +323,11 @@ def test_a_larger_clip_takes_the_same_settings_and_no_window_is_padded(preset, m
     larger = settings_of(f"{preset}-l14", dataset, background)
     assert larger == settings_of(preset, dataset, background)
     assert larger.window % multiple == 0
+
+
+def test_what_a_preset_does_not_say_is_as_the_prior_has_it():
+    ours = {field.name: field.default for field in dataclasses.fields(Settings)}
+    for field in dataclasses.fields(PriorConfig):
+        # Of the background Settings has the number, PriorConfig the label.
+        if field.name in ours and field.name != "background":
+            assert ours[field.name] == field.default, field.name
