@@ -18,6 +18,9 @@ NORM_FLOOR = 1e-12
 LARGEST = 1e30
 """Larger values, and the inverses of smaller ones, leave the range of float32 sums."""
 
+MAX_EXPONENT = 50
+"""Row sums of exponentials up to e^50 stay far below the largest float32."""
+
 ERROR_BOUNDS = {
     torch.float64: 1e-12,
     torch.float32: 1e-5,

@@ -12,7 +12,7 @@ from nerve_fast.blocked.tiles import (
     recomputed,
     tile_rows,
 )
-from nerve_fast.numerics import upcast, wants_gradient
+from nerve_fast.numerics import MAX_EXPONENT, upcast, wants_gradient
 from nerve_fast.shares import Share
 from nerve_fast.utils.cores import on_cores, own_cores
 from nerve_fast.utils.tiles import spans
@@ -24,7 +24,8 @@ def head_entropy(
     r"""As :func:`nerve_fast.reference.head_entropy`, from two numbers for each row and tile.
 
     A row's entropy is :math:`\mathrm{lse} - \sum_j p_j s_j`. Of each tile its own log-sum-exp and
-    mean of :math:`s` are kept, and the tiles are then weighted by their share of the total.
+    mean of :math:`s` are kept, and the tiles are then weighted by their share of the total. On a
+    CPU, where norms say that no exponential can leave the range, sums of exponentials are kept.
 
     Where processes ``share`` the keys, ``k`` holds those of this process, and ``q`` the same rows
     on all of them: each finds these numbers for its own keys.
@@ -32,19 +33,23 @@ def head_entropy(
     share = share or Share((1, k.shape[-2]))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     rows, size = q.shape[-2], tile_rows(k.shape[-2], q.device)
-    cores = 1
-    if share.alone and not wants_gradient(q, k):
+    gradient, cores = wants_gradient(q, k), 1
+    if share.alone and not gradient:
         cores = own_cores(k.shape[-2], q.device)
 
-    def total(piece: tuple[tuple[int, ...], slice]) -> Tensor:
-        # One by one, as keys that are expanded over a dimension should not be copied.
-        head, part = piece
-        return _of_rows(upcast(q[head][part]) * scale, upcast(k[head]), size, share).sum()
+    def totals(part: slice) -> Tensor:
+        """Sums over some rows of all heads, one by one: expanded keys should not be copied."""
+        tiles = Tiles(upcast(q.new_empty(0)), gradient)
+        heads = itertools.product(*map(range, q.shape[:-2]))
+        return torch.stack(
+            [
+                _of_rows(upcast(q[head][part]) * scale, upcast(k[head]), size, share, tiles).sum()
+                for head in heads
+            ]
+        )
 
-    heads = itertools.product(*map(range, q.shape[:-2]))
-    parts = list(spans(rows, -(-rows // cores)))
-    totals = on_cores(total, itertools.product(heads, parts), cores)
-    return torch.stack(totals).view(*q.shape[:-2], len(parts)).sum(-1) / rows
+    parts = on_cores(totals, spans(rows, -(-rows // cores)), cores)
+    return torch.stack(parts).sum(0).view(q.shape[:-2]) / rows
 
 
 def entropy_of_all(q: Tensor, k: Tensor, share: Share) -> Tensor:
@@ -56,13 +61,28 @@ def entropy_of_all(q: Tensor, k: Tensor, share: Share) -> Tensor:
     return parts[0] if share.alone else torch.stack(parts).sum(0)
 
 
-def _of_rows(q: Tensor, k: Tensor, size: int, share: Share) -> Tensor:
+class Tiles:
+    """Memory of the logits and of the exponentials of tiles, for one after another."""
+
+    def __init__(self, like: Tensor, gradient: bool):
+        self.logits, self.exponentials = Scratch(like, gradient), Scratch(like, gradient)
+
+
+def _of_rows(q: Tensor, k: Tensor, size: int, share: Share, tiles: Tiles) -> Tensor:
     """The entropy of each row of one head, ``(M, D)`` and ``(N, D)``: ``(M,)``."""
+    logits, shares = tiles.logits, tiles.exponentials
 
-    gradient = wants_gradient(q, k)
-    logits, shares = Scratch(q, gradient), Scratch(q, gradient)
+    def of_small(q, k):
+        total, weighted = q.new_zeros(len(q)), q.new_zeros(len(q))
+        for keys in spans(len(k), MAX_COLUMNS):
+            size = len(q), keys.stop - keys.start
+            s = torch.mm(q, k[keys].mT, out=logits.tile(*size))
+            weights = torch.exp(s, out=shares.tile(*size))
+            total += weights.sum(-1)
+            weighted += torch.mul(weights, s, out=shares.tile(*size)).sum(-1)
+        return torch.stack([total.log(), weighted / total], dim=-1)
 
-    def of_rows(q, k):
+    def of_any(q, k):
         columns = list(spans(len(k), MAX_COLUMNS))
         lse, mean = q.new_empty(len(q), len(columns)), q.new_empty(len(q), len(columns))
         for tile, keys in enumerate(columns):
@@ -75,6 +95,9 @@ def _of_rows(q: Tensor, k: Tensor, size: int, share: Share) -> Tensor:
         whole = lse.logsumexp(-1)
         return torch.stack([whole, torch.linalg.vecdot(lse.softmax(-1), mean)], dim=-1)
 
+    # Looking costs a pass over q and k, and spares some over all logits; a GPU would wait for it.
+    looks = q.device.type == "cpu" and not wants_gradient(q, k)
+    of_rows = of_small if looks and _largest_norm(q) * _largest_norm(k) < MAX_EXPONENT else of_any
     found = filled(q.new_empty(len(q), 2), size, lambda rows: recomputed(of_rows, q[rows], k))
     if share.alone:
         return found[:, 0] - found[:, 1]
@@ -86,8 +109,13 @@ def _of_rows(q: Tensor, k: Tensor, size: int, share: Share) -> Tensor:
     return largest + sums[:, 0].log() - sums[:, 1] / sums[:, 0]
 
 
+def _largest_norm(x: Tensor) -> float:
+    return torch.linalg.vector_norm(x, dim=-1).amax().item()
+
+
 def row_entropies(q: Tensor, k: Tensor) -> Tensor:
     """The entropy of each row of one head, ``(N,)`` from ``q`` and ``k (N, D)``."""
     scale = q.shape[-1] ** -0.5
     size = tile_rows(len(k), q.device)
-    return _of_rows(upcast(q) * scale, upcast(k), size, Share((1, len(k))))
+    tiles = Tiles(upcast(q.new_empty(0)), wants_gradient(q, k))
+    return _of_rows(upcast(q) * scale, upcast(k), size, Share((1, len(k))), tiles)

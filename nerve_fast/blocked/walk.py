@@ -22,7 +22,7 @@ from nerve_fast.blocked.tiles import (
 )
 from nerve_fast.clusters import Clusters
 from nerve_fast.normalization import Normalization
-from nerve_fast.numerics import EMPTY_ROW, empty_row_floor, upcast, wants_gradient
+from nerve_fast.numerics import EMPTY_ROW, MAX_EXPONENT, empty_row_floor, upcast, wants_gradient
 from nerve_fast.reference.entropy import entropy_weights
 from nerve_fast.reference.walk import walk_along
 from nerve_fast.shares import Share
@@ -32,9 +32,6 @@ from nerve_fast.walked import Walked
 
 ROUNDING = 1e-5
 """Relative amount by which rounding may raise a cosine or a sum of weights above 1."""
-
-MAX_EXPONENT = 50
-"""Row sums of exponentials up to e^50 stay far below the largest float32."""
 
 KEPT_ROWS = 1024
 """Rows of a kept block: products of larger ones are no faster."""

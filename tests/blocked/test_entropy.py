@@ -38,3 +38,19 @@ def test_gradients_are_those_of_the_reference(make_qk):
         head_entropy(*leaves).square().sum().backward()
         grads.append([x.grad for x in leaves])
     torch.testing.assert_close(grads[1], grads[0])
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("largest", [49.9, 50.1, 3000.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_logits_of_any_size_have_the_references_entropies(make_qk, dtype, largest, sign):
+    """Up to a bound exponentials are summed as they are, and beyond it relative to the largest."""
+    q, k = make_qk(2, 40, 4, dtype=dtype)
+    norms = q.norm(dim=-1).amax((1,)) * k.norm(dim=-1).amax((1,))
+    q = sign * q * (largest / norms)[:, None, None]
+    # All logits of a row are near one end of the range.
+    k = k + 3 * q.mean(1, keepdim=True)
+    k = k * (largest / (q.norm(dim=-1).amax((1,)) * k.norm(dim=-1).amax((1,))))[:, None, None]
+    expected = reference.head_entropy(q.double(), k.double(), 1.0)
+    found = blocked.head_entropy(q, k, 1.0)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
