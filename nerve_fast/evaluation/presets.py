@@ -10,7 +10,6 @@ from pathlib import Path
 
 from nerve_fast.certainty import Certainty, Threshold
 from nerve_fast.errors import InputError
-from nerve_fast.priors import PriorConfig
 
 _TABLE = json.loads(Path(__file__).with_name("presets.json").read_text(encoding="utf-8"))
 
@@ -80,11 +79,11 @@ class Settings:
     visual: tuple[str, ...] = ("circle", "blur")
     visual_stuff: tuple[str, ...] = ("blur", "gray")
     support: int = 32
-    reweighting: tuple[float, ...] = PriorConfig.reweighting
-    prompt: str = PriorConfig.prompt
-    heads: str = PriorConfig.heads
-    iterations: int = PriorConfig.iterations
-    step_size: float = PriorConfig.step_size
+    reweighting: tuple[float, ...] = (0.6, 0.4, 0.8)
+    prompt: str = "a photograph of {} and other object and background"
+    heads: str = "all"
+    iterations: int = 8
+    step_size: float = 0.015
 
     def __post_init__(self):
         if self.refiner not in REFINERS:
