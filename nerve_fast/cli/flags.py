@@ -11,6 +11,7 @@ import torch
 
 from nerve_fast.cli.labels import add_threshold, threshold_of
 from nerve_fast.config import EXACT_TOKENS, GLOBAL_KEYS, SEED_CONFIG, NerveConfig
+from nerve_fast.datasets.vocabulary import VOCABULARIES
 from nerve_fast.dispatch import BACKEND_NAMES
 from nerve_fast.errors import InputError
 from nerve_fast.evaluation.presets import PRESETS, clip_of
@@ -115,8 +116,7 @@ def add_changes(command) -> None:
     over.add_argument(
         "--vocabulary",
         metavar="NAME",
-        help="plain, sclip, clearclip, proxyclip, cliper, groupvit, clip-diy, pixelclip, car or "
-        "ovdiff",
+        help=f"words of the classes: {', '.join(VOCABULARIES)}",
     )
 
 
@@ -282,7 +282,7 @@ def add_prior(command) -> None:
         "--prior",
         default="naclip",
         help="clip, maskclip, sclip, naclip (default), clearclip, gem, cliper, proxyclip, siglip, "
-        "groupvit, clip-diy, pixelclip, car or ovdiff",
+        "groupvit, clip-diy, pixelclip, car, ovdiff or iseg",
     )
     prior.add_argument(
         "--prior-resolution", type=int, help="short side for CLIP (default: 1.5 times its own)"
@@ -337,7 +337,7 @@ def _add_networks(group) -> None:
         metavar="NAME=ID|DIR|FILE",
         help="what the prior looks with besides CLIP: proxy= a DINO (proxyclip), dino= and found= "
         "(clip-diy), weights= (pixelclip), judge= (car), diffusion=, dino= and detector= a SAM "
-        "(ovdiff)",
+        "(ovdiff), diffusion= (iseg)",
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from nerve_fast.datasets.layouts import LAYOUTS
 from nerve_fast.evaluation.ablation.ablations import PUBLISHED
 from nerve_fast.evaluation.differences import method_of, postprocessed
-from nerve_fast.evaluation.presets import PRESETS, datasets_of
+from nerve_fast.evaluation.presets import datasets_of
 
 COLUMNS = {dataset: column for column, dataset in PUBLISHED["table1"]["columns"].items()}
 """The slides' short names, by data set."""
@@ -71,8 +71,6 @@ def average_of_eight(row: dict) -> float | None:
 def unset(row: dict) -> list[str]:
     """Return the columns of which a row has a figure and its preset no settings."""
     preset, _ = MADE_BY[row["method"], row["postprocessed"]]
-    if preset not in PRESETS:
-        return []
     known = datasets_of(preset) or LAYOUTS
     return [
         column
@@ -81,7 +79,7 @@ def unset(row: dict) -> list[str]:
     ]
 
 
-def command_of(row: dict, measured: Iterable[str]) -> str | None:
+def command_of(row: dict, measured: Iterable[str]) -> str:
     """Return the command that measures what of a row was not measured.
 
     Of a row that has no figure on any data set that its preset has settings for, it is that of
@@ -92,11 +90,9 @@ def command_of(row: dict, measured: Iterable[str]) -> str | None:
         measured: the data sets that are there.
 
     Returns:
-        A line of shell; ``""`` where nothing is missing, ``None`` where no preset makes the row.
+        A line of shell; ``""`` where nothing is missing.
     """
     preset, flags = MADE_BY[row["method"], row["postprocessed"]]
-    if preset not in PRESETS:
-        return None
     figures = dict(zip(COLUMNS, row["miou"], strict=True))
     figures[EIGHTH] = row.get(EIGHTH, row["average"] if row.get("average_of") == 8 else None)
     known = [

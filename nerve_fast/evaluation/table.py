@@ -221,11 +221,10 @@ def commands(measured_rows: Sequence[dict[str, dict]]) -> list[str]:
             for dataset in row
         }
         command = command_of(published, done)
-        if command == "":
+        if not command:
             continue
-        found = "no preset makes it" if command is None else f"`{command}`"
         aside = [f"; {COLUMNS[dataset]} is {one}" for dataset, one in of_another(published).items()]
-        lines.append(f"- {what_of(published)}: {found}{''.join(aside)}")
+        lines.append(f"- {what_of(published)}: `{command}`{''.join(aside)}")
     if not lines:
         return []
     told = (

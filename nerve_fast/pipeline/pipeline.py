@@ -110,9 +110,9 @@ class NervePipeline:
             dtype: of the networks; ``None`` is float16, on a CPU bfloat16 where products in it are
                 the faster ones and float32 where not. On a CPU the walk is in float32.
             prior: one of ``clip``, ``maskclip``, ``sclip``, ``naclip``, ``clearclip``, ``gem``,
-                ``cliper``, ``proxyclip``, ``siglip``, ``groupvit``, ``clip-diy``, ``pixelclip``, or
-                a :class:`PriorConfig` for more than the name; or a :class:`~nerve_fast.Prior` of
-                your own, for which no CLIP is loaded.
+                ``cliper``, ``proxyclip``, ``siglip``, ``groupvit``, ``clip-diy``, ``pixelclip``,
+                ``car``, ``ovdiff``, ``iseg``, or a :class:`PriorConfig` for more than the name; or
+                a :class:`~nerve_fast.Prior` of your own, for which no CLIP is loaded.
             config: settings of the graph stage for calls that bring none.
             backend: who carries out the graph stage.
             layers: whose queries and keys give the graph: the UNet's self-attentions as diffusers

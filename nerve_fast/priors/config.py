@@ -9,6 +9,7 @@ from nerve_fast.errors import InputError, check_choice, quoted
 from nerve_fast.numerics import is_finite
 from nerve_fast.priors.crossattention import HEADS
 from nerve_fast.priors.prompting import PROMPTS
+from nerve_fast.priors.wording import parts_of
 from nerve_fast.utils.named import named_networks
 
 PROTOCOLS = ("fit", "mmseg", "squash")
@@ -68,7 +69,7 @@ class PriorConfig:
 
     Raises:
         InputError: a value is out of its range, or the prior does not read it; a ``ValueError``.
-        TypeError: ``networks`` is no mapping.
+        TypeError: ``networks`` or ``said`` is no mapping, or there are no words where they belong.
     """
 
     name: str = "naclip"
@@ -166,29 +167,37 @@ class PriorConfig:
         self._refuse_unread(entry.reads)
 
     def _check_iseg(self) -> None:
-        pairs = tuple(self.said.items() if isinstance(self.said, Mapping) else self.said)
-        if not all(len(pair) == 2 and all(isinstance(x, str) for x in pair) for pair in pairs):
+        pairs = list(self.said.items()) if isinstance(self.said, Mapping) else self.said
+        if not isinstance(pairs, (list, tuple)) or not all(map(_is_pair_of_words, pairs)):
             raise TypeError(
                 f"prior said is {quoted(self.said)}; expected a dictionary from words to names"
             )
-        object.__setattr__(self, "said", tuple(map(tuple, pairs)))
-        object.__setattr__(self, "reweighting", tuple(self.reweighting))
-        if len(self.reweighting) != 3:
+        object.__setattr__(self, "said", tuple((word, name) for word, name in pairs))
+        for word, name in pairs:
+            if not parts_of(name)[1].strip():
+                raise InputError(
+                    f"prior said calls {word!r} {quoted(name)}, of which nothing counts; expected "
+                    "a name, or a part of one in brackets"
+                )
+        if not isinstance(self.reweighting, (list, tuple)) or len(self.reweighting) != 3:
             raise InputError(
                 f"prior reweighting is {quoted(self.reweighting)}; expected three numbers"
             )
+        object.__setattr__(self, "reweighting", tuple(self.reweighting))
         for name, value in [
             *(("reweighting", value) for value in self.reweighting),
             ("step_size", self.step_size),
         ]:
-            if not isinstance(value, numbers.Real) or not (is_finite(value) and value >= 0):
+            is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not is_number or not (is_finite(value) and value >= 0):
                 raise InputError(f"prior {name} has {quoted(value)}; expected a number, 0 or more")
         if not isinstance(self.prompt, str) or self.prompt.count("{}") != 1:
             raise InputError(
                 f"prior prompt is {quoted(self.prompt)}; expected a text with {{}} in it, once"
             )
         check_choice("prior heads", self.heads, HEADS)
-        if not isinstance(self.iterations, numbers.Integral) or self.iterations < 0:
+        is_whole = isinstance(self.iterations, numbers.Integral)
+        if not is_whole or isinstance(self.iterations, bool) or self.iterations < 0:
             raise InputError(
                 f"prior iterations is {quoted(self.iterations)}; expected a whole number, 0 or more"
             )
@@ -232,3 +241,9 @@ class PriorConfig:
                 f"--prior-network {name}=FILE, or networks={{{name!r}: …}} of a PriorConfig"
             )
         return source
+
+
+def _is_pair_of_words(pair: object) -> bool:
+    if not isinstance(pair, (list, tuple)):
+        return False
+    return len(pair) == 2 and all(isinstance(word, str) for word in pair)

@@ -1,10 +1,35 @@
-"""Maps of a prompt's tokens: cross-attentions of some grids in one, averaged in clusters."""
+"""Maps of a prompt's tokens: cross-attentions of some grids in one, averaged in clusters.
+
+As iSeg has it (arXiv 2409.03209), with the layers and heads of Stable Diffusion that it takes.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
+
+_ATTN1, _ATTN2 = (f"transformer_blocks.0.attn{number}" for number in (1, 2))
+SELF = (f"up_blocks.3.attentions.1.{_ATTN1}",)
+"""The self-attention along which iSeg moves labels."""
+
+SELF_HEADS = (1, 2)
+"""Those of its heads that are averaged."""
+
+CROSS = (
+    (
+        *(f"down_blocks.2.attentions.{number}.{_ATTN2}" for number in (0, 1)),
+        *(f"up_blocks.1.attentions.{number}.{_ATTN2}" for number in (0, 1, 2)),
+    ),
+    (
+        f"down_blocks.1.attentions.1.{_ATTN2}",
+        *(f"up_blocks.2.attentions.{number}.{_ATTN2}" for number in (0, 1)),
+    ),
+)
+"""Its cross-attentions on grids of 16 × 16 and of 32 × 32."""
+
+WEIGHTS = (0.7, 0.3)
+"""Of their maps."""
 
 HEADS: dict[str, tuple[tuple[int, ...], ...] | None] = {
     "all": None,
@@ -16,7 +41,7 @@ HEADS: dict[str, tuple[tuple[int, ...], ...] | None] = {
         (22, 5, 21, 13, 8, 27, 28, 6, 25),
     ),
 }
-"""Heads of iSeg's cross-attentions that are averaged, on 16 × 16 and on 32 × 32: all; and those of
+"""Heads of :data:`CROSS` that are averaged, on 16 × 16 and on 32 × 32: all; and those of
 Stable Diffusion 2.1 that its authors take on VOC, in the order of the layers."""
 
 CLUSTERS = 32

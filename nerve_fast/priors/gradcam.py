@@ -127,7 +127,8 @@ def boxes(cam: Tensor, threshold: float) -> Tensor:
     levels = (255 * cam).floor()
     strong = levels > int(threshold * levels.max().item())
     inside = torch.zeros_like(cam)
-    numbers = torch.arange(1, height * width + 1, device=cam.device, dtype=torch.float64)
+    # Exact up to 2²⁴ places; MPS has no float64.
+    numbers = torch.arange(1, height * width + 1, device=cam.device, dtype=torch.float32)
     parts = numbers.unflatten(0, (height, width)) * strong
     while True:
         grown = max_pool2d(parts[None], 3, 1, 1)[0] * strong

@@ -15,13 +15,21 @@ from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.diffusion import DEFAULT_DIFFUSION
 from nerve_fast.backbones.prompted import PromptedAttention, PromptedDiffusion
 from nerve_fast.errors import InputError
+from nerve_fast.priors import tagclip
 from nerve_fast.priors.config import PriorConfig
-from nerve_fast.priors.crossattention import HEADS, averaged_in_clusters, token_maps
+from nerve_fast.priors.crossattention import (
+    CROSS,
+    HEADS,
+    SELF,
+    SELF_HEADS,
+    WEIGHTS,
+    averaged_in_clusters,
+    token_maps,
+)
 from nerve_fast.priors.gradcam import at_pixels, stretched
 from nerve_fast.priors.prior import ConfiguredPrior, WholeImage
 from nerve_fast.priors.probabilities import apart, as_distribution
-from nerve_fast.priors.registry import ACTIVATIONS, Needed, system
-from nerve_fast.priors.tagclip import chosen, label_scores
+from nerve_fast.priors.registry import Needed, system
 from nerve_fast.priors.wording import Worded, worded
 from nerve_fast.utils.tiles import GPU_TILE_BYTES
 
@@ -33,28 +41,6 @@ SEED = 1101
 
 ENHANCED = 1.6
 """What the text encoder gives for the tokens of names is multiplied by it."""
-
-_ATTN1, _ATTN2 = (f"transformer_blocks.0.attn{number}" for number in (1, 2))
-SELF = (f"up_blocks.3.attentions.1.{_ATTN1}",)
-"""The self-attention along which labels move."""
-
-SELF_HEADS = (1, 2)
-"""Those of its heads that are averaged."""
-
-CROSS = (
-    (
-        *(f"down_blocks.2.attentions.{number}.{_ATTN2}" for number in (0, 1)),
-        *(f"up_blocks.1.attentions.{number}.{_ATTN2}" for number in (0, 1, 2)),
-    ),
-    (
-        f"down_blocks.1.attentions.1.{_ATTN2}",
-        *(f"up_blocks.2.attentions.{number}.{_ATTN2}" for number in (0, 1)),
-    ),
-)
-"""The cross-attentions on grids of 16 × 16 and of 32 × 32."""
-
-WEIGHTS = (0.7, 0.3)
-"""Of their maps."""
 
 
 @system(
@@ -148,17 +134,13 @@ class ISegPrior(ConfiguredPrior):
 
     def memory(self, view: WholeImage, images: int, words: int) -> int:
         """See :meth:`Prior.memory`: CLIP's or the diffusion's layers, or the self-attention."""
-        vision = self.clip.model.config.vision_config
-        tokens = 1 + math.prod(math.ceil(side / vision.patch_size) for side in view.size)
-        layer = ACTIVATIONS * tokens * self.clip.model.dtype.itemsize * vision.hidden_size
-        tagging = layer + 4 * (4 + 3 * vision.num_attention_heads) * tokens**2
         places = (SIDE // self.diffusion.diffusion.unit) ** 2
         # Maps of all tokens, of which clustering has four at a time.
         clustering = 16 * places * self.diffusion.prompts.length
         moving = 4 * places**2 + 3 * GPU_TILE_BYTES
         seeing = self.diffusion.memory((SIDE, SIDE)) + clustering + moving
         kept = 4 * words * (images * math.prod(view.size) + 3 * max(SIDE**2, math.prod(view.size)))
-        return max(tagging, seeing) + kept
+        return max(tagclip.memory(self.clip, view.size), seeing) + kept
 
     def encoded_memory(self, view: WholeImage, images: int) -> int:
         """See :meth:`Prior.encoded_memory`: the images themselves."""
@@ -169,7 +151,13 @@ class ISegPrior(ConfiguredPrior):
         names = [words[0] for words in apart(self.config.background, classes)[1]]
         self._text(names, progress=progress)
         for name in names:
-            if not self._fits(self._worded([name])):
+            prompt = self._worded([name])
+            if not prompt.places[0]:
+                raise InputError(
+                    f"the label {name!r} has no tokens in the diffusion model's prompt; expected a "
+                    "word or more"
+                )
+            if not self._fits(prompt):
                 raise InputError(
                     f"the label {name!r} does not fit into the {self.diffusion.prompts.length} "
                     "tokens of the diffusion model's text encoder with its prompt: shorten it"
@@ -209,10 +197,11 @@ class ISegPrior(ConfiguredPrior):
     def _found(self, image: Image.Image, names: Sequence[str]) -> tuple[list[int], Tensor]:
         """Which names are in an image, and their maps from 0 to 1, ``(k, SIDE, SIDE)``."""
         text = self._text(names)
-        scores = label_scores(self.clip, image, text, len(names), self.config.reweighting)
+        scores = tagclip.label_scores(self.clip, image, text, len(names), self.config.reweighting)
         order = {word: number for number, (word, _) in enumerate(self.config.said)}
         found = sorted(
-            chosen(scores, self.config.confidence), key=lambda k: order.get(names[k], len(order))
+            tagclip.chosen(scores, self.config.confidence),
+            key=lambda k: order.get(names[k], len(order)),
         )
         prompt = self._worded([names[k] for k in found])
         while len(found) > 1 and not self._fits(prompt):

@@ -12,6 +12,7 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.priors.gradcam import boxes, stretched
 from nerve_fast.priors.layers import merged, split_heads
+from nerve_fast.priors.registry import ACTIVATIONS
 
 ALONE = -100.0
 """Added to what a token of the last layer pays to others."""
@@ -21,6 +22,20 @@ HIDDEN = -1000.0
 
 SHOWN = 0.5
 """Above which value of a label's map, from 0 to 1, a patch shows it."""
+
+
+def memory(clip: CLIPBackbone, size: tuple[int, int]) -> int:
+    """Bytes that :func:`label_scores` takes of an image of ``size = (H, W)``.
+
+    They are a layer's activations, the logits and the softmax of all heads, and five more maps:
+    the heads' mean, the sum over layers, votes, the mask, and what is computed of these. The image
+    or a crop has the more tokens.
+    """
+    vision = clip.model.config.vision_config
+    sides = [math.ceil(side / clip.patch) for side in size]
+    tokens = 1 + max(math.prod(sides), (clip.image_size // clip.patch) ** 2)
+    layer = ACTIVATIONS * tokens * clip.model.dtype.itemsize * vision.hidden_size
+    return layer + 4 * (5 + 2 * vision.num_attention_heads) * tokens**2
 
 
 def label_scores(
@@ -123,6 +138,8 @@ def last_alone(layers: Sequence[CLIPEncoderLayer], x: Tensor) -> tuple[Tensor, T
         votes += own > own.mean()
         if number in window:
             mean += own / len(window)
+        # The next layer has one of its own.
+        del own, weights
     return x, mean * (votes >= max(len(layers) // 3, 1))
 
 
@@ -179,7 +196,10 @@ def _attended(layer: CLIPEncoderLayer, x: Tensor, mask: Tensor | None) -> tuple[
     weights = logits.softmax(-1)
     mean = weights[0].mean(0)
     if mask is not None:
-        weights = (logits + mask).softmax(-1)
+        # No third map of all heads beside these two.
+        del weights
+        weights = logits.add_(mask).softmax(-1)
+    del logits
     x = x + merged(attention, weights.to(v.dtype) @ v)
     return x + layer.mlp(layer.layer_norm2(x)), mean
 

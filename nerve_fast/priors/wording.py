@@ -23,6 +23,15 @@ class Worded:
     places: list[list[int]]
 
 
+def parts_of(name: str) -> tuple[str, str, str]:
+    """What stands before, within and after square brackets; what counts is within.
+
+    Of a name without brackets all of it counts.
+    """
+    before, *rest = re.split(r"\[(.*)\]", name, maxsplit=1)
+    return (before, rest[0], rest[1]) if rest else ("", before, "")
+
+
 def worded(tokenizer: PreTrainedTokenizerBase, prompt: str, names: Sequence[str]) -> Worded:
     """A prompt with names in it, joined by "and".
 
@@ -40,12 +49,8 @@ def worded(tokenizer: PreTrainedTokenizerBase, prompt: str, names: Sequence[str]
     tokens, places = tokens_of(before), []
     for number, name in enumerate(names):
         tokens += tokens_of(BETWEEN) if number else []
-        parts = re.split(r"\[(.*)\]", name, maxsplit=1)
-        own: list[int] = []
-        for part, text in enumerate(parts):
-            new = tokens_of(text)
-            if part == 1 or len(parts) == 1:
-                own += range(1 + len(tokens), 1 + len(tokens) + len(new))
-            tokens += new
-        places.append(own)
+        before_it, counted, after_it = map(tokens_of, parts_of(name))
+        first = 1 + len(tokens) + len(before_it)
+        places.append([*range(first, first + len(counted))])
+        tokens += before_it + counted + after_it
     return Worded(tokens + tokens_of(after), places)

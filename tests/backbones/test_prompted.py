@@ -7,7 +7,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from nerve_fast import InputError
 from nerve_fast.backbones.prompt_encoder import PromptEncoder
 from nerve_fast.backbones.prompted import PromptedDiffusion
-from nerve_fast.priors.iseg import CROSS, SELF
+from nerve_fast.priors.crossattention import CROSS, SELF
 from nerve_fast.tiny import MODELS
 
 

@@ -17,6 +17,7 @@ from nerve_fast.evaluation.presets import (
     note_of,
     settings_of,
 )
+from nerve_fast.priors import PriorConfig
 
 BACKGROUND = {"voc21", "pc60", "coco-object"}
 WHOLE = (None, None)
@@ -211,6 +212,18 @@ def test_ovdiff_makes_as_many_images_as_its_public_code():
     own = {1: "airplane", 11: "table", 16: "potted plant", 20: "monitor"}
     found = words(Dataset("voc21", plain, True, ()), "ovdiff")
     assert found == tuple((own.get(k, name),) for k, name in enumerate(plain))
+
+
+def test_what_no_preset_says_is_what_a_prior_has():
+    """Written out in both: presets are known to the command line before the priors are."""
+    priors = {field.name: field.default for field in dataclasses.fields(PriorConfig)}
+    own = {
+        field.name: field.default
+        for field in dataclasses.fields(Settings)
+        if field.name in priors and field.default is not dataclasses.MISSING
+    }
+    assert own == {name: priors[name] for name in own}
+    assert {"step_size", "cut", "visual"} <= own.keys()
 
 
 def test_one_preset_walks_on_another_graph():

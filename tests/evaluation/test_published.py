@@ -8,7 +8,7 @@ import pytest
 from nerve_fast.cli import main as cli
 from nerve_fast.evaluation import published
 from nerve_fast.evaluation.ablation.ablations import PUBLISHED
-from nerve_fast.evaluation.presets import PRESETS, clip_of, settings_of
+from nerve_fast.evaluation.presets import clip_of, settings_of
 from nerve_fast.evaluation.published import COLUMNS, average_of_seven
 from nerve_fast.evaluation.table import report
 
@@ -26,12 +26,12 @@ def test_printed_averages_are_means_of_seven_or_of_eight():
 
 
 def commands_of(text):
-    """Commands for what was not measured, by row; ``None`` where no preset makes it."""
+    """Commands for what was not measured, by row."""
     found = {}
     for line in text.split("## What was not measured")[1].splitlines():
         if line.startswith("- "):
             name, _, what = line[2:].partition(": ")
-            found[name] = what.split("`")[1] if what.startswith("`") else None
+            found[name] = what.split("`")[1]
     return found
 
 
@@ -48,11 +48,7 @@ def test_each_row_without_a_result_has_the_command_that_makes_it():
     assert "## What was measured" not in text
     commands = commands_of(text)
     assert len(commands) == 18
-    for name, command in commands.items():
-        if command is None:
-            # A preset that does not exist yet.
-            assert name.partition(",")[0].casefold() not in PRESETS
-            continue
+    for command in commands.values():
         for run in runs_of(command):
             options = cli._parser().parse_args(shlex.split(run)[1:])
             assert options.root.name == options.dataset
@@ -64,9 +60,8 @@ def test_each_row_without_a_result_has_the_command_that_makes_it():
     assert "--preset clearclip-l14" in commands["ClearCLIP, post-processed"]
 
 
-def test_presets_that_come_later_have_their_commands(monkeypatch):
+def test_a_command_is_of_the_data_sets_that_were_not_measured(monkeypatch):
     row = next(row for row in PUBLISHED["table1"]["rows"] if row["method"] == "CaR")
-    monkeypatch.setattr(published, "PRESETS", ("car",))
     monkeypatch.setattr(published, "datasets_of", lambda preset: ("voc21", "coco-object"))
     assert published.command_of(row, ()) == (
         "for set in voc21 coco-object; do nerve-fast evaluate --dataset $set --root ROOTS/$set "

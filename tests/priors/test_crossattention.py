@@ -60,7 +60,7 @@ def test_places_have_the_mean_of_their_cluster(generator):
     torch.testing.assert_close(averaged_in_clusters(maps).flatten(1), expected)
 
 
-def test_the_authors_take_forty_heads_of_a_hundred_and_nine_of_thirty():
+def test_the_authors_take_41_heads_of_a_hundred_and_nine_of_thirty():
     coarse, fine = HEADS["voc"]
     assert (len(set(coarse)), len(set(fine))) == (len(coarse), len(fine)) == (41, 9)
     assert (min(coarse), max(coarse)) == (0, 96)

@@ -1,5 +1,6 @@
 """iSeg's maps derived once more, with diffusers' networks and an attention processor."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch.nn.functional import interpolate
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from nerve_fast import InputError
-from nerve_fast.priors import PriorConfig, load_prior
+from nerve_fast.priors import ISegPrior, PriorConfig, load_prior
 from nerve_fast.priors import iseg as iseg_file
 from nerve_fast.priors.crossattention import HEADS, averaged_in_clusters
 from nerve_fast.priors.tagclip import chosen, label_scores
@@ -34,11 +35,24 @@ def image():
 
 
 @pytest.fixture(scope="module")
-def make(systems):
+def loaded(systems):
+    config = PriorConfig(
+        "iseg",
+        networks={"diffusion": str(systems["diffusion"])},
+        background="background",
+        templates="photo",
+        confidence=0.0,
+    )
+    return load_prior(config, str(MODELS / "clip"), **CPU)
+
+
+@pytest.fixture(scope="module")
+def make(loaded):
+    """The prior with the networks that were loaded once, and with other settings."""
+
     def make(**settings):
-        settings = {"background": "background", "templates": "photo", "confidence": 0.0, **settings}
-        config = PriorConfig("iseg", networks={"diffusion": str(systems["diffusion"])}, **settings)
-        return load_prior(config, str(MODELS / "clip"), **CPU)
+        config = dataclasses.replace(loaded.config, **settings)
+        return ISegPrior(loaded.clip, loaded.diffusion, config)
 
     return make
 
@@ -195,11 +209,14 @@ def test_names_that_leave_no_room_are_left_out(make, image):
     assert scores[found].min() >= scores.sort(descending=True).values[len(found) - 1]
 
 
-def test_what_does_not_fit_is_said(make, systems):
+def test_what_does_not_fit_is_said(make):
     prior = make()
     prior.check_labels(CLASSES)
     with pytest.raises(InputError, match=r"label 'ball ball.*fit into the 77 tokens"):
         make(prompt="a " * 80 + "{}").check_labels([["ball " * 14]])
+    for label in ("[]", "[ ]"):
+        with pytest.raises(InputError, match=r"the label '\[ ?\]' has no tokens"):
+            prior.check_labels([["sky"], [label]])
     config = {"networks": {"diffusion": str(MODELS / "diffusion")}}
     with pytest.raises(InputError, match="layer"):
         load_prior(PriorConfig("iseg", **config), str(MODELS / "clip"), **CPU)
@@ -208,9 +225,16 @@ def test_what_does_not_fit_is_said(make, systems):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"reweighting": 5}, "prior reweighting is 5; expected three numbers"),
+        ({"reweighting": (True, 1, 1)}, "prior reweighting has True; expected a number, 0 or more"),
         ({"reweighting": (1, 2)}, "prior reweighting is .* expected three numbers"),
         ({"reweighting": (1, 2, -1)}, "prior reweighting has -1; expected a number, 0 or more"),
         ({"step_size": float("nan")}, "prior step_size has nan"),
+        ({"step_size": True}, "prior step_size has True"),
+        ({"iterations": True}, "prior iterations is True; expected a whole number, 0 or more"),
+        ({"said": {"a": "[]"}}, r"prior said calls 'a' '\[\]', of which nothing counts"),
+        ({"said": {"a": "red [ ] ball"}}, "prior said calls 'a' .*, of which nothing counts"),
+        ({"said": {"a": ""}}, "prior said calls 'a' '', of which nothing counts"),
         ({"iterations": 1.5}, "prior iterations is 1.5; expected a whole number, 0 or more"),
         ({"heads": "coco"}, "prior heads is 'coco'; expected one of all, voc"),
         ({"prompt": "a photograph"}, "prior prompt is 'a photograph'; expected a text with {} in"),
@@ -221,13 +245,15 @@ def test_settings_that_mean_nothing_are_refused(settings, message):
         PriorConfig("iseg", **settings)
 
 
-def test_it_keeps_to_what_it_says(make, image):
+def test_it_keeps_to_what_it_says(make, image, loaded):
     prior = make()
-    assert prior.identity == make().identity
+    again = load_prior(loaded.config, str(MODELS / "clip"), **CPU)
+    assert prior.identity == again.identity
     assert prior.identity != make(iterations=7).identity
     assert PriorConfig("iseg", said={"a": "b"}) == PriorConfig("iseg", said=[["a", "b"]])
-    with pytest.raises(TypeError, match="prior said is .*expected a dictionary from words to"):
-        PriorConfig("iseg", said={"a": 1})
+    for said in ({"a": 1}, 5, [5], ["ab"], "ab"):
+        with pytest.raises(TypeError, match="prior said is .*expected a dictionary from words to"):
+            PriorConfig("iseg", said=said)
     view = prior.view(image.size)
     assert prior.encoded_memory(view, 2) == 2 * 3 * 77 * 59
     assert prior.memory(view, 1, 4) > 4 * (SIDE // 8) ** 4

@@ -7,8 +7,10 @@ import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import interpolate
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from nerve_fast.backbones.clip import CLIPBackbone
+from nerve_fast.bench.harness.memory import allocated_on_cpu
 from nerve_fast.priors import tagclip
 from nerve_fast.tiny import MODELS
 from nerve_fast.tiny.scenes import generate
@@ -145,6 +147,16 @@ def test_scores_are_those_of_tagclip_step_by_step(clip, image, text, settings):
     assert found.std() > 1e-3
 
 
+@pytest.mark.parametrize("size", [(320, 240), (40, 32)])
+@torch.no_grad()
+def test_scores_take_what_was_planned(clip, image, text, size):
+    """Of an image of 1,201 tokens, and of one whose crops have more tokens than itself."""
+    image = image.resize(size)
+    taken = allocated_on_cpu(lambda: tagclip.label_scores(clip, image, text, 4, (0.05, 0.5, 0.5)))
+    planned = tagclip.memory(clip, size[::-1])
+    assert taken <= planned <= 4 * taken
+
+
 def test_of_twelve_layers_the_ninth_to_the_eleventh_count():
     assert [*tagclip.window_of(12)] == [8, 9, 10]
     assert all(len(tagclip.window_of(layers)) for layers in range(1, 40))
@@ -166,3 +178,25 @@ def test_a_box_that_leaves_nothing_has_no_probability(clip, image, text):
         assert tagclip.crop_probability(clip, pixels, shown, text, 0) is None
     nowhere = torch.zeros(3, 4, dtype=torch.bool)
     assert tagclip.crop_probability(clip, pixels, nowhere, text, 0) is None
+
+
+class Dtypes(TorchDispatchMode):
+    """Keeps the dtypes of what is made within it."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.seen.add(result.dtype)
+        return result
+
+
+@torch.no_grad()
+def test_nothing_is_in_float64_which_mps_lacks(clip, image, text):
+    with Dtypes() as found:
+        tagclip.label_scores(clip, image, text, 4, (0.05, 0.5, 0.5))
+    assert torch.float32 in found.seen
+    assert torch.float64 not in found.seen
