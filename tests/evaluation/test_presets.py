@@ -336,11 +336,3 @@ def test_a_larger_clip_takes_the_same_settings_and_no_window_is_padded(preset, m
     larger = settings_of(f"{preset}-l14", dataset, background)
     assert larger == settings_of(preset, dataset, background)
     assert larger.window % multiple == 0
-
-
-def test_what_a_preset_does_not_say_is_as_the_prior_has_it():
-    ours = {field.name: field.default for field in dataclasses.fields(Settings)}
-    for field in dataclasses.fields(PriorConfig):
-        # Of the background Settings has the number, PriorConfig the label.
-        if field.name in ours and field.name != "background":
-            assert ours[field.name] == field.default, field.name
