@@ -22,7 +22,8 @@ class PriorConfig:
     Args:
         name: one of :data:`~nerve_fast.priors.ENTRIES`.
         resolution: short side of the image that CLIP sees, in pixels; ``None`` is 1.5 times the
-            size the checkpoint was trained at, which is the field's 336 for 224.
+            size the checkpoint was trained at, which is the field's 336 for 224; of
+            ``ovdiff``, of what all its networks see, ``None`` being 448.
         window: side of the sliding window, in pixels; ``None`` shows CLIP the whole image at once.
             Where neither is set and the diffusion model sees the image in tiles, CLIP sees it as
             much larger as that does, in windows.
@@ -156,7 +157,7 @@ class PriorConfig:
         for field in ("visual", "visual_stuff"):
             for prompt in getattr(self, field):
                 check_choice(f"prior {field}", prompt, PROMPTS)
-        if not isinstance(self.support, int) or self.support < 1:
+        if isinstance(self.support, bool) or not isinstance(self.support, int) or self.support < 1:
             raise InputError(
                 f"prior support is {quoted(self.support)}; expected a number of images, 1 or more"
             )
