@@ -123,7 +123,7 @@ class PriorConfig:
                 )
         for field in ("resolution", "window", "stride"):
             value = getattr(self, field)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and not _is_count(value):
                 raise InputError(
                     f"prior {field} is {quoted(value)}; expected a number of pixels above 0"
                 )
@@ -157,7 +157,7 @@ class PriorConfig:
         for field in ("visual", "visual_stuff"):
             for prompt in getattr(self, field):
                 check_choice(f"prior {field}", prompt, PROMPTS)
-        if isinstance(self.support, bool) or not isinstance(self.support, int) or self.support < 1:
+        if not _is_count(self.support):
             raise InputError(
                 f"prior support is {quoted(self.support)}; expected a number of images, 1 or more"
             )
@@ -233,3 +233,7 @@ class PriorConfig:
                 f"--prior-network {name}=FILE, or networks={{{name!r}: …}} of a PriorConfig"
             )
         return source
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
