@@ -14,6 +14,7 @@ import pytest
 import torch
 from openai_layout import as_openai
 from PIL import Image
+from small_sam import save_small_sam
 
 from nerve_fast.tiny import MODELS
 
@@ -415,7 +416,6 @@ def ovdiff_networks(systems, tmp_path_factory):
     import shutil
 
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
 
     root = tmp_path_factory.mktemp("ovdiff")
     with torch.random.fork_rng():
@@ -441,38 +441,11 @@ def ovdiff_networks(systems, tmp_path_factory):
             if parameter.ndim > 1:
                 # As drawn by torch, attention would be the same everywhere.
                 parameter.data *= 3
-        parts = {"image_size": 64, "patch_size": 16}
-        sam = SamModel(
-            SamConfig(
-                vision_config={
-                    "hidden_size": 16,
-                    "num_hidden_layers": 1,
-                    "num_attention_heads": 2,
-                    "output_channels": 16,
-                    "num_pos_feats": 8,
-                    "mlp_dim": 16,
-                    "global_attn_indexes": [0],
-                    **parts,
-                },
-                prompt_encoder_config={"hidden_size": 16, **parts},
-                mask_decoder_config={
-                    "hidden_size": 16,
-                    "num_attention_heads": 2,
-                    "mlp_dim": 16,
-                    "iou_head_hidden_dim": 16,
-                    "num_hidden_layers": 2,
-                },
-            )
-        )
     for part in ("scheduler", "tokenizer", "text_encoder"):
         shutil.copytree(MODELS / "diffusion" / part, root / "diffusion" / part)
     unet.save_pretrained(root / "diffusion" / "unet")
     vae.save_pretrained(root / "diffusion" / "vae")
-    sam.save_pretrained(root / "sam")
-    images = SamImageProcessor(
-        size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size=None
-    )
-    SamProcessor(images).save_pretrained(root / "sam")
+    save_small_sam(root / "sam", seed=1)
     return {
         "diffusion": str(root / "diffusion"),
         "dino": str(systems["dino"]),

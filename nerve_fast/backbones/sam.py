@@ -50,8 +50,12 @@ class SegmentAnything:
 
     @classmethod
     @functools.lru_cache(maxsize=1)
-    def from_pretrained(cls, source: str) -> "SegmentAnything":
-        """Load a SAM, on the GPU where there is one; the one used last is kept.
+    def from_pretrained(cls, source: str, *, device: torch.device) -> "SegmentAnything":
+        """Load a SAM; the one used last is kept.
+
+        Args:
+            source: hub id or local folder in transformers layout.
+            device: of the model.
 
         Raises:
             InputError: it is not available, or is no SAM.
@@ -64,7 +68,12 @@ class SegmentAnything:
                 f"{source}: is no mask generator that can be loaded; expected the hub id or folder "
                 f"of a SAM ({str(error).splitlines()[0]})"
             ) from error
-        return cls(model.to("cuda" if torch.cuda.is_available() else "cpu"), processor)
+        return cls(model.to(device), processor)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return self.model.device
 
     @functools.cached_property
     def identity(self) -> str:
@@ -75,16 +84,15 @@ class SegmentAnything:
     @torch.no_grad()
     def __call__(self, image: Image.Image) -> list[Tensor]:
         """``(H, W)`` bool each, the best first; none where nothing is sure enough."""
-        device = self.model.device
+        device = self.device
         places = (torch.arange(POINTS) + 0.5) / POINTS
         grid = torch.cartesian_prod(places * image.width, places * image.height)
         seen = self.processor(image, input_points=[grid[:, None].tolist()], return_tensors="pt")
         embedding = self.model.get_image_embeddings(seen.pixel_values.to(device))
         masks, scores, boxes = [], [], []
         for points in seen.input_points.split(AT_A_TIME, dim=1):
-            out = self.model(
-                image_embeddings=embedding, input_points=points.to(device, torch.float32)
-            )
+            # In float32 before it leaves the CPU, as some devices have no float64.
+            out = self.model(image_embeddings=embedding, input_points=points.float().to(device))
             (logits,) = self.processor.image_processor.post_process_masks(
                 out.pred_masks, seen.original_sizes, seen.reshaped_input_sizes, binarize=False
             )

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from nerve_fast.errors import InputError
 from nerve_fast.utils.files import written_whole
+from nerve_fast.utils.locks import claimed
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +83,13 @@ class TensorCache:
             logger.warning(
                 "%s are not kept: cannot write to %s (%s)", self.what, self.folder, error
             )
+
+    def claimed(self, word: str, *, patient: bool) -> AbstractContextManager[bool]:
+        """Keep others from making the tensors of ``word``; see :func:`claimed`.
+
+        Whoever has it looks once more whether they are there.
+        """
+        return claimed(self._path(self._key(word)).with_suffix(".lock"), patient=patient)
 
     def _remove_oldest(self) -> None:
         files = []

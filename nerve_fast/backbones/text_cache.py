@@ -1,12 +1,15 @@
 """Text embeddings kept on disk, so that a label is encoded once a machine."""
 
 import hashlib
+import json
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from nerve_fast.backbones.tensor_cache import TensorCache
+from nerve_fast.utils.provenance import digest
 
 
 def fingerprint(*modules: nn.Module) -> str:
@@ -21,6 +24,19 @@ def fingerprint(*modules: nn.Module) -> str:
             flat = value.detach().cpu().contiguous().flatten()
             digest.update(flat.view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of all that a tokenizer's tokens depend on, whatever its last call asked for."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        # SentencePiece's: its vocabulary is what differs.
+        return digest([type(tokenizer).__name__, tokenizer.get_vocab()])
+    described = json.loads(backend.to_str())
+    # Set anew by each call.
+    for name in ("padding", "truncation"):
+        described.pop(name, None)
+    return digest(described)
 
 
 MOST_FILES = 20_000

@@ -1,9 +1,10 @@
 """Stable Diffusion as OVDiff has it: images of a prompt, where a word is in them, and features."""
 
 import functools
+import json
 import math
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, UNet2DConditionModel
@@ -19,8 +20,9 @@ from nerve_fast.backbones.kinds import not_stable_diffusion
 from nerve_fast.backbones.loading import load
 from nerve_fast.backbones.prompt_encoder import PromptEncoder
 from nerve_fast.backbones.stable_diffusion import LAYOUT, TEXT_ENCODER, UNET, VAE
-from nerve_fast.backbones.text_cache import fingerprint
+from nerve_fast.backbones.text_cache import fingerprint, tokenizer_digest
 from nerve_fast.errors import InputError
+from nerve_fast.utils.provenance import digest
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -124,8 +126,15 @@ class TextToImage:
 
     @functools.cached_property
     def identity(self) -> str:
-        """A digest of all weights, the layers, and the revision."""
-        return f"sha256 {fingerprint(*self.networks)} {self.layers} revision {self.revision}"
+        """Digests of all weights and settings, the layers, and the revision."""
+        pipe = self.pipe
+        parts = [network.config for network in self.networks] + [pipe.scheduler.config]
+        settings = [type(pipe.scheduler).__name__, *map(_settings, parts)]
+        tokens = [pipe.tokenizer.model_max_length, tokenizer_digest(pipe.tokenizer)]
+        return (
+            f"sha256 {fingerprint(*self.networks)} settings {digest([settings, tokens])} "
+            f"{self.layers} revision {self.revision}"
+        )
 
     @property
     def device(self) -> torch.device:
@@ -256,3 +265,14 @@ class TextToImage:
     def _empty_prompt(self) -> Tensor:
         encoder = self.pipe.text_encoder
         return PromptEncoder.of(encoder, self.pipe.tokenizer).states()
+
+
+def _settings(config: Any) -> str:
+    """A configuration of diffusers or transformers, without who wrote it and where it lay."""
+    found = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    own = {
+        name: value
+        for name, value in found.items()
+        if name != "transformers_version" and not name.startswith("_")
+    }
+    return json.dumps(own, sort_keys=True, default=str)

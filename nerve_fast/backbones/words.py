@@ -13,9 +13,9 @@ from tqdm import tqdm
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from nerve_fast.backbones.templates import IMAGENET_TEMPLATES
-from nerve_fast.backbones.text_cache import TextCache, fingerprint
+from nerve_fast.backbones.text_cache import TextCache, fingerprint, tokenizer_digest
 from nerve_fast.errors import InputError
-from nerve_fast.utils.provenance import digest, version
+from nerve_fast.utils.provenance import version
 
 MOST_WORDS = 10_000
 """Words whose embeddings are kept in memory: 30 MB for ViT-L/14."""
@@ -188,7 +188,7 @@ class WordEncoder:
             "weights": fingerprint(*self.text_parts()),
             "config": json.dumps(config, sort_keys=True, default=str),
             "attention": self.model.config._attn_implementation,
-            "tokenizer": self._tokenizer_digest(),
+            "tokenizer": tokenizer_digest(self.tokenizer),
             "padding": [
                 self.tokenizer.pad_token_id,
                 self.tokenizer.padding_side,
@@ -198,14 +198,3 @@ class WordEncoder:
             "computed": [self.device.type, str(self.model.dtype)],
             "versions": [version("torch"), version("transformers"), version("tokenizers")],
         }
-
-    def _tokenizer_digest(self) -> str:
-        backend = getattr(self.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            # SentencePiece's: its vocabulary is what differs.
-            return digest([type(self.tokenizer).__name__, self.tokenizer.get_vocab()])
-        tokenizer = json.loads(backend.to_str())
-        # Set anew by each call.
-        for name in ("padding", "truncation"):
-            tokenizer.pop(name, None)
-        return digest(tokenizer)

@@ -285,7 +285,9 @@ def add_prior(command) -> None:
         "groupvit, clip-diy, pixelclip, car, ovdiff or iseg",
     )
     prior.add_argument(
-        "--prior-resolution", type=int, help="short side for CLIP (default: 1.5 times its own)"
+        "--prior-resolution",
+        type=int,
+        help="short side for CLIP (default: 1.5 times its own; ovdiff: of all networks, 448)",
     )
     prior.add_argument(
         "--prior-window", type=int, help="side of CLIP's sliding window (default: none)"

@@ -23,7 +23,8 @@ class PriorConfig:
     Args:
         name: one of :data:`~nerve_fast.priors.ENTRIES`.
         resolution: short side of the image that CLIP sees, in pixels; ``None`` is 1.5 times the
-            size the checkpoint was trained at, which is the field's 336 for 224.
+            size the checkpoint was trained at, which is the field's 336 for 224; of
+            ``ovdiff``, of what all its networks see, ``None`` being 448.
         window: side of the sliding window, in pixels; ``None`` shows CLIP the whole image at once.
             Where neither is set and the diffusion model sees the image in tiles, CLIP sees it as
             much larger as that does, in windows.
@@ -123,7 +124,7 @@ class PriorConfig:
                 )
         for field in ("resolution", "window", "stride"):
             value = getattr(self, field)
-            if value is not None and (not isinstance(value, int) or value < 1):
+            if value is not None and not _is_count(value):
                 raise InputError(
                     f"prior {field} is {quoted(value)}; expected a number of pixels above 0"
                 )
@@ -157,7 +158,7 @@ class PriorConfig:
         for field in ("visual", "visual_stuff"):
             for prompt in getattr(self, field):
                 check_choice(f"prior {field}", prompt, PROMPTS)
-        if not isinstance(self.support, int) or self.support < 1:
+        if not _is_count(self.support):
             raise InputError(
                 f"prior support is {quoted(self.support)}; expected a number of images, 1 or more"
             )
@@ -247,3 +248,7 @@ def _is_pair_of_words(pair: object) -> bool:
     if not isinstance(pair, (list, tuple)):
         return False
     return len(pair) == 2 and all(isinstance(word, str) for word in pair)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

@@ -25,9 +25,10 @@ class Regions:
     keep what they had. CorrCLIP (Zhang et al., 2024) reports 1.9 points for it.
 
     Args:
-        masks: gives the masks of an image. Either a hub id or a folder of a SAM, see
-            :class:`~nerve_fast.backbones.sam.SegmentAnything`, or any callable that gives masks of
-            an RGB image, ``(H, W)`` each, transformers' pipelines for it among them.
+        masks: gives the masks of an image. Either a hub id or a folder of a SAM, which runs where
+            the maps are, see :class:`~nerve_fast.backbones.sam.SegmentAnything`, or any callable
+            that gives masks of an RGB image, ``(H, W)`` each, transformers' pipelines for it among
+            them.
 
     Raises:
         TypeError: ``masks`` is neither.
@@ -54,7 +55,7 @@ class Regions:
         size = (image.height, image.width)
         generate = self.masks
         if isinstance(generate, str):
-            generate = SegmentAnything.from_pretrained(generate)
+            generate = SegmentAnything.from_pretrained(generate, device=probabilities.device)
         masks = masks_of(generate, image)
         labels = likeliest(probabilities.float(), size)
         refined = to_pixels(probabilities.float(), size)

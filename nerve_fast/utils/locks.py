@@ -1,4 +1,4 @@
-"""A lock on an output folder."""
+"""Locks between processes: on an output folder, and on a piece of work."""
 
 import contextlib
 import os
@@ -38,6 +38,43 @@ def alone_in(folder: Path) -> Iterator[None]:
         if not existed:
             with contextlib.suppress(OSError):
                 folder.rmdir()
+
+
+@contextlib.contextmanager
+def claimed(path: Path, *, patient: bool) -> Iterator[bool]:
+    """Keep other processes of a machine from doing a piece of work at the same time.
+
+    The file that is locked goes at the end. Who waited for it must look whether the work is done.
+    Where there are no locks, or the file cannot be made, nothing is locked.
+
+    Args:
+        path: of a file that stands for the work, and holds nothing.
+        patient: wait until it is free.
+
+    Yields:
+        Whether this process has it; never ``False`` for a patient one.
+    """
+    handle = None
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = None if fcntl is None else os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    mine = True
+    try:
+        if handle is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | (0 if patient else fcntl.LOCK_NB))
+            except BlockingIOError:
+                mine = False
+            except OSError:
+                # The file system has no locks.
+                pass
+        yield mine
+    finally:
+        if handle is not None:
+            if mine:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+            os.close(handle)
 
 
 def _lock(handle: int, folder: Path) -> None:

@@ -172,6 +172,19 @@ def test_what_cannot_be_used_is_named(model, tmp_path):
         TextToImage.from_pretrained(str(tmp_path / "none"), **option)
 
 
+@pytest.mark.parametrize("part", ["tokenizer", "context", "scheduler", "vae"])
+def test_other_settings_of_the_same_weights_have_another_identity(ovdiff_networks, model, part):
+    other = TextToImage.from_pretrained(ovdiff_networks["diffusion"], **CPU)
+    if part == "tokenizer":
+        other.pipe.tokenizer.add_tokens(["nervefast"])
+    elif part == "context":
+        other.pipe.tokenizer.model_max_length = 40
+    else:
+        setting = {"scheduler": "solver_order", "vae": "scaling_factor"}[part]
+        getattr(other.pipe, part).register_to_config(**{setting: 1})
+    assert other.identity != model.identity
+
+
 def test_another_network_has_another_identity(ovdiff_networks, model):
     other = TextToImage.from_pretrained(ovdiff_networks["diffusion"], **CPU)
     assert other.identity == model.identity

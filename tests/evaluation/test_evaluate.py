@@ -525,7 +525,7 @@ def test_images_of_the_longest_names_are_evaluated_varied_and_drawn(root, tmp_pa
 
 @pytest.mark.parametrize("refiner", ["densecrf", "regions"])
 def test_refiners_at_the_images_pixels_run(root, tmp_path, monkeypatch, refiner):
-    def halves(source):
+    def halves(source, device):
         return lambda image: [np.arange(image.height)[:, None].repeat(image.width, 1) < 20]
 
     monkeypatch.setattr(SegmentAnything, "from_pretrained", halves)

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from nerve_fast import InputError, PriorConfig
+from nerve_fast import InputError
 from nerve_fast.datasets import Dataset
 from nerve_fast.datasets.vocabulary import classes_of, words
 from nerve_fast.evaluation.presets import (

@@ -10,6 +10,7 @@ from nerve_fast.priors import METHODS, PriorConfig, ProxyCLIP, patchwise, read_o
     [
         ({"name": "clipp"}, "prior is 'clipp'; expected one of clip, maskclip, sclip, naclip, cle"),
         ({"resolution": 0}, "prior resolution is 0; expected a number of pixels"),
+        ({"resolution": True}, "prior resolution is True; expected a number of pixels"),
         ({"window": -8}, "prior window is -8"),
         ({"window": 64.0}, "prior window is 64.0"),
         ({"stride": 8}, "prior stride is 8 and window is None"),

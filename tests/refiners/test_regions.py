@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import SamConfig, SamImageProcessor, SamModel, SamProcessor
+from small_sam import save_small_sam
 
 from nerve_fast import InputError
 from nerve_fast.backbones import sam
@@ -61,34 +61,7 @@ def test_pixels_without_a_label_do_not_count():
 
 
 def test_a_sam_of_transformers_gives_masks(tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    config = SamConfig(
-        vision_config={
-            "hidden_size": 16,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 2,
-            "image_size": 64,
-            "patch_size": 16,
-            "output_channels": 16,
-            "num_pos_feats": 8,
-            "mlp_dim": 16,
-            "global_attn_indexes": [0],
-        },
-        prompt_encoder_config={"hidden_size": 16, "image_size": 64, "patch_size": 16},
-        mask_decoder_config={
-            "hidden_size": 16,
-            "num_attention_heads": 2,
-            "mlp_dim": 16,
-            "iou_head_hidden_dim": 16,
-            "num_hidden_layers": 2,
-        },
-    )
-    SamModel(config).save_pretrained(tmp_path)
-    SamProcessor(
-        SamImageProcessor(
-            size={"longest_edge": 64}, pad_size={"height": 64, "width": 64}, mask_size=None
-        )
-    ).save_pretrained(tmp_path)
+    save_small_sam(tmp_path, seed=0)
     image = Image.effect_noise((48, 32), 80).convert("RGB")
     assert REFINERS["regions"] is Regions
     monkeypatch.setattr(sam, "POINTS", 2)
@@ -98,8 +71,9 @@ def test_a_sam_of_transformers_gives_masks(tmp_path, monkeypatch):
     # A random one is sure of nothing; with lower bars the masks are those of the model's logits.
     for name in ("LEAST_IOU", "LEAST_STABILITY"):
         monkeypatch.setattr(sam, name, -100.0)
-    generate = sam.SegmentAnything.from_pretrained(str(tmp_path))
-    assert generate is sam.SegmentAnything.from_pretrained(str(tmp_path))
+    cpu = torch.device("cpu")
+    generate = sam.SegmentAnything.from_pretrained(str(tmp_path), device=cpu)
+    assert generate is sam.SegmentAnything.from_pretrained(str(tmp_path), device=cpu)
     masks = generate(image)
     assert masks
     points = [[[12.0, 8.0]], [[12.0, 24.0]], [[36.0, 8.0]], [[36.0, 24.0]]]
@@ -112,6 +86,23 @@ def test_a_sam_of_transformers_gives_masks(tmp_path, monkeypatch):
     best = [mask for mask in best if mask.any()]
     assert torch.equal(masks[0], best[0])
     assert all(any(torch.equal(mask, other) for other in best) for mask in masks)
+
+
+def test_a_sam_runs_where_it_is_told(tmp_path, monkeypatch):
+    save_small_sam(tmp_path, seed=0)
+    elsewhere = sam.SegmentAnything.from_pretrained(str(tmp_path), device=torch.device("meta"))
+    assert elsewhere.device.type == "meta"
+    asked = []
+
+    def load(source, *, device):
+        asked.append((source, device))
+        return lambda image: []
+
+    monkeypatch.setattr(sam.SegmentAnything, "from_pretrained", load)
+    # Where the maps are, also on a machine that has something faster.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    Regions("a/sam")(IMAGE, maps())
+    assert asked == [("a/sam", torch.device("cpu"))]
 
 
 def test_of_boxes_that_overlap_the_better_stays():

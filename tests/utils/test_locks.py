@@ -2,11 +2,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from nerve_fast.errors import InputError
-from nerve_fast.utils.locks import alone_in
+from nerve_fast.utils.locks import alone_in, claimed
 
 
 def test_one_run_at_a_time(tmp_path):
@@ -50,3 +51,32 @@ def test_a_lock_ends_and_leftovers_are_cleared_after_a_kill(tmp_path, name):
     (tmp_path / name).write_text("whole")
     with alone_in(tmp_path):
         assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_work_is_claimed_by_one_at_a_time(tmp_path):
+    path = tmp_path / "new" / "work.lock"
+    order = []
+
+    def wait():
+        with claimed(path, patient=True) as mine:
+            order.append(("waited", mine))
+
+    other = threading.Thread(target=wait)
+    with claimed(path, patient=False) as mine:
+        assert mine
+        with claimed(path, patient=False) as again:
+            assert not again
+        assert path.exists()
+        other.start()
+        other.join(0.05)
+        order.append(("done", True))
+    other.join()
+    assert order == [("done", True), ("waited", True)]
+    assert not any(path.parent.iterdir())
+
+
+def test_where_nothing_can_be_locked_work_is_done(tmp_path):
+    (tmp_path / "file").touch()
+    with claimed(tmp_path / "file" / "work.lock", patient=True) as mine:
+        assert mine

@@ -1,6 +1,7 @@
 """OVDiff's prior: the nearest prototypes of labels that the image seems to hold."""
 
 import math
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,7 @@ class OVDiff(ConfiguredPrior):
     ):
         self.clip, self.dino, self.diffusion, self.detector = clip, dino, diffusion, detector
         self.config = PriorConfig("ovdiff") if config is None else config
+        self._unidentified = Unidentified(f"{type(detector).__name__} {uuid.uuid4()}")
         self.extractors: tuple[Extractor, ...] = (
             DiffusionFeatures(diffusion),
             CLIPKeys(clip),
@@ -116,15 +118,20 @@ class OVDiff(ConfiguredPrior):
             detector: in place of the SAM that the settings name.
         """
         options: dict[str, Any] = {"device": device, "dtype": dtype}
+        network = CLIPBackbone.from_pretrained(clip, **options)
+        if detector is None:
+            # Of the device that ``cuda`` stands for: a SAM that is there already is taken.
+            source = config.network("detector")
+            detector = SegmentAnything.from_pretrained(source, device=network.device)
         return cls(
-            CLIPBackbone.from_pretrained(clip, **options),
+            network,
             DINOBackbone.from_pretrained(
                 config.network("dino"), option="prior network dino", **options
             ),
             TextToImage.from_pretrained(
                 config.network("diffusion"), option="prior network diffusion", **options
             ),
-            detector or SegmentAnything.from_pretrained(config.network("detector")),
+            detector,
             config,
         )
 
@@ -133,7 +140,7 @@ class OVDiff(ConfiguredPrior):
         """See :meth:`ConfiguredPrior.networks`."""
         detector: Any = self.detector
         if getattr(detector, "identity", None) is None:
-            detector = Unidentified(repr(type(detector)))
+            detector = self._unidentified
         return (self.clip, self.dino, self.diffusion, detector)
 
     @property
@@ -163,6 +170,8 @@ class OVDiff(ConfiguredPrior):
     def check_labels(self, classes: Sequence[Sequence[str]], *, progress: bool = False) -> None:
         """Make the prototypes that are neither known nor on disk; see :meth:`Prior.check_labels`.
 
+        Processes that have the same cache share the words, where a detector's prototypes are kept.
+
         Raises:
             InputError: a word is too long for the networks, its images show it nowhere, or the
                 memory does not suffice.
@@ -179,13 +188,10 @@ class OVDiff(ConfiguredPrior):
         if not missing:
             return
         kept = self.support.kept()
-        absent = []
-        for name in missing:
-            found = None if kept is None else kept.load(name)
-            if found is None:
-                absent.append(name)
-            else:
-                self._known[name] = found
+        if kept is not None:
+            there = {name: kept.load(name) for name in missing}
+            self._known |= {name: found for name, found in there.items() if found is not None}
+        absent = [name for name in missing if name not in self._known]
         if not absent:
             return
         self.support.check_memory()
@@ -199,11 +205,14 @@ class OVDiff(ConfiguredPrior):
             def advance(images: int) -> None:
                 bar.update(images)
 
-            for name in absent:
-                found = self.support.made(name, advance)
-                if kept is not None:
-                    kept.save(name, found)
-                self._known[name] = found
+            # What another process is making is left for last, and waited for then.
+            for patient in (False, True):
+                for name in absent:
+                    if name in self._known:
+                        continue
+                    made = self.support.kept_or_made(name, kept, advance, patient=patient)
+                    if made is not None:
+                        self._known[name] = made
 
     def probabilities(
         self, encoded: Sequence[Image.Image], classes: Sequence[Sequence[str]]

@@ -3,7 +3,7 @@ import itertools
 import pytest
 import torch
 from PIL import Image
-from torch.nn.functional import cosine_similarity, interpolate
+from torch.nn.functional import cosine_similarity, interpolate, normalize
 
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.priors.ovdiff import classes
@@ -60,7 +60,17 @@ def test_a_single_label_is_there_and_none_is_none(pipe):
     assert present(clip, image, []) == []
 
 
+@torch.no_grad()
 def test_long_prompts_are_cut(pipe):
     clip, image = pipe.prior.clip, generate(961_000, (64, 90))[0]
+    prompts = ["a ball", " and ".join(["a red ball"] * 40)]
+    whole, end = clip.tokenizer(prompts[1]).input_ids, clip.tokenizer.eos_token_id
+    assert len(whole) > clip.context
+    # The first tokens, as far as there is room, and the end.
+    tokens = torch.tensor([[*whole[: clip.context - 1], end]])
+    cut = clip.model.text_projection(clip.model.text_model(tokens).pooler_output)
+    found = classes._texts(clip, prompts)
+    torch.testing.assert_close(found[1], normalize(cut[0], dim=-1))
+    torch.testing.assert_close(found[0], normalize(text_of(clip, prompts[0]), dim=-1))
     names = [f"{'ball ' * 20}{number}" for number in range(6)]
     assert set(present(clip, image, names)) <= set(range(6))

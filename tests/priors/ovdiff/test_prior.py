@@ -1,6 +1,7 @@
 import json
 import logging
 import sys
+import threading
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch.nn.functional import cosine_similarity, interpolate
 
 from nerve_fast import InputError, NervePipeline
 from nerve_fast.backbones import text_to_image
+from nerve_fast.backbones.sam import SegmentAnything
 from nerve_fast.bench.harness.memory import Memory
 from nerve_fast.imaging.images import to_tensor
 from nerve_fast.priors import OVDiff, PriorConfig
@@ -243,6 +245,87 @@ def test_others_prototypes_are_not_taken(loaded, tmp_path, monkeypatch, change):
     assert detector.seen
 
 
+def test_prototypes_are_kept_under_all_that_they_depend_on(loaded, monkeypatch):
+    real = support.version
+    changes = {
+        "FOREGROUND": 0.6,
+        "BACKGROUND": 0.3,
+        "LAYER": -1,
+        "version": lambda name: "9" if name == "nerve-fast" else real(name),
+    }
+    prior = loaded()
+    usual = prior.support.kept().model
+    assert prior.support.kept().model == usual
+    for name, value in changes.items():
+        with monkeypatch.context() as changed:
+            changed.setattr(support, name, value)
+            assert prior.support.kept().model != usual, name
+    for part in ("clip", "dino"):
+        halved = loaded()
+        getattr(halved, part).model.to(torch.bfloat16)
+        assert halved.support.kept().model != usual, part
+
+
+def test_a_sam_is_loaded_where_the_prior_is(ovdiff_networks, monkeypatch):
+    # Whatever else the machine has.
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    asked = []
+
+    def load(source, *, device):
+        asked.append((source, device))
+        return Halves()
+
+    monkeypatch.setattr(module.SegmentAnything, "from_pretrained", load)
+    config = PriorConfig("ovdiff", networks=ovdiff_networks)
+    OVDiff.load(config, str(MODELS / "clip"), **CPU)
+    assert asked == [(ovdiff_networks["detector"], CPU["device"])]
+
+
+def test_memory_of_a_sam_is_planned_where_it_is(loaded, ovdiff_networks, monkeypatch, tmp_path):
+    elsewhere = torch.device("meta")
+    sam = SegmentAnything.from_pretrained(ovdiff_networks["detector"], device=elsewhere)
+    sam.identity = "elsewhere"
+    prior = loaded(sam, cache=tmp_path)
+    needs = prior.support.memory()
+    assert needs[elsewhere] > 4 << 30 > needs[CPU["device"]] > 0
+    assert loaded(cache=tmp_path).support.memory() == {CPU["device"]: needs[elsewhere]}
+    monkeypatch.setattr(
+        support, "free_memory", lambda device: 0 if device == elsewhere else 1 << 40
+    )
+    with pytest.raises(InputError, match="of the memory of meta, and 0 B"):
+        prior.support.check_memory()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such locks")
+def test_processes_share_the_words(loaded, tmp_path):
+    """Threads here, as locks of files are between them too."""
+
+    class Second(Halves):
+        def __call__(self, image):
+            begun.set()
+            return super().__call__(image)
+
+    class First(Halves):
+        def __call__(self, image):
+            if not self.seen:
+                other.start()
+                assert begun.wait(60)
+            return super().__call__(image)
+
+    begun = threading.Event()
+    priors = [loaded(kind(), cache=tmp_path) for kind in (First, Second)]
+    words = [["ball"], ["sky"]]
+    other = threading.Thread(target=priors[1].check_labels, args=(words,))
+    priors[0].check_labels(words)
+    other.join()
+    # Each made one word, of two images, and read the other.
+    assert [len(prior.detector.seen) for prior in priors] == [2, 2]
+    for word in ("ball", "sky"):
+        for name, tensor in priors[0]._known[word].items():
+            assert torch.equal(priors[1]._known[word][name], tensor)
+    assert len(list((tmp_path / "prototypes").iterdir())) == 2
+
+
 def test_damaged_prototypes_are_made_anew(loaded, tmp_path):
     loaded(cache=tmp_path).check_labels([["ball"]])
     (path,) = (tmp_path / "prototypes").iterdir()
@@ -263,6 +346,8 @@ def test_what_a_nameless_detector_makes_is_not_kept(loaded, tmp_path):
     assert not list(tmp_path.rglob("*.safetensors"))
     assert "ball" in prior._known
     assert "function" in prior.identity
+    # Two functions are of one kind, and find different things.
+    assert prior.identity == prior.identity != loaded(lambda image: [image]).identity
 
 
 def test_a_cache_that_cannot_be_written_costs_a_warning(loaded, tmp_path, caplog):
@@ -277,6 +362,7 @@ def test_a_sam_is_the_detector_unless_another_is_given(loaded, ovdiff_networks, 
     config = PriorConfig("ovdiff", networks=ovdiff_networks, support=1)
     prior = OVDiff.load(config, str(MODELS / "clip"), **CPU)
     assert prior.detector.identity.startswith("SAM ")
+    assert prior.detector.device == prior.support.detecting == CPU["device"]
     prior.check_labels([["ball"]])
     assert json.dumps(prior.detector.identity)[1:-1] in json.dumps(prior.identity)
 
@@ -290,6 +376,8 @@ def test_it_runs_in_the_pipeline(loaded, image, pipe):
 def test_what_cannot_be_used_is_refused(loaded, monkeypatch):
     with pytest.raises(InputError, match="prior support is 0; expected a number of images"):
         PriorConfig("ovdiff", support=0)
+    with pytest.raises(InputError, match="prior support is True; expected a number of images"):
+        PriorConfig("ovdiff", support=True)
     with pytest.raises(InputError, match="prior support is 8, which the prior naclip does not"):
         PriorConfig("naclip", support=8)
     with pytest.raises(InputError, match="the label 'ball ball .* reads 77"):
