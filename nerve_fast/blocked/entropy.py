@@ -14,7 +14,6 @@ from nerve_fast.blocked.tiles import (
 )
 from nerve_fast.numerics import MAX_EXPONENT, upcast, wants_gradient
 from nerve_fast.shares import Share
-from nerve_fast.utils.cores import on_cores, own_cores
 from nerve_fast.utils.tiles import spans
 
 
@@ -32,24 +31,15 @@ def head_entropy(
     """
     share = share or Share((1, k.shape[-2]))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    rows, size = q.shape[-2], tile_rows(k.shape[-2], q.device)
-    gradient, cores = wants_gradient(q, k), 1
-    if share.alone and not gradient:
-        cores = own_cores(k.shape[-2], q.device)
-
-    def totals(part: slice) -> Tensor:
-        """Sums over some rows of all heads, one by one: expanded keys should not be copied."""
-        tiles = Tiles(upcast(q.new_empty(0)), gradient)
-        heads = itertools.product(*map(range, q.shape[:-2]))
-        return torch.stack(
-            [
-                _of_rows(upcast(q[head][part]) * scale, upcast(k[head]), size, share, tiles).sum()
-                for head in heads
-            ]
-        )
-
-    parts = on_cores(totals, spans(rows, -(-rows // cores)), cores)
-    return torch.stack(parts).sum(0).view(q.shape[:-2]) / rows
+    # Two tiles are worked on at a time.
+    size = max(tile_rows(k.shape[-2], q.device) // 2, 1)
+    tiles = Tiles(upcast(q.new_empty(0)), wants_gradient(q, k))
+    means = [
+        # One by one, as keys that are expanded over a dimension should not be copied.
+        _of_rows(upcast(q[head]) * scale, upcast(k[head]), size, share, tiles).mean()
+        for head in itertools.product(*map(range, q.shape[:-2]))
+    ]
+    return torch.stack(means).view(q.shape[:-2])
 
 
 def entropy_of_all(q: Tensor, k: Tensor, share: Share) -> Tensor:

@@ -29,18 +29,12 @@ def at_once(pieces: int, tokens: int, device: torch.device) -> int:
 
     A piece has one core where there are pieces for all cores, and few cores wait for the last ones.
     """
-    cores = own_cores(tokens, device)
-    rounds = -(-pieces // cores)
-    idle = rounds * cores - pieces
-    return cores if 4 * idle <= pieces else 1
-
-
-def own_cores(tokens: int, device: torch.device) -> int:
-    """How many cores share work on so many tokens best with a piece each; 1: its threads do."""
     cores = min(torch.get_num_threads(), MOST)
     if device.type != "cpu" or tokens > SMALL or cores < torch.get_num_threads():
         return 1
-    return cores
+    rounds = -(-pieces // cores)
+    idle = rounds * cores - pieces
+    return cores if 4 * idle <= pieces else 1
 
 
 def on_cores(
