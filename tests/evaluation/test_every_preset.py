@@ -1,11 +1,13 @@
 """Each preset, end to end, on each data set that it has settings for, with small networks."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from small_data_sets import build
+from transformers import CLIPConfig, CLIPModel
 
 from nerve_fast import datasets
 from nerve_fast.backbones import sam, text_to_image
@@ -58,15 +60,28 @@ def roots(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def flags_of(systems, ovdiff_networks):
+def roomy_clip(tmp_path_factory):
+    """The small CLIP with room for prompts of 160 tokens: its tokenizer has few words whole."""
+    folder = tmp_path_factory.mktemp("roomy") / "clip"
+    shutil.copytree(MODELS / "clip", folder)
+    config = CLIPConfig.from_pretrained(folder)
+    config.text_config.max_position_embeddings = 160
+    CLIPModel(config).save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 160}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flags_of(systems, ovdiff_networks, roomy_clip):
     """``flags_of(preset, dataset)``: the small networks that a preset needs, as flags."""
-    instead = {"groupvit": systems["groupvit"]}
+    instead = {"groupvit": systems["groupvit"], "car": roomy_clip}
     further = {
         "proxy": systems["dino"],
         "dino": systems["dino"],
         "found": systems["found"],
         "weights": systems["pixelclip"],
-        "judge": MODELS / "clip",
+        "judge": roomy_clip,
         "diffusion": systems["diffusion"],
     }
 
