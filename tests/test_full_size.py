@@ -123,6 +123,8 @@ def test_ovdiff_makes_prototypes_and_labels_an_image(own_cache, checkpoints, mon
     monkeypatch.setattr(ovdiff_prior, "crops", lambda size, side: crops(size, side)[-1:])
     classes = [["background"], ["cat"]]
     image = Image.effect_noise((375, 375), 60).convert("RGB")
+    # Read once, weights from files take no more of the process's memory.
+    assert prior.identity
     memory = Memory("cpu")
     prior.check_labels(classes)
     making = memory.peak()[0]
