@@ -128,10 +128,11 @@ def test_ovdiff_makes_prototypes_and_labels_an_image(own_cache, checkpoints, mon
     memory = Memory("cpu")
     prior.check_labels(classes)
     making = memory.peak()[0]
-    networks, gathered = prior.support.memory()
+    (planned_for_all,) = prior.support.memory().values()
     # What the SAM would take is no part of it.
-    alone = max(text_to_image.making_memory(1), gathered)
-    print(f"making: {making:,} bytes of {alone:,}, with a SAM {networks:,}")
+    channels = text_to_image.channels * text_to_image.grid**2
+    alone = max(text_to_image.making_memory(1), 8 * channels)
+    print(f"making: {making:,} bytes of {alone:,}, with a SAM {planned_for_all:,}")
     memory = Memory("cpu")
     found = Segmenter(prior, settings_of("ovdiff", "voc21", True), classes, True)(image)
     view = prior.view(image.size)
