@@ -22,9 +22,10 @@ def head_entropy(
 ) -> Tensor:
     r"""As :func:`nerve_fast.reference.head_entropy`, from two numbers for each row and tile.
 
-    A row's entropy is :math:`\mathrm{lse} - \sum_j p_j s_j`. Of each tile its own log-sum-exp and
-    mean of :math:`s` are kept, and the tiles are then weighted by their share of the total. On a
-    CPU, where norms say that no exponential can leave the range, sums of exponentials are kept.
+    Of each tile its own log-sum-exp and entropy are kept. Tile :math:`t` has the share :math:`w_t`
+    of the row, and the row's entropy is :math:`\sum_t w_t (H_t - \log w_t)`. Logits are taken
+    relative to the largest of a tile, as the difference of two large numbers would lose digits. On
+    a CPU, where norms say that no exponential can leave the range, they are taken as they are.
 
     Where processes ``share`` the keys, ``k`` holds those of this process, and ``q`` the same rows
     on all of them: each finds these numbers for its own keys.
@@ -32,7 +33,7 @@ def head_entropy(
     share = share or Share((1, k.shape[-2]))
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     # Two tiles are worked on at a time.
-    size = max(tile_rows(k.shape[-2], q.device) // 2, 1)
+    size = tile_rows(k.shape[-2], q.device) // 2
     tiles = Tiles(upcast(q.new_empty(0)), wants_gradient(q, k))
     means = [
         # One by one, as keys that are expanded over a dimension should not be copied.
@@ -60,43 +61,49 @@ class Tiles:
 
 def _of_rows(q: Tensor, k: Tensor, size: int, share: Share, tiles: Tiles) -> Tensor:
     """The entropy of each row of one head, ``(M, D)`` and ``(N, D)``: ``(M,)``."""
-    logits, shares = tiles.logits, tiles.exponentials
+    logits, exponentials = tiles.logits, tiles.exponentials
 
     def of_small(q, k):
         total, weighted = q.new_zeros(len(q)), q.new_zeros(len(q))
         for keys in spans(len(k), MAX_COLUMNS):
             size = len(q), keys.stop - keys.start
             s = torch.mm(q, k[keys].mT, out=logits.tile(*size))
-            weights = torch.exp(s, out=shares.tile(*size))
+            weights = torch.exp(s, out=exponentials.tile(*size))
             total += weights.sum(-1)
-            weighted += torch.mul(weights, s, out=shares.tile(*size)).sum(-1)
-        return torch.stack([total.log(), weighted / total], dim=-1)
+            weighted += torch.mul(weights, s, out=exponentials.tile(*size)).sum(-1)
+        lse = total.log()
+        return torch.stack([lse, lse - weighted / total], dim=-1)
 
     def of_any(q, k):
         columns = list(spans(len(k), MAX_COLUMNS))
-        lse, mean = q.new_empty(len(q), len(columns)), q.new_empty(len(q), len(columns))
+        lse, entropy = q.new_empty(len(q), len(columns)), q.new_empty(len(q), len(columns))
         for tile, keys in enumerate(columns):
             size = len(q), keys.stop - keys.start
             s = torch.mm(q, k[keys].mT, out=logits.tile(*size))
-            p = torch.softmax(s, -1, out=shares.tile(*size))
-            # The largest probability is exp(max − lse), which is never 0.
-            lse[:, tile] = s.amax(-1) - p.amax(-1).log()
-            mean[:, tile] = torch.mul(p, s, out=shares.tile(*size)).sum(-1)
-        whole = lse.logsumexp(-1)
-        return torch.stack([whole, torch.linalg.vecdot(lse.softmax(-1), mean)], dim=-1)
+            # Neither result's derivative is changed by what is subtracted.
+            largest = s.detach().amax(-1, keepdim=True)
+            s = torch.sub(s, largest, out=logits.tile(*size))
+            weights = torch.exp(s, out=exponentials.tile(*size))
+            total = weights.sum(-1)
+            weighted = torch.mul(weights, s, out=exponentials.tile(*size)).sum(-1)
+            lse[:, tile] = largest[:, 0] + total.log()
+            entropy[:, tile] = total.log() - weighted / total
+        weight = lse.softmax(-1)
+        mixed = torch.linalg.vecdot(weight, entropy) + torch.special.entr(weight).sum(-1)
+        return torch.stack([lse.logsumexp(-1), mixed], dim=-1)
 
     # Looking costs a pass over q and k, and spares some over all logits; a GPU would wait for it.
     looks = q.device.type == "cpu" and not wants_gradient(q, k)
     of_rows = of_small if looks and _largest_norm(q) * _largest_norm(k) < MAX_EXPONENT else of_any
     found = filled(q.new_empty(len(q), 2), size, lambda rows: recomputed(of_rows, q[rows], k))
+    lse, entropy = found.unbind(-1)
     if share.alone:
-        return found[:, 0] - found[:, 1]
+        return entropy
     # Each process's keys are one more tile.
-    lse = found[:, 0]
-    largest = share.largest(lse)
-    weight = (lse - largest).exp()
-    sums = share.total(torch.stack([weight, weight * found[:, 1]], dim=-1))
-    return largest + sums[:, 0].log() - sums[:, 1] / sums[:, 0]
+    above = lse - share.largest(lse)
+    weight = above.exp()
+    total, mixed = share.total(torch.stack([weight, weight * (entropy - above)], -1)).unbind(-1)
+    return mixed / total + total.log()
 
 
 def _largest_norm(x: Tensor) -> float:
