@@ -18,13 +18,14 @@ from nerve_fast.cli import main as cli
 from nerve_fast.evaluation.method import needs_graph
 from nerve_fast.evaluation.presets import (
     PRESETS,
+    Settings,
     clip_of,
     datasets_of,
     graph_of,
     settings_of,
 )
 from nerve_fast.evaluation.segmenter import Segmenter
-from nerve_fast.priors import ENTRIES, OVDiff, PriorConfig
+from nerve_fast.priors import ENTRIES, OVDiff, PriorConfig, load_prior
 from nerve_fast.priors.ovdiff import prior as ovdiff_prior
 from nerve_fast.priors.ovdiff.crops import crops
 
@@ -92,6 +93,34 @@ def test_a_method_runs_in_its_true_configuration(own_cache, checkpoints, root, t
     assert results["complete"]
     assert 0 <= results["miou"] <= 1
     assert results["run"]["settings"]["prior"] == prior
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "dataset", "size"),
+    [
+        ("groupvit", "voc21", (448, 597)),
+        ("clip-diy", "voc21", (256, 256)),
+        ("pixelclip", "voc20", (64, 64)),
+        ("siglip", "voc20", (21, 28)),
+    ],
+)
+def test_a_systems_maps_are_on_its_own_grid(own_cache, checkpoints, name, dataset, size):
+    background = ["background"] if dataset == "voc21" else []
+    words = {"background": "background"} if background else {}
+    config = PriorConfig(name, networks=checkpoints.networks(name), **words)
+    cpu = {"device": torch.device("cpu"), "dtype": torch.float32}
+    prior = load_prior(config, checkpoints.folder(ENTRIES[name].clip), **cpu)
+    classes = [[word] for word in [*background, "cat", "dog", "grass"]]
+    image = Image.effect_noise((500, 375), 60).convert("RGB")
+    assert prior.maps([image], classes).shape[-2:] == size
+    settings = Settings(name, "none", "plain")
+    if name not in WITHOUT_A_PRESET:
+        settings = settings_of(name, dataset, bool(background))
+    found = Segmenter(prior, settings, classes, bool(background))(image)
+    assert found.shape == (375, 500)
+    assert found.min() >= 0
+    assert found.max() < len(classes)
 
 
 class Halves:

@@ -112,6 +112,14 @@ def truth_of(dataset, mask):
     return torch.from_numpy(labels[labels != 255]).bincount()
 
 
+def prompts_of(preset, dataset):
+    """How many prompts a word has: OpenAI's 80, unless the authors take others."""
+    if preset.startswith("cliper"):
+        return 15 if dataset in ("voc21", "voc20", "pc59", "cityscapes") else 80
+    one = dict.fromkeys(("gem", "groupvit", "clip-diy", "ovdiff"), 1)
+    return {**one, "pixelclip": 8, "car": 15, "iseg": 85}.get(preset, 80)
+
+
 @pytest.mark.parametrize(("preset", "dataset"), PAIRS)
 def test_a_preset_runs_on_a_data_set(roots, flags_of, tmp_path, monkeypatch, preset, dataset):
     # Twenty classes' images would take their time.
@@ -125,6 +133,7 @@ def test_a_preset_runs_on_a_data_set(roots, flags_of, tmp_path, monkeypatch, pre
     assert results["complete"]
     assert results["failed"] == 0
     assert 0 <= results["miou"] <= 1
+    assert 0 <= results["present_miou"] <= 1
     assert 0 <= results["boundary_iou"] <= 1
     run = results["run"]
     assert run["preset"]["name"] == preset
@@ -143,7 +152,12 @@ def test_a_preset_runs_on_a_data_set(roots, flags_of, tmp_path, monkeypatch, pre
     assert run["settings"]["refiner"] == usual.refiner
     if usual.prior != "ovdiff":
         assert run["settings"]["resolution"] == usual.resolution
+    assert run["models"]["templates"] == prompts_of(preset, dataset)
     if usual.refiner == "cliper":
-        assert run["refiner"]["cut"] == usual.cut
+        assert run["refiner"] == {"name": "cliper", "cut": usual.cut, "side": 512}
+    elif usual.refiner == "none":
+        assert run["refiner"] == {"name": "none"}
+    if preset == "cliper" and dataset == "voc21":
+        assert len(run["dataset"]["words"][0]) == 25
     # Once more, everything is known.
     assert cli.main(command) == 0
