@@ -4,9 +4,8 @@ Mirrors :mod:`nerve_fast.reference`, takes what :mod:`nerve_fast.ops` has checke
 blocks sized to the cache. Accumulates in float32, in float64 for float64 inputs.
 """
 
-from nerve_fast.blocked.affinity import cosine_affinity
+from nerve_fast.blocked.affinity import cosine_affinity, local_affinity
 from nerve_fast.blocked.entropy import head_entropy
-from nerve_fast.blocked.local import local_affinity
 from nerve_fast.blocked.stencil import matmul as local_matmul
 from nerve_fast.blocked.stencil import power_series as local_series
 from nerve_fast.blocked.stencil import transition as local_transition

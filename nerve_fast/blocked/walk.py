@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from nerve_fast.blocked import stencil
+from nerve_fast.blocked.affinity import local_member
 from nerve_fast.blocked.entropy import entropy_of_all
-from nerve_fast.blocked.local import local_member
 from nerve_fast.blocked.packing import pack_keys, pack_queries
 from nerve_fast.blocked.precision import product_dtype
 from nerve_fast.blocked.tiles import (

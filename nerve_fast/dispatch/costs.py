@@ -8,7 +8,7 @@ from importlib import resources
 
 import torch
 
-from nerve_fast.blocked.local import BLOCK, row_pitch, stripe_rows
+from nerve_fast.blocked.affinity import BLOCK, row_pitch, stripe_rows
 from nerve_fast.blocked.tiles import product_columns
 from nerve_fast.clusters import COLUMNS, ROUNDS, SAMPLE, block_rows
 from nerve_fast.dispatch.problem import Problem
