@@ -74,8 +74,7 @@ class Operation:
         inputs: ``inputs(setting, seed)`` makes the arguments that every contender gets.
         truth: ``truth(setting, *inputs)`` computes the expected result in float64.
         floors: ``floors(setting)`` gives the work of each known way to compute it.
-        steady: it consists of many equal steps. Steps after the second need no more memory, and
-            where a run takes seconds, the first one is as fast as the others.
+        steady: it consists of many equal steps; those after the second need no more memory.
         parts: whether it names its steps to ``torch.profiler``.
     """
 
