@@ -91,7 +91,7 @@ def main() -> int:
         print(f"not judged, as these have not run: {', '.join(missing)}")
     if set(missing) - OPTIONAL:
         return 1
-    judged = render(document)
+    judged = render()
     print("\n".join(map(str, judged)))
     return 0 if not missing and all(bar.met for bar in judged) else 1
 

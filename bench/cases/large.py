@@ -99,7 +99,7 @@ def parts_of(run: Callable) -> dict[str, float]:
 
 
 def full_size(side: int, normalization: str) -> dict:
-    """SD 2.1 and ViT-L/14 with random weights in bfloat16: memory, and where the time goes."""
+    """SD 2.1 and ViT-L/14 with random weights: memory, and where the time goes."""
     pipe = full_size_pipe()
     pipe.prior.clip.encode_words(WORDS)
     config = NerveConfig(normalization=normalization)

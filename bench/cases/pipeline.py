@@ -35,7 +35,7 @@ def prepare(setting, pipe, image, *, backend):
 
 
 def truth(setting, pipe, image):
-    """The reference pipeline's result: the networks are the same, in bfloat16."""
+    """The reference pipeline's result: the networks are the same."""
     from nerve_fast.bench.harness.full_size import full_size_pipe
 
     out = prepare(setting, pipe, image, backend="reference")()

@@ -16,6 +16,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from nerve_fast import NervePipeline
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.diffusion import DiffusionBackbone
+from nerve_fast.pipeline.loading import device_and_dtype
 from nerve_fast.priors import CLIPPrior
 from nerve_fast.tiny import MODELS
 from nerve_fast.utils.files import cache_folder
@@ -63,7 +64,11 @@ SD_2_1_UNET = {
 
 @functools.cache
 def full_size_pipe(device: str = "cpu") -> NervePipeline:
-    """The pipeline in bfloat16 with the same weights every time; cached until ``cache_clear``."""
+    """The pipeline with the same weights every time; cached until ``cache_clear``.
+
+    On a CPU in the dtype that networks have there by default, on a GPU in bfloat16.
+    """
+    dtype = device_and_dtype(device, None)[1] if device == "cpu" else torch.bfloat16
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
     text = {
         **VIT_L_14["text_config"],
@@ -72,9 +77,10 @@ def full_size_pipe(device: str = "cpu") -> NervePipeline:
     }
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        clip = random_network(lambda: CLIPModel(CLIPConfig(**{**VIT_L_14, "text_config": text})))
-        vae = random_network(lambda: AutoencoderKL(**SD_2_1_VAE))
-        unet = random_network(lambda: UNet2DConditionModel(**SD_2_1_UNET))
+        config = CLIPConfig(**{**VIT_L_14, "text_config": text})
+        clip = random_network(lambda: CLIPModel(config), dtype)
+        vae = random_network(lambda: AutoencoderKL(**SD_2_1_VAE), dtype)
+        unet = random_network(lambda: UNet2DConditionModel(**SD_2_1_UNET), dtype)
     backbone = CLIPBackbone(
         clip.to(device),
         tokenizer,
@@ -90,14 +96,14 @@ def full_size_pipe(device: str = "cpu") -> NervePipeline:
             vae.to(device),
             unet.to(device),
             alphas_cumprod=DDPMScheduler().alphas_cumprod,
-            empty_prompt=torch.zeros(1, 77, 1024, dtype=torch.bfloat16, device=device),
+            empty_prompt=torch.zeros(1, 77, 1024, dtype=dtype, device=device),
         ),
     )
 
 
-def random_network(make: Callable[[], Any]) -> Any:
-    """A model in bfloat16; its weights are drawn by torch's own rules."""
-    torch.set_default_dtype(torch.bfloat16)
+def random_network(make: Callable[[], Any], dtype: torch.dtype = torch.bfloat16) -> Any:
+    """A model in ``dtype``; its weights are drawn by torch's own rules."""
+    torch.set_default_dtype(dtype)
     try:
         return make()
     finally:

@@ -1,10 +1,11 @@
 """``docs/large-images.md``: what is promised of large images and many, beside what was measured."""
 
+import json
 from pathlib import Path
 
 from nerve_fast.bench.harness.words import bytes_in_words, seconds_in_words
 from nerve_fast.bench.pages.bars import Judged
-from nerve_fast.bench.pages.dtypes_report import bars_of_dtypes, dtypes_section
+from nerve_fast.bench.pages.dtypes_report import FULL_SIZE, bars_of_dtypes, dtypes_section
 from nerve_fast.bench.pages.keys_report import (
     KEYS,
     bars_of_growth,
@@ -28,16 +29,23 @@ AFTER_NETWORKS = (*GRAPH_STAGE, "resampling")
 """Steps of the pipeline that no network takes; which networks there are depends on the graph."""
 
 
-def render(document: dict) -> list[Judged]:
-    """Write the page, its plot and the README's part; returns the bars, judged."""
-    judged = bars(document["jobs"])
+def documents() -> list[dict]:
+    """The results of every machine, that which was measured last first."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in FOLDER.glob("*.json")]
+    return sorted(found, key=lambda one: one["machine"]["date"], reverse=True)
+
+
+def render() -> list[Judged]:
+    """Write the page, its plot and the README's part; returns the last machine's bars, judged."""
+    found = documents()
+    document = found[0]
     with written_whole(PAGE) as path:
-        path.write_text(page(document, judged), encoding="utf-8")
+        path.write_text(page(found), encoding="utf-8")
     with_part = within_readme(README.read_text(encoding="utf-8"), document)
     with written_whole(README) as path:
         path.write_text(with_part, encoding="utf-8")
     plot_keys(document["jobs"], PICTURES / "keys.png")
-    return judged
+    return bars(document)
 
 
 def within_readme(text: str, document: dict) -> str:
@@ -68,8 +76,14 @@ def in_minutes(seconds: float) -> str:
     return f"{minutes} min {rest} s"
 
 
-def bars(jobs: dict) -> list[Judged]:
-    """The promises of large images, by the results that they are judged from."""
+def default_dtype(document: dict) -> str:
+    """Of networks, on the machine of these results."""
+    return "bfloat16" if document["machine"]["bfloat16_products"] else "float32"
+
+
+def bars(document: dict) -> list[Judged]:
+    """The promises of large images, by the results of a machine, where all that must run has."""
+    jobs = document["jobs"]
 
     def share(steps):
         return sum(steps.get(name, 0) for name in GRAPH_STAGE) / steps["all"]
@@ -83,9 +97,9 @@ def bars(jobs: dict) -> list[Judged]:
         *bars_of_default(jobs.get("large softmax")),
         *(bar for job, what in compared(jobs) for bar in bars_of_keys(job, what)),
         *bars_of_growth(jobs.get("growth", {})),
-        *bars_of_dtypes(jobs),
+        *bars_of_dtypes(jobs, default_dtype(document)),
         (
-            "SD 2.1 + ViT-L/14, bfloat16, 2048²: GB resident",
+            f"{FULL_SIZE}, 2048²: GB resident",
             jobs["full size 2048"]["process"] / 1e9,
             "<=",
             10,
@@ -161,24 +175,48 @@ def reasons(jobs: dict, judged: list[Judged]) -> list[str]:
     ]
 
 
-def page(document: dict, judged: list[Judged]) -> str:
-    """The whole of it, as text."""
+def bars_table(documents: list[dict]) -> list[str]:
+    """Every bar on every machine; which bars there are depends on what is found."""
+    judged = [{bar.what: bar for bar in bars(document)} for document in documents]
+    every = {what: bar for found in judged for what, bar in found.items()}
+    names = [document["machine"]["device"] for document in documents]
+    lines = ["| | bar | " + " | ".join(names) + " |", "|---" * (2 + len(names)) + "|"]
+    for what, bar in every.items():
+        cells = [
+            f"{found[what].value:.3g}" + ", **missed**" * (not found[what].met)
+            if what in found
+            else "–"
+            for found in judged
+        ]
+        lines.append(f"| {what} | {bar.relation} {bar.bar:g} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def page(documents: list[dict]) -> str:
+    """The whole of it, as text: every machine's bars, and what was found on the first."""
+    document = documents[0]
     jobs, machine = document["jobs"], document["machine"]
+    measured = [
+        f"{one['machine']['device']}, {one['machine']['threads']} threads, torch "
+        f"{one['machine']['torch']}, at commit {' and '.join(sorted(set(one['commits'].values())))}"
+        for one in documents
+    ]
     lines = [
         "# Large images, and many",
         "",
-        "Written by `python -m bench.large`; nothing here is typed by hand. "
-        f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}; measured at "
-        f"commit {' and '.join(sorted(set(document['commits'].values())))}. Every job ran in a "
-        "process of its own; resident memory is that of the whole process.",
+        "Written by `python -m bench.large`; nothing here is typed by hand. Measured on "
+        f"{'; on '.join(measured)}. Every job ran in a process of its own; resident memory is that "
+        "of the whole process.",
         "",
-        "| | measured | bar | |",
-        "|---|---|---|---|",
+        *bars_table(documents),
+        "",
+        *reasons(jobs, bars(document)),
+        "",
+        f"All that follows is of the {machine['device']}.",
+        "",
+        "## One image of 4096 × 4096",
+        "",
     ]
-    for bar in judged:
-        verdict = "met" if bar.met else "**missed**"
-        lines.append(f"| {bar.what} | {bar.value:.3g} | {bar.relation} {bar.bar:g} | {verdict} |")
-    lines += ["", *reasons(jobs, judged), "", "## One image of 4096 × 4096", ""]
     for name in (name for name in ("shift", "softmax") if f"large {name}" in jobs):
         job = jobs[f"large {name}"]
         lines.append(
@@ -214,10 +252,10 @@ def page(document: dict, judged: list[Judged]) -> str:
         *rows_table(jobs.get("rows")),
         "",
         *shared_section(jobs.get("shared memory"), jobs.get("shared prediction")),
-        *dtypes_section(jobs),
+        *dtypes_section(jobs, default_dtype(document)),
         "## Where the time goes",
         "",
-        "SD 2.1 and ViT-L/14 with random weights in bfloat16, warm, seconds.",
+        f"{FULL_SIZE} with random weights in {default_dtype(document)}, warm, seconds.",
         "",
     ]
     steps = {

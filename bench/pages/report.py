@@ -28,13 +28,14 @@ Nothing is timed before its result has been compared with float64: *error* is
 `‖out − truth‖ / ‖truth‖`, held to 1e-5 in float32, 2e-3 in float16 and 1e-2 in bfloat16 unless a
 row names another bound (the pipeline's is relative to the reference backend on the same networks);
 a number of tokens in brackets is the size it was compared at where the timed one was too large for
-that. Times are medians of warm rounds, the span is that of the middle 60 %; what takes over a
-second is timed once, in its second run, and what takes over a minute is run once in all.
-*Allocated* is the peak of what torch allocated beyond the inputs (other libraries' memory is not
-in it), *resident* that of the whole process. *Floor* is the share of what this machine could do at most: the larger of operations over
-the rate of matrix products and bytes over the bandwidth, both measured beside the rest, for the
-least work known. *× ours* is a row's time over that of the way `auto` takes. What is as always is
-left out: K = 21 labels, L = 10 steps, H = 5 heads of D = 64, a 3 × 3 window.
+that. Times are medians of warm rounds, the span is that of the middle 60 %. What takes over a
+second is timed once: in its *second run*, or where it takes over a minute, and in older results,
+in its *first run*, which waits for memory too. *Allocated* is the peak of what torch allocated
+beyond the inputs (other libraries' memory is not in it), *resident* that of the whole process.
+*Floor* is the share of what this machine could do at most: the larger of operations over the rate
+of matrix products and bytes over the bandwidth, both measured beside the rest, for the least work
+known. *× ours* is a row's time over that of the way `auto` takes. What is as always is left out:
+K = 21 labels, L = 10 steps, H = 5 heads of D = 64, a 3 × 3 window.
 """
 
 

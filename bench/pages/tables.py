@@ -26,9 +26,11 @@ def table(rows: list[Row]) -> str:
                 attention = row.attention and f"by torch's {row.attention} attention"
                 notes = (row.note, attention, "replayed as a graph" * row.replayed)
                 span = f"{seconds_in_words(row.low)} – {seconds_in_words(row.high)}"
+                if row.rounds == 1:
+                    span = "first run" if row.seconds == row.first_seconds else "second run"
                 cells += [
                     seconds_in_words(row.seconds),
-                    span if row.rounds > 1 else "one run",
+                    span,
                     f"{row.seconds / mine.seconds:.2f}" if mine else "–",
                     f"{row.floor / row.seconds:.1%}" if row.floor else "–",
                     _error(row),
