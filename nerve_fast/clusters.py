@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nerve_fast.numerics import upcast, with_norms
 from nerve_fast.shares import Share
-from nerve_fast.utils.tiles import spans
+from nerve_fast.utils.tiles import Scratch, spans
 
 SAMPLE = 8192
 """Tokens that k-means runs on, at least; all tokens are assigned to what it finds."""
@@ -246,14 +246,14 @@ def _kmeans(
     sample = share.total(sample)
     centres = sample[_distinct_first(sample)[:count]]
     for _ in range(ROUNDS):
-        clusters = Clusters.of(_nearest(sample, centres), count)
+        clusters = Clusters.of(_finder(centres)(sample), count)
         sizes = clusters.sizes[:, None]
         centres = torch.where(sizes > 0, clusters.sums(sample) / sizes.clamp(min=1), centres)
     # Another machine may round otherwise, and centres have to be the same everywhere.
     centres = share.broadcast(centres)
-    own = own.sort().values
+    own, nearest = own.sort().values, _finder(centres)
     for rows in spans(len(own), block_rows(count, centres.shape[1], drawn.device)):
-        assignment[own[rows]] = first + _nearest(points(own[rows]), centres)
+        assignment[own[rows]] = first + nearest(points(own[rows]))
 
 
 def block_rows(count: int, channels: int, device: torch.device) -> int:
@@ -262,15 +262,19 @@ def block_rows(count: int, channels: int, device: torch.device) -> int:
     return max(size // (4 * max(count, channels)), 64)
 
 
-def _nearest(points: Tensor, centres: Tensor) -> Tensor:
-    """The nearest centre of each point, the first of those that are equally near."""
+def _finder(centres: Tensor) -> Callable[[Tensor], Tensor]:
+    """Takes points to the nearest centre of each, the first of those that are equally near."""
     half_squares = centres.square().sum(-1) / 2
-    count, channels = centres.shape
-    found = [
-        torch.addmm(-half_squares, points[some], centres.T).argmax(-1)
-        for some in spans(len(points), block_rows(count, channels, points.device))
-    ]
-    return torch.cat(found)
+    (count, channels), memory = centres.shape, Scratch(centres, gradient=False)
+
+    def nearest(points):
+        found = []
+        for some in spans(len(points), block_rows(count, channels, points.device)):
+            out = memory.tile(some.stop - some.start, count)
+            found.append(torch.addmm(-half_squares, points[some], centres.T, out=out).argmax(-1))
+        return torch.cat(found)
+
+    return nearest
 
 
 def _distinct_first(points: Tensor) -> Tensor:

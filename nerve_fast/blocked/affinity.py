@@ -6,8 +6,9 @@ from torch.nn.functional import pad
 
 from nerve_fast.blocked.packing import pack
 from nerve_fast.blocked.precision import product_dtype
-from nerve_fast.blocked.tiles import Scratch, filled
+from nerve_fast.blocked.tiles import filled
 from nerve_fast.numerics import upcast, wants_gradient, with_norms
+from nerve_fast.utils.tiles import Scratch
 
 STRIPE_BYTES = 6 << 20
 """Rows of the grid whose packed queries, or affinities, take this much are compared at a time."""

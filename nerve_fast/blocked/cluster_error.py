@@ -41,7 +41,7 @@ def cluster_error(
     G = prior.to(dtype)
     own = share.picked(G, rows)
     exact, approximate = (
-        Rows(packed_q, keys, config, dtype, weight_sum).step(G, own)
+        Rows(packed_q, keys, config, dtype, weight_sum, gradient=False).step(G, own)
         for keys in (SpreadKeys(k, share), Keys(k, clusters, share))
     )
     # Where seeds are few and far all rows may be empty.

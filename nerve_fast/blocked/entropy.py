@@ -7,14 +7,13 @@ from torch import Tensor
 
 from nerve_fast.blocked.tiles import (
     MAX_COLUMNS,
-    Scratch,
     filled,
     recomputed,
     tile_rows,
 )
 from nerve_fast.numerics import MAX_EXPONENT, upcast, wants_gradient
 from nerve_fast.shares import Share
-from nerve_fast.utils.tiles import spans
+from nerve_fast.utils.tiles import Scratch, spans
 
 
 def head_entropy(

@@ -1,6 +1,5 @@
 """The sizes of blocks, and their recomputation in the backward pass, which keeps no ``N × N``."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -26,28 +25,6 @@ def tile_rows(columns: int, device: torch.device, itemsize: int = 4) -> int:
     """Rows of a tile that is ``columns`` wide, of affinities of ``itemsize`` bytes; at least 16."""
     size = CPU_TILE_BYTES if device.type == "cpu" else GPU_TILE_BYTES
     return max(size // (itemsize * min(columns, MAX_COLUMNS)), 16)
-
-
-class Scratch:
-    """Memory that one tile after another is written to: new memory costs more than arithmetic.
-
-    Args:
-        like: on what device, and in which dtype.
-        gradient: whether one is wanted: then each tile is a new tensor, as operations give it.
-    """
-
-    def __init__(self, like: Tensor, gradient: bool):
-        self.like, self.gradient = like, gradient
-        self._memory = like.new_empty(0)
-
-    def tile(self, *shape: int) -> Tensor | None:
-        """A contiguous tensor, uninitialised; what an ``out=`` takes."""
-        if self.gradient:
-            return None
-        size = math.prod(shape)
-        if len(self._memory) < size:
-            self._memory = self.like.new_empty(size)
-        return self._memory[:size].view(shape)
 
 
 def filled(out: Tensor, step: int, rows_of: Callable[[slice], Tensor]) -> Tensor:

@@ -14,7 +14,6 @@ from nerve_fast.blocked.packing import pack_keys, pack_queries
 from nerve_fast.blocked.precision import product_dtype
 from nerve_fast.blocked.tiles import (
     MAX_COLUMNS,
-    Scratch,
     filled,
     product_columns,
     recomputed,
@@ -27,7 +26,7 @@ from nerve_fast.reference.entropy import entropy_weights
 from nerve_fast.reference.walk import walk_along
 from nerve_fast.shares import Share
 from nerve_fast.utils.cores import at_once, on_cores
-from nerve_fast.utils.tiles import spans
+from nerve_fast.utils.tiles import Scratch, spans
 from nerve_fast.walked import Walked
 
 ROUNDING = 1e-5
@@ -137,7 +136,7 @@ def _walk_member(
         if route == "factorized":
             step = _factorized(packed_q, keys, config.rule, dtype, weight_sum)
         else:
-            rows = Rows(packed_q, keys, config, dtype, weight_sum)
+            rows = Rows(packed_q, keys, config, dtype, weight_sum, gradient)
             if route == "dense":
                 rows.keep(stored_rows)
             step = rows.step
@@ -147,7 +146,10 @@ def _walk_member(
         if step is None:
             total = source.clone()
         else:
-            total = torch.add(source, step(Y), alpha=config.alpha * config.beta)
+            stepped = step(Y)
+            # New memory costs more than the sum.
+            out = None if gradient else stepped
+            total = torch.add(source, stepped, alpha=config.alpha * config.beta, out=out)
         if window is not None:
             near = share.around(Y, radius)
             total = window.added(total, near, config.alpha * (1 - config.beta))
@@ -274,14 +276,25 @@ def _factorized(
         # Nothing here is rounded to 16 bits.
         dtype = total.dtype
     empty = total <= empty_row_floor(rule, dtype, keys.tokens, weight_sum) / rule.scale
+    divisor = total.masked_fill(empty, 1)
 
     def step(Y):
         products, sums = keys.moments(Y)
         products = pad(products, (0, product_columns(len(sums)) - len(sums)))
         product = (packed_q @ products)[:, : len(sums)] + shift * sums
-        return torch.where(empty, Y, product / total.masked_fill(empty, 1))
+        return _where_empty(empty, Y, product / divisor)
 
     return step
+
+
+def _where_empty(empty: Tensor, own: Tensor, found: Tensor) -> Tensor:
+    """``found (N, K)``, and ``own`` in the rows that are ``empty (N, 1)``; never ``own`` itself.
+
+    To see that there are none spares a CPU a pass and new memory; a GPU would have to wait for it.
+    """
+    if empty.device.type == "cpu" and not empty.any():
+        return found
+    return torch.where(empty, own, found)
 
 
 def _absolute_row_sums(
@@ -311,6 +324,7 @@ class Rows:
         config: the walk's settings.
         dtype: of the products with ``K̃`` and of what is kept.
         weight_sum: the sum of the head weights, which no affinity exceeds.
+        gradient: whether one is wanted, of these or of what they are multiplied with.
     """
 
     def __init__(
@@ -320,6 +334,7 @@ class Rows:
         config,
         dtype: torch.dtype,
         weight_sum: float,
+        gradient: bool,
     ):
         self.rule = config.rule
         self.keys = keys
@@ -327,7 +342,7 @@ class Rows:
         self.dtype = dtype
         self.q = packed_q.to(dtype)
         self.size = tile_rows(len(self.k), packed_q.device, dtype.itemsize)
-        self.scratch = Scratch(self.q, wants_gradient(packed_q, self.k))
+        self.scratch = Scratch(self.q, gradient)
         self.floor = EMPTY_ROW
         if not self.rule.exponential:
             self.floor = empty_row_floor(self.rule, dtype, keys.tokens, weight_sum)
@@ -385,7 +400,7 @@ class Rows:
         total = product[:, -1:] if self.totals is None else self.totals
         empty = total <= self.floor
         own = Y if own is None else own
-        return torch.where(empty, own, product[:, :-1] / total.masked_fill(empty, 1))
+        return _where_empty(empty, own, product[:, :-1] / total.masked_fill(empty, 1))
 
     def _product(self, q: Tensor, k: Tensor, offsets: Tensor | None, values: Tensor) -> Tensor:
         total = torch.zeros((), dtype=self.counts.dtype, device=q.device)
