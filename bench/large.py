@@ -6,6 +6,7 @@ goes to ``bench/results/large/MACHINE.json``, from which ``docs/large-images.md`
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -32,6 +33,8 @@ OPTIONAL = {
 
 
 def main() -> int:
+    # As the command line has it.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     parser = argparse.ArgumentParser(prog="python -m bench.large", description=__doc__)
     parser.add_argument("--only", nargs="+", metavar="JOB", help="the others keep their results")
     options = parser.parse_args()

@@ -178,7 +178,12 @@ def hundred() -> dict:
         (a.label_map == b.label_map).double().mean().item()
         for a, b in zip(one_by_one, at_once, strict=True)
     ]
+    ways = {
+        "alone": lambda: [pipe(image, LABELS) for image in images],
+        "together": lambda: pipe(images, LABELS, batch_size=16),
+    }
     return {
+        "steps": {name: parts_of(run) for name, run in ways.items()},
         "alone": statistics.median(alone),
         "together": statistics.median(together),
         "agreement": sum(same) / len(same),
