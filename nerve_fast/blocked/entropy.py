@@ -62,16 +62,18 @@ def _of_rows(q: Tensor, k: Tensor, size: int, share: Share, tiles: Tiles) -> Ten
     """The entropy of each row of one head, ``(M, D)`` and ``(N, D)``: ``(M,)``."""
     logits, exponentials = tiles.logits, tiles.exponentials
 
-    def of_small(q, k):
-        total, weighted = q.new_zeros(len(q)), q.new_zeros(len(q))
+    def sums_of(q, k):
+        sums = None
         for keys in spans(len(k), MAX_COLUMNS):
             size = len(q), keys.stop - keys.start
             s = torch.mm(q, k[keys].mT, out=logits.tile(*size))
             weights = torch.exp(s, out=exponentials.tile(*size))
-            total += weights.sum(-1)
-            weighted += torch.mul(weights, s, out=exponentials.tile(*size)).sum(-1)
-        lse = total.log()
-        return torch.stack([lse, lse - weighted / total], dim=-1)
+            total = weights.sum(-1)
+            # Into the logits, which nothing needs any more.
+            weighted = torch.mul(weights, s, out=logits.tile(*size)).sum(-1)
+            both = torch.stack([total, weighted], dim=-1)
+            sums = both if sums is None else sums.add_(both)
+        return sums
 
     def of_any(q, k):
         columns = list(spans(len(k), MAX_COLUMNS))
@@ -84,7 +86,7 @@ def _of_rows(q: Tensor, k: Tensor, size: int, share: Share, tiles: Tiles) -> Ten
             s = torch.sub(s, largest, out=logits.tile(*size))
             weights = torch.exp(s, out=exponentials.tile(*size))
             total = weights.sum(-1)
-            weighted = torch.mul(weights, s, out=exponentials.tile(*size)).sum(-1)
+            weighted = torch.mul(weights, s, out=logits.tile(*size)).sum(-1)
             lse[:, tile] = largest[:, 0] + total.log()
             entropy[:, tile] = total.log() - weighted / total
         weight = lse.softmax(-1)
@@ -93,9 +95,14 @@ def _of_rows(q: Tensor, k: Tensor, size: int, share: Share, tiles: Tiles) -> Ten
 
     # Looking costs a pass over q and k, and spares some over all logits; a GPU would wait for it.
     looks = q.device.type == "cpu" and not wants_gradient(q, k)
-    of_rows = of_small if looks and _largest_norm(q) * _largest_norm(k) < MAX_EXPONENT else of_any
+    small = looks and _largest_norm(q) * _largest_norm(k) < MAX_EXPONENT
+    of_rows = sums_of if small else of_any
     found = filled(q.new_empty(len(q), 2), size, lambda rows: recomputed(of_rows, q[rows], k))
     lse, entropy = found.unbind(-1)
+    if small:
+        total, weighted = lse, entropy
+        lse = total.log()
+        entropy = lse - weighted / total
     if share.alone:
         return entropy
     # Each process's keys are one more tile.
