@@ -144,26 +144,24 @@ FASTER, MEMORY = "times faster than", "share of its memory"
 
 
 def readme_table(documents: dict[str, dict]) -> str:
-    """How much faster and smaller than others: the bars of this kind, without what they ask."""
-    lines = []
-    for document in documents.values():
-        machine = document["machine"]
-        lines += [
-            f"| {machine['device']}, {machine['threads']} threads, torch {machine['torch']} | "
-            "times faster | of its memory |",
-            "|---|---|---|",
-        ]
-        judged = {bar.what: bar for bar in bars.judge(document) if bar.met is not None}
-        for what, bar in judged.items():
-            problem, _, of = what.rpartition(": ")
-            if not of.startswith(FASTER):
-                continue
-            other = of.removeprefix(f"{FASTER} ")
-            memory = judged.get(f"{problem}: {MEMORY}")
-            named = problem if other == "the reference" else f"{problem}, against {other}"
-            lines.append(f"| {named} | {_figure(bar)} | {_figure(memory) if memory else ''} |")
-        lines.append("")
-    return "\n".join(lines)
+    """How much faster and smaller than others, on the machine that was measured last."""
+    document = max(documents.values(), key=lambda one: one["machine"]["date"])
+    machine = document["machine"]
+    lines = [
+        f"| {machine['device']}, {machine['threads']} threads, torch {machine['torch']} | "
+        "times faster | of its memory |",
+        "|---|---|---|",
+    ]
+    judged = {bar.what: bar for bar in bars.judge(document) if bar.met is not None}
+    for what, bar in judged.items():
+        problem, _, of = what.rpartition(": ")
+        if not of.startswith(FASTER):
+            continue
+        other = of.removeprefix(f"{FASTER} ")
+        memory = judged.get(f"{problem}: {MEMORY}")
+        named = problem if other == "the reference" else f"{problem}, against {other}"
+        lines.append(f"| {named} | {_figure(bar)} | {_figure(memory) if memory else ''} |")
+    return "\n".join([*lines, ""])
 
 
 def _figure(bar: bars.Judged) -> str:

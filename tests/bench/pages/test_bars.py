@@ -35,6 +35,25 @@ def test_a_bar_finds_its_rows(document, row):
     assert judged[f"{what}: share of its memory"].met is False
 
 
+@pytest.mark.parametrize(
+    ("first_seconds", "rounds", "who"),
+    [
+        (30.0, 8, "the reference's first run"),
+        (60.0, 8, "the reference"),
+        (30.0, 1, "the reference"),
+    ],
+)
+def test_a_cold_run_beside_a_warm_one_is_named(document, row, first_seconds, rounds, who):
+    ways = {"normalization": "shift"}
+    mine = dataclasses.replace(row("blocked factorized", 0.1, 16_384, **ways), rounds=rounds)
+    other = row("reference", 30.0, 16_384, **ways)
+    other = dataclasses.replace(other, rounds=1, first_seconds=first_seconds)
+    document["rows"] += [dataclasses.asdict(mine), dataclasses.asdict(other)]
+    judged = {bar.what: bar for bar in bars.judge(document)}
+    what = f"shift, factorized, float32, N = 16,384: times faster than {who}"
+    assert judged[what].value == pytest.approx(300)
+
+
 def test_gpu_bars_take_single_steps_from_differences(document):
     document["machine"]["kind"] = "cuda"
     rows = []
