@@ -7,6 +7,7 @@ import copy
 import functools
 
 from nerve_fast.bench.harness.case import Case, Contender, Operation, Setting, cases
+from nerve_fast.bench.harness.machine import dtype_of_networks
 
 PIXELS = 8
 
@@ -64,7 +65,7 @@ CONTENDERS = [
 
 def settings(device: str) -> list[tuple[str, Setting]]:
     """Images of 512² and 1024² pixels; the last up-block of SD 2.1 has 15 heads."""
-    at_512 = Setting(4096, heads=15, dtype="bfloat16", device=device)
+    at_512 = Setting(4096, heads=15, dtype=dtype_of_networks(device), device=device)
     return [("default", at_512), ("full", at_512.replace(tokens=16_384))]
 
 

@@ -16,7 +16,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from nerve_fast import NervePipeline
 from nerve_fast.backbones.clip import CLIPBackbone
 from nerve_fast.backbones.diffusion import DiffusionBackbone
-from nerve_fast.pipeline.loading import device_and_dtype
+from nerve_fast.bench.harness.machine import dtype_of_networks
 from nerve_fast.priors import CLIPPrior
 from nerve_fast.tiny import MODELS
 from nerve_fast.utils.files import cache_folder
@@ -64,11 +64,8 @@ SD_2_1_UNET = {
 
 @functools.cache
 def full_size_pipe(device: str = "cpu") -> NervePipeline:
-    """The pipeline with the same weights every time; cached until ``cache_clear``.
-
-    On a CPU in the dtype that networks have there by default, on a GPU in bfloat16.
-    """
-    dtype = device_and_dtype(device, None)[1] if device == "cpu" else torch.bfloat16
+    """The pipeline with the same weights every time; cached until ``cache_clear``."""
+    dtype = getattr(torch, dtype_of_networks(device))
     tokenizer = CLIPTokenizer.from_pretrained(MODELS / "clip")
     text = {
         **VIT_L_14["text_config"],

@@ -25,6 +25,11 @@ ENOUGH_SECONDS, MOST_ROUNDS = 0.5, 100
 """A case is repeated until it has run so long in all, at least three times."""
 
 
+def dtype_of_networks(device: str) -> str:
+    """On a CPU that which networks have there by default, on a GPU bfloat16."""
+    return "bfloat16" if device != "cpu" or bfloat16_pays() else "float32"
+
+
 class Machine:
     """One device, a CPU or a GPU.
 

@@ -70,8 +70,12 @@ def quotient(over: Row | None, under: Row | None, of: Callable = lambda row: row
 
 def against(who: str, other: Row | None, mine: Row | None) -> str:
     """Name an opponent; one that was timed cold, as older results have it, beside a warm one."""
-    cold = other is not None and other.rounds == 1 and other.seconds == other.first_seconds
-    return f"{who}'s first run" if cold and mine is not None and mine.rounds > 1 else who
+
+    def cold(row):
+        return row.rounds == 1 and row.seconds == row.first_seconds
+
+    uneven = other is not None and mine is not None and cold(other) and not cold(mine)
+    return f"{who}'s first run" if uneven else who
 
 
 def resident(row: Row) -> int | None:

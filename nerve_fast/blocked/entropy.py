@@ -89,8 +89,9 @@ def _of_rows(q: Tensor, k: Tensor, size: int, share: Share, tiles: Tiles) -> Ten
             weighted = torch.mul(weights, s, out=logits.tile(*size)).sum(-1)
             lse[:, tile] = largest[:, 0] + total.log()
             entropy[:, tile] = total.log() - weighted / total
-        weight = lse.softmax(-1)
-        mixed = torch.linalg.vecdot(weight, entropy) + torch.special.entr(weight).sum(-1)
+        # The derivative of `w log w` is not finite at 0, where a tile has no share of a row.
+        log_weight = lse.log_softmax(-1)
+        mixed = torch.linalg.vecdot(log_weight.exp(), entropy - log_weight)
         return torch.stack([lse.logsumexp(-1), mixed], dim=-1)
 
     # Looking costs a pass over q and k, and spares some over all logits; a GPU would wait for it.
@@ -98,11 +99,12 @@ def _of_rows(q: Tensor, k: Tensor, size: int, share: Share, tiles: Tiles) -> Ten
     small = looks and _largest_norm(q) * _largest_norm(k) < MAX_EXPONENT
     of_rows = sums_of if small else of_any
     found = filled(q.new_empty(len(q), 2), size, lambda rows: recomputed(of_rows, q[rows], k))
-    lse, entropy = found.unbind(-1)
     if small:
-        total, weighted = lse, entropy
+        total, weighted = found.unbind(-1)
         lse = total.log()
         entropy = lse - weighted / total
+    else:
+        lse, entropy = found.unbind(-1)
     if share.alone:
         return entropy
     # Each process's keys are one more tile.

@@ -6,6 +6,7 @@ what it is multiplied with has a ``halo`` too: the rows of the grid within the r
 below.
 """
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,9 @@ from nerve_fast.normalization import Normalization
 from nerve_fast.numerics import empty_row_floor, upcast, wants_gradient
 from nerve_fast.reference.walk import numerator, over_row_sum, series_sum, softmax_rows
 from nerve_fast.utils.windows import beyond, emptied, inside, shifted
+
+SMALL_GRID = 16_384
+"""Tokens up to which the places of a window's entries are kept from one matrix to the next."""
 
 # torch says so once a process, of the very product that is used here.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -168,18 +172,32 @@ def _sparse_rows(
     weights: Tensor, grid: tuple[int, int], radius: int, halo: tuple[int, int]
 ) -> Tensor:
     """The matrix in CSR form, ``(N, N')``; ``weights`` stay where they are if they are in order."""
-    height, width = grid
-    side = 2 * radius + 1
-    tokens = height * width
-    steps = torch.arange(-radius, radius + 1, dtype=torch.int32)
-    own = torch.arange(tokens, dtype=torch.int32).add_(halo[0] * width).view(height, width, 1, 1)
-    columns = own + (steps[:, None] * width + steps)
-    for part in beyond(grid, radius, halo):
-        columns[part] = own[part[:2]]
+    tokens = math.prod(grid)
+    starts, columns = (_places if tokens > SMALL_GRID else _known_places)(grid, radius, halo)
     return torch.sparse_csr_tensor(
-        torch.arange(0, tokens * side**2 + 1, side**2, dtype=torch.int32),
-        columns.view(-1),
+        starts,
+        columns,
         weights.contiguous().view(-1),
-        size=(tokens, tokens + sum(halo) * width),
+        size=(tokens, tokens + sum(halo) * grid[1]),
         check_invariants=False,
     )
+
+
+def _places(grid: tuple[int, int], radius: int, halo: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Where each row's entries start, ``(N + 1,)``, and the column of each, ``(N · (2r+1)²,)``."""
+    (height, width), side = grid, 2 * radius + 1
+    tokens = height * width
+    # Kept ones outlive the mode that the first call is in.
+    with torch.inference_mode(False):
+        steps = torch.arange(-radius, radius + 1, dtype=torch.int32)
+        own = torch.arange(tokens, dtype=torch.int32).add_(halo[0] * width)
+        own = own.view(height, width, 1, 1)
+        columns = own + (steps[:, None] * width + steps)
+        for part in beyond(grid, radius, halo):
+            columns[part] = own[part[:2]]
+        starts = torch.arange(0, tokens * side**2 + 1, side**2, dtype=torch.int32)
+        return starts, columns.view(-1)
+
+
+_known_places = functools.lru_cache(maxsize=4)(_places)
+"""They depend on the grid alone, and images often have the same."""

@@ -54,3 +54,21 @@ def test_logits_of_any_size_have_the_references_entropies(make_qk, dtype, larges
     expected = reference.head_entropy(q.double(), k.double(), 1.0)
     found = blocked.head_entropy(q, k, 1.0)
     torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("weak", [0.1, -0.5, 1.0])
+@pytest.mark.parametrize("largest", [1.0, 60.0, 400.0, 3000.0])
+def test_gradients_are_those_of_the_reference_where_tiles_have_no_share(
+    make_qk, monkeypatch, largest, weak
+):
+    for module in (tiles, blocked.entropy):
+        monkeypatch.setattr(module, "MAX_COLUMNS", 16)
+    q, k = make_qk(2, 40, 4)
+    q = q * largest / (q @ k.mT).abs().max()
+    k[:, 16:] *= weak
+    grads = []
+    for head_entropy in (reference.head_entropy, blocked.head_entropy):
+        leaves = [x.clone().requires_grad_() for x in (q, k)]
+        head_entropy(*leaves, 1.0).square().sum().backward()
+        grads.append([x.grad for x in leaves])
+    torch.testing.assert_close(grads[1], grads[0])

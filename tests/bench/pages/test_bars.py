@@ -36,20 +36,26 @@ def test_a_bar_finds_its_rows(document, row):
 
 
 @pytest.mark.parametrize(
-    ("first_seconds", "rounds", "who"),
+    ("mine", "other", "named"),
     [
-        (30.0, 8, "the reference's first run"),
-        (60.0, 8, "the reference"),
-        (30.0, 1, "the reference"),
+        # Seconds of the first run, and rounds.
+        ((0.1, 8), (30.0, 1), True),
+        ((0.3, 1), (30.0, 1), True),
+        ((0.1, 1), (30.0, 1), False),
+        ((0.1, 8), (60.0, 1), False),
+        ((0.1, 8), (30.0, 3), False),
     ],
 )
-def test_a_cold_run_beside_a_warm_one_is_named(document, row, first_seconds, rounds, who):
-    ways = {"normalization": "shift"}
-    mine = dataclasses.replace(row("blocked factorized", 0.1, 16_384, **ways), rounds=rounds)
-    other = row("reference", 30.0, 16_384, **ways)
-    other = dataclasses.replace(other, rounds=1, first_seconds=first_seconds)
-    document["rows"] += [dataclasses.asdict(mine), dataclasses.asdict(other)]
+def test_a_cold_run_beside_a_warm_one_is_named(document, row, mine, other, named):
+    for who, seconds, (first_seconds, rounds) in (
+        ("blocked factorized", 0.1, mine),
+        ("reference", 30.0, other),
+    ):
+        timed = row(who, seconds, 16_384, normalization="shift")
+        timed = dataclasses.replace(timed, rounds=rounds, first_seconds=first_seconds)
+        document["rows"].append(dataclasses.asdict(timed))
     judged = {bar.what: bar for bar in bars.judge(document)}
+    who = "the reference's first run" if named else "the reference"
     what = f"shift, factorized, float32, N = 16,384: times faster than {who}"
     assert judged[what].value == pytest.approx(300)
 

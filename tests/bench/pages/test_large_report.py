@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from nerve_fast.bench.pages import large_report
@@ -31,3 +33,18 @@ def test_machines_stand_side_by_side(documents):
     (growth,) = [line for line in page.splitlines() if line.startswith("| a walk at")]
     *_, mine, others, _ = growth.split("|")
     assert mine == others != " – "
+
+
+def test_any_machine_can_be_the_last_one(documents):
+    for document in documents:
+        page = large_report.page([document, *documents])
+        assert f"All that follows is of the {document['machine']['device']}." in page
+
+
+def test_results_that_lack_what_must_be_are_left_out(documents, tmp_path, monkeypatch):
+    monkeypatch.setattr(large_report, "FOLDER", tmp_path)
+    (tmp_path / "whole.json").write_text(json.dumps(documents[0]))
+    del documents[0]["jobs"]["hundred"]
+    (tmp_path / "part.json").write_text(json.dumps(documents[0]))
+    (found,) = large_report.documents()
+    assert "hundred" in found["jobs"]
