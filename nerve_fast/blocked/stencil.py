@@ -19,8 +19,8 @@ from nerve_fast.numerics import empty_row_floor, upcast, wants_gradient
 from nerve_fast.reference.walk import numerator, over_row_sum, series_sum, softmax_rows
 from nerve_fast.utils.windows import beyond, emptied, inside, shifted
 
-SMALL_GRID = 16_384
-"""Tokens up to which the places of a window's entries are kept from one matrix to the next."""
+FEW_ENTRIES = 1 << 18
+"""Entries of a matrix up to which their places are kept for the next one, 4 bytes each."""
 
 # torch says so once a process, of the very product that is used here.
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
@@ -173,7 +173,8 @@ def _sparse_rows(
 ) -> Tensor:
     """The matrix in CSR form, ``(N, N')``; ``weights`` stay where they are if they are in order."""
     tokens = math.prod(grid)
-    starts, columns = (_places if tokens > SMALL_GRID else _known_places)(grid, radius, halo)
+    places = _known_places if weights.numel() <= FEW_ENTRIES else _places
+    starts, columns = places(grid, radius, halo)
     return torch.sparse_csr_tensor(
         starts,
         columns,
