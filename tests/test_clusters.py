@@ -46,10 +46,13 @@ def test_as_many_clusters_as_tokens_are_the_exact_walk(make_qk, make_prior, back
     assert torch.equal(exact, many)
 
 
+@pytest.mark.parametrize("head_dim", [8, 40])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("normalization", NORMALIZATIONS)
-def test_equal_keys_are_grouped_exactly(make_qk, make_prior, generator, normalization, dtype):
-    q, k = make_qk(2, 3, TOKENS, 8, dtype=dtype)
+def test_equal_keys_are_grouped_exactly(
+    make_qk, make_prior, generator, normalization, dtype, head_dim
+):
+    q, k = make_qk(2, 3, TOKENS, head_dim, dtype=dtype)
     k = repeated(k, 12, generator)
     G = make_prior(2, TOKENS, 4, dtype=dtype)
     config = nf.NerveConfig(normalization=normalization)
@@ -256,13 +259,39 @@ def test_keys_are_not_clustered_while_a_graph_is_recorded(make_qk, make_prior, m
         nf.random_walk(q, k, make_prior(TOKENS, 4), GRID, nf.NerveConfig(global_keys=5))
 
 
+@pytest.mark.parametrize("count", [5, 60])
+def test_many_channels_are_compared_in_the_directions_that_vary_most(generator, count):
+    """Keys in a plane of few directions, and a little noise in all of them."""
+    basis = torch.randn(3, 6, 40, generator=generator)
+    mixed = torch.randn(500, 3, 6, generator=generator)
+    k = torch.einsum("nhr,hrd->hnd", mixed, basis)
+    k = k + 0.01 * torch.randn(k.shape, generator=generator)
+    weights = torch.tensor([0.6, 0.3, 0.1])
+    unit = torch.nn.functional.normalize(k, dim=-1) * weights.sqrt()[:, None, None]
+    whole = unit.transpose(0, 1).flatten(1)
+    points = rooms._Points(k, weights.sqrt(), torch.arange(400), Share((50, 10)))
+    assert points.channels == rooms.DIRECTIONS < whole.shape[1]
+    near = points.of(torch.arange(500))
+    assert relative_error(torch.cdist(near, near), torch.cdist(whole, whole)) < 0.01
+    # So tokens are as near to their clusters as with all channels.
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rooms, "DIRECTIONS", 200)
+        all_channels = cluster_keys(k, weights, count)
+    few = cluster_keys(k, weights, count)
+    spread = [
+        (whole - found.means(whole)[found.assignment]).square().sum()
+        for found in (few, all_channels)
+    ]
+    assert spread[0] <= 1.02 * spread[1]
+
+
 @pytest.mark.parametrize("taken", ["points", "picked"])
 def test_rows_of_a_view_are_taken_without_copying_all_of_it(taken):
     """Queries and keys of networks come as ``(N, H, D)`` with their axes exchanged."""
     k = torch.randn(20_000, 2, 16).transpose(0, 1)
     tokens = torch.arange(0, 20_000, 300)
     take = {
-        "points": rooms._points_of(k, torch.ones(2)),
+        "points": rooms._Points(k, torch.ones(2), tokens[:0], Share((200, 100))).of,
         "picked": lambda rows: Share((200, 100)).picked(k, rows),
     }[taken]
     assert allocated_on_cpu(lambda: take(tokens)) < k.nbytes / 10

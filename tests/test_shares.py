@@ -1,6 +1,8 @@
 """One walk shared by processes: what one process finds, and refusals that leave nobody waiting."""
 
+import dataclasses
 import os
+import statistics
 import sys
 
 import pytest
@@ -21,6 +23,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and find
 
 GRID, HEADS, DIM, LABELS = (7, 5), 3, 8, 4
 TOKENS = GRID[0] * GRID[1]
+MANY = 40
+"""Channels of a head, with which keys are compared in fewer directions than all heads have."""
 
 PATCHED = ("all_reduce", "broadcast", "batch_isend_irecv")
 
@@ -48,13 +52,15 @@ CASES = {
     "bfloat16": {"dtype": "bfloat16"},
     "float16 clusters": {"dtype": "float16", "global_keys": 11},
     "float64": {"dtype": "float64", "global_keys": 11},
+    "clusters of many channels": {"head_dim": MANY, "global_keys": 11},
 }
 
 
-def inputs(seed, dtype="float32", batch=(), seeds=False, rows=slice(None)):
+def inputs(seed, dtype="float32", batch=(), seeds=False, head_dim=DIM, rows=slice(None)):
     """The queries, keys and prior of some rows of the grid."""
     drawn = torch.Generator().manual_seed(seed)
-    q, k = torch.randn(2, *batch, HEADS, TOKENS, DIM, generator=drawn).to(getattr(torch, dtype))
+    shape = (*batch, HEADS, TOKENS, head_dim)
+    q, k = torch.randn(2, *shape, generator=drawn).to(getattr(torch, dtype))
     prior = torch.rand(*batch, TOKENS, LABELS, generator=drawn).softmax(-1)
     if seeds:
         prior = torch.zeros(*batch, TOKENS, LABELS)
@@ -68,7 +74,8 @@ def walk(seed, case, group=None, rows=slice(None)):
     case = dict(case)
     weights = case.pop("weights", None)
     kept = {name: case.pop(name) for name in ("route", "return_steps") if name in case}
-    given = {name: case.pop(name) for name in ("dtype", "batch", "seeds") if name in case}
+    ours = ("dtype", "batch", "seeds", "head_dim")
+    given = {name: case.pop(name) for name in ours if name in case}
     q, k, prior = inputs(seed, **given, rows=rows)
     if weights is not None:
         weights = torch.tensor(weights)
@@ -83,9 +90,9 @@ def rows_of(group):
     return slice(sum(held[:rank]), sum(held[: rank + 1]))
 
 
-def clustered(seed, group=None, rows=slice(None)):
+def clustered(seed, head_dim, group=None, rows=slice(None)):
     """How far clusters are off, and which these are."""
-    q, k, prior = inputs(seed, rows=rows)
+    q, k, prior = inputs(seed, head_dim=head_dim, rows=rows)
     share = Share(GRID) if group is None else Share(GRID, heights(GRID[0], group.size()), group)
     weights = torch.full((HEADS,), 1 / HEADS)
     clusters = cluster_keys(k, weights, 11, prior, share)
@@ -140,7 +147,7 @@ COUNTED = {
 }
 
 
-def received(group, config):
+def received(group, config, head_dim=DIM):
     """Bytes that this process receives in a walk."""
     count, whole = [0], {name: getattr(dist, name) for name in PATCHED}
     others = (group.size() - 1) / group.size()
@@ -157,7 +164,7 @@ def received(group, config):
         count[0] += sum(call.tensor.nbytes for call in calls if call.op is dist.irecv)
         return whole["batch_isend_irecv"](calls)
 
-    q, k, prior = inputs(0, rows=rows_of(group))
+    q, k, prior = inputs(0, head_dim=head_dim, rows=rows_of(group))
     weights = torch.full((HEADS,), 1 / HEADS)
     for counted in (all_reduce, broadcast, batch_isend_irecv):
         setattr(dist, counted.__name__, counted)
@@ -175,12 +182,19 @@ def everything(group, seed):
     found = {"cases": {name: walk(seed, case, group, rows) for name, case in CASES.items()}}
     again = {name: walk(seed, case, group, rows) for name, case in CASES.items()}
     found["again"] = all(torch.equal(found["cases"][name]["P"], again[name]["P"]) for name in CASES)
-    found["clusters"] = clustered(seed, group, rows)
+    found["clusters"] = {
+        channels: clustered(seed, channels, group, rows) for channels in (DIM, MANY)
+    }
     found["refusals"] = refusals(group)
     found["a step"] = {
         name: received(group, nf.NerveConfig(steps=5, **case))
         - received(group, nf.NerveConfig(steps=4, **case))
         for name, case in COUNTED.items()
+    }
+    found["clusters' bytes"] = {
+        channels: received(group, nf.NerveConfig(steps=1, global_keys=11), channels)
+        - received(group, nf.NerveConfig(steps=1, normalization="shift"), channels)
+        for channels in (DIM, MANY)
     }
     q, k, prior = inputs(seed, rows=rows)
     config = nf.NerveConfig(normalization="shift", steps=4)
@@ -222,9 +236,10 @@ def test_a_second_run_gives_the_same_bits(found):
     assert all(one["again"] for one in found)
 
 
-def test_clusters_and_their_error_are_those_of_one_process(found):
-    alone = clustered(SEED)
-    ours = [one["clusters"] for one in found]
+@pytest.mark.parametrize("head_dim", [DIM, MANY])
+def test_clusters_and_their_error_are_those_of_one_process(found, head_dim):
+    alone = clustered(SEED, head_dim)
+    ours = [one["clusters"][head_dim] for one in found]
     assert torch.equal(torch.cat([one["assignment"] for one in ours]), alone["assignment"])
     for one in ours:
         assert torch.equal(one["sizes"], alone["sizes"])
@@ -259,6 +274,28 @@ def test_a_step_costs_the_bytes_that_plans_say(found, name):
         expected -= halo / 2
     tolerance = 0.15 if name == "all keys" else 1e-6
     assert middle["a step"][name] == pytest.approx(expected, rel=tolerance, abs=1)
+
+
+@pytest.mark.parametrize("head_dim", [DIM, MANY])
+def test_clusters_cost_the_bytes_that_plans_say(found, head_dim):
+    """Beyond those of a walk that needs neither clusters nor keys of others."""
+
+    def bytes_of(**config):
+        plan = nf.plan(
+            (HEADS, TOKENS, head_dim),
+            LABELS,
+            config=nf.NerveConfig(steps=1, **config),
+            weights_given=True,
+            grid=GRID,
+            processes=len(found),
+            route="factorized" if "normalization" in config else "streaming",
+        )
+        return sum(dataclasses.astuple(exchange(plan.problem, plan.route)))
+
+    expected = bytes_of(global_keys=11) - bytes_of(normalization="shift")
+    # What the first one broadcasts it does not receive.
+    mean = statistics.mean(one["clusters' bytes"][head_dim] for one in found)
+    assert mean == pytest.approx(expected, rel=0.03)
 
 
 REFUSED = {

@@ -10,7 +10,7 @@ import torch
 
 from nerve_fast.blocked.affinity import BLOCK, row_pitch, stripe_rows
 from nerve_fast.blocked.tiles import product_columns
-from nerve_fast.clusters import COLUMNS, ROUNDS, SAMPLE, block_rows
+from nerve_fast.clusters import COLUMNS, DIRECTIONS, ROUNDS, SAMPLE, VARIED, block_rows
 from nerve_fast.dispatch.problem import Problem
 from nerve_fast.utils.cores import at_once
 from nerve_fast.utils.units import format_bytes
@@ -111,9 +111,10 @@ def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Wo
         if p.rule.signed:
             total += affinities
         if p.clustered:
-            compared = p.own + ROUNDS * min(max(SAMPLE, 2 * p.columns), p.tokens)
-            distances = compared * p.columns
-            total += Work(products=2 * distances * p.channels, elements=distances)
+            directions = min(p.channels, DIRECTIONS)
+            distances = (p.own + ROUNDS * sample_size(p)) * p.columns
+            total += Work(products=2 * distances * directions, elements=distances)
+            total += Work(products=2 * p.own * p.channels * directions)
     return total * p.batch
 
 
@@ -135,13 +136,20 @@ def cluster_memory(p: Problem) -> int:
     if p.processes > 1:
         # The draw of all tokens, which of them are whose, and which are seeds.
         kept += 20 * p.tokens
-    sample = min(max(SAMPLE, 2 * p.columns), p.tokens)
-    rows = min(block_rows(p.columns, p.channels, p.device), p.own)
-    vectors = 4 * p.channels * 4 * (sample + p.columns + rows)
+    rows = min(block_rows(p.columns, p.device), p.own)
+    varied = min(VARIED, p.tokens)
+    points = 4 * min(p.channels, DIRECTIONS) * 4 * (sample_size(p) + p.columns + rows)
+    keys = 4 * p.channels * 4 * max(varied, rows) + 4 * 8 * p.channels**2
     distances = 3 * 4 * p.columns * rows
     # Of what is summed a few columns at a time.
     in_order = p.batch * p.own * COLUMNS * (p.itemsize + p.dtype.itemsize)
-    return kept + vectors + distances + in_order + 3 * p.batch * p.columns * p.channels * p.itemsize
+    found = points + keys + distances
+    return kept + found + in_order + 3 * p.batch * p.columns * p.channels * p.itemsize
+
+
+def sample_size(p: Problem) -> int:
+    """Tokens that k-means runs on."""
+    return min(max(SAMPLE, 2 * p.columns), p.tokens)
 
 
 def _walk_memory(p: Problem, backend: str, route: str, stored_rows: int) -> int:
@@ -271,9 +279,13 @@ def exchange(p: Problem, route: str) -> Exchange:
     once, step = float(halo * p.channels), float(halo * p.labels)
     if p.config.beta > 0:
         if p.clustered:
-            sample = min(max(SAMPLE, 2 * p.columns), p.tokens)
-            once += 2 * others * p.channels * (4 * sample + p.itemsize * p.columns)
-            once += others * 4 * p.columns * p.channels
+            directions = min(p.channels, DIRECTIONS)
+            # Points of the sample and their codes; the centres; the clusters' means.
+            once += 2 * others * (4 * directions + 8) * sample_size(p)
+            once += others * 4 * directions * p.columns
+            once += 2 * others * p.itemsize * p.channels * p.columns
+            if p.channels > DIRECTIONS:
+                once += others * 4 * p.channels * (2 * min(VARIED, p.tokens) + DIRECTIONS)
             step += 2 * others * p.columns * p.labels * p.itemsize
         elif route == "factorized":
             step += 2 * others * (p.channels + 1) * p.labels * p.itemsize
