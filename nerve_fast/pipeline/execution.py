@@ -26,15 +26,9 @@ from nerve_fast.priors.patchwise import check_finite
 from nerve_fast.refiners.walk import WalkedMaps, clusters_of, entropies, weights_of
 from nerve_fast.shares import Share, agreed, check_same, heights
 from nerve_fast.utils.cores import at_once, on_cores
-from nerve_fast.utils.heap import Heap, kept
+from nerve_fast.utils.heap import Heap
 
 logger = logging.getLogger(__name__)
-
-LARGE = 512 << 20
-"""Bytes of a call from which on the memory of networks is kept from one tensor to the next.
-
-What is smaller finds its memory on the heap, and would wait for what is given back.
-"""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -197,9 +191,6 @@ class Execution:
                     )
                 return stages.graph_of(self.graph, images, plan.graph_view, generators, **way)
 
-        if self.graph.device.type == "cpu" and plan.peak_memory >= LARGE:
-            # Each for itself, lest what one leaves lies in the other's way.
-            look, see = kept()(look), kept()(see)
         return stages.networks(look, see, self.graph.device)
 
     def _walked(

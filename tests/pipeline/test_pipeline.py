@@ -1,4 +1,3 @@
-import contextlib
 import copy
 import dataclasses
 import io
@@ -500,23 +499,3 @@ def test_compiled_networks_give_the_same_picture(pipe, image):
     torch.testing.assert_close(out.probabilities, expected.probabilities, rtol=1e-3, atol=1e-4)
     blocks = [*compiled.graph.unet.down_blocks, compiled.graph.vae.encoder]
     assert all(block._compiled_call_impl is not None for block in blocks)
-
-
-def test_networks_of_large_calls_keep_what_they_free(pipe, image, monkeypatch):
-    said = []
-
-    @contextlib.contextmanager
-    def kept():
-        said.append("kept")
-        yield
-        said.append("given back")
-
-    monkeypatch.setattr(execution, "kept", kept)
-    small = pipe(image, LABELS)
-    assert said == []
-    monkeypatch.setattr(execution, "LARGE", small.plan.peak_memory)
-    assert_same(pipe(image, LABELS), small)
-    assert said == ["kept", "given back"] * 2
-    monkeypatch.setattr(execution, "LARGE", small.plan.peak_memory + 1)
-    pipe(image, LABELS)
-    assert len(said) == 4
