@@ -21,11 +21,14 @@ from nerve_fast.utils.tiles import Scratch, spans
 SAMPLE = 32_768
 """Tokens that k-means runs on, at least; all tokens are assigned to what it finds."""
 
-DIRECTIONS = 64
-"""Keys of more channels are compared in as many directions, those in which they vary most."""
+COMPONENTS = 64
+"""Keys of more channels are compared by as many principal components."""
 
-VARIED = 4096
-"""Tokens that these directions are found from."""
+COMPONENT_TOKENS = 4096
+"""Tokens that these are found from, at most."""
+
+COMPONENT_ROUNDS = 3
+"""Rounds of the subspace iteration that finds them."""
 
 ROUNDS = 4
 """Rounds of k-means on the sample."""
@@ -38,6 +41,9 @@ PIECE = 64
 
 COLUMNS = 32
 """Columns that are sorted at a time, which bounds the copy that sorting makes."""
+
+CODED = 1024
+"""Tokens whose keys are read for their codes at a time."""
 
 CPU_BLOCK_BYTES = 4 << 20
 GPU_BLOCK_BYTES = 256 << 20
@@ -156,12 +162,12 @@ def cluster_keys(
 ) -> Clusters:
     r"""Group keys by what they are: k-means on ``K̃``, weighted as the affinity weights it.
 
-    The distance of two keys is :math:`\sum_h w_h \|\hat k_h - \hat k'_h\|^2`, of keys of more than
-    :data:`DIRECTIONS` channels in all that of their projections on their principal components.
-    K-means starts from tokens drawn by a fixed seed and runs on a sample; then all tokens are
-    assigned. Tokens with a row in a ``prior`` that is mostly zeros (the seeds of a user) stay
-    clusters of their own, as far as half of the clusters go; no cluster holds tokens with and
-    without one.
+    The distance of two keys is :math:`\sum_h w_h \|\hat k_h - \hat k'_h\|^2`. Keys of more than
+    :data:`COMPONENTS` channels are compared by their first principal components, as many, which
+    hold nearly all of what keys vary in. K-means starts from tokens drawn by a fixed seed and runs
+    on a sample; then all tokens are assigned. Tokens with a row in a ``prior`` that is mostly zeros
+    (the seeds of a user) stay clusters of their own, as far as half of the clusters go; no cluster
+    holds tokens with and without one.
 
     Args:
         k: ``(…, H, N, D)`` keys, any floating dtype.
@@ -171,21 +177,26 @@ def cluster_keys(
         share: which tokens these are, where processes share them; ``None``: all of them.
 
     Returns:
-        Equal to the bit for equal inputs, and for inputs that are equal in float32. With a
-        ``share`` those of this process, of the clusters that one process finds in all tokens.
+        Equal to the bit for equal inputs; so nearly always for inputs that are equal in float32.
+        With a ``share`` those of this process, of the clusters that one process finds in all
+        tokens, but for tokens that are as near to two of them, which rounding decides.
     """
     heads, tokens, head_dim = k.shape[-3:]
     batch = k.shape[:-3]
     share = share or Share((1, tokens))
     keys = k.reshape(-1, heads, tokens, head_dim)
     # Weights that differ by what one backend rounds otherwise than another give the same clusters.
-    scales = head_weights.reshape(-1, heads).float().sqrt().bfloat16().float()
+    weights = upcast(head_weights.reshape(-1, heads))
+    # Relative to the largest, as squares of large ones leave the range.
+    largest = weights.amax(-1, keepdim=True)
+    weights = weights / torch.where(largest > 0, largest, 1)
+    scales = weights.float().sqrt().bfloat16().float()
     seeded = None if prior is None else _seeded(prior, share).reshape(-1, tokens)
     mixed = torch.Generator().manual_seed(SEED)
     drawn = torch.randperm(share.tokens, generator=mixed).to(k.device)
     found = []
     for member, (one, scale) in enumerate(zip(keys, scales, strict=True)):
-        points = _Points(one, scale, drawn[:VARIED], share)
+        points = _Points(one, scale, drawn[:COMPONENT_TOKENS], share)
         own = None if seeded is None else seeded[member]
         found.append(_grouped(points, drawn, count, own, share))
     return Clusters.of(torch.stack(found).view(*batch, tokens), count, share)
@@ -198,36 +209,35 @@ def _seeded(prior: Tensor, share: Share) -> Tensor:
 
 
 class _Points:
-    """What k-means compares: ``K̃`` scaled by ``√w`` a head, in at most :data:`DIRECTIONS`.
+    """What k-means compares: ``K̃`` scaled by ``√w`` a head, or its principal components.
 
     Args:
-        k: ``(H, n, D)``, of the own tokens.
+        k: ``(H, n, D)`` of the own tokens, any floating dtype.
         scales: ``√w``, ``(H,)`` float32.
-        varied: the tokens of all that the directions are found from, the same on all processes.
+        some: tokens of all that the components are found from, the same on all processes.
         share: which tokens are own ones.
 
     Attributes:
         channels: how many numbers a point has.
+        key_channels: ``H·D``, how many a key has.
     """
 
-    def __init__(self, k: Tensor, scales: Tensor, varied: Tensor, share: Share):
+    def __init__(self, k: Tensor, scales: Tensor, some: Tensor, share: Share):
         # Keys of networks are views: `index_select` would copy all of them each time.
         self._keys, self._scales = k.transpose(0, 1), scales[:, None]
+        self._seed = torch.Generator().manual_seed(SEED)
+        self._components: Tensor | None = None
+        self.channels = self.key_channels = k.shape[0] * k.shape[2]
         self._factors = torch.randint(
-            2**31,
-            (k.shape[0] * k.shape[2],),
-            generator=torch.Generator().manual_seed(SEED),
-            dtype=torch.int32,
+            2**31, (self.channels,), generator=self._seed, dtype=torch.int32
         ).to(k.device)
-        self._directions: Tensor | None = None
-        self.channels = len(self._factors)
-        if self.channels > DIRECTIONS:
-            self._directions = self._most_varied(varied, share)
-            self.channels = DIRECTIONS
+        if self.channels > COMPONENTS:
+            self._components = self._principal_components(some, share)
+            self.channels = COMPONENTS
 
     def of(self, tokens: Tensor) -> Tensor:
         """Of own tokens ``(n,)``: ``(n, channels)`` float32."""
-        return self._projected(self._whole(tokens))
+        return self._reduced(self._whole(tokens))
 
     def with_codes(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`of`, and numbers ``(n,)`` int64 that tokens with equal keys have in common.
@@ -235,35 +245,39 @@ class _Points:
         A product may round equal rows otherwise where they lie in another place; the codes are
         those of the keys, sums of products of their bits, which wrap around.
         """
-        found, codes = [], []
-        for some in spans(len(tokens), 1024):
+        points = self._scales.new_empty(len(tokens), self.channels)
+        codes = torch.empty_like(tokens)
+        for some in spans(len(tokens), CODED):
             whole = self._whole(tokens[some])
-            found.append(self._projected(whole))
-            codes.append(((whole + 0.0).view(torch.int32) * self._factors).sum(-1))
-        if not found:
-            return self.of(tokens), tokens.new_empty(0)
-        return torch.cat(found), torch.cat(codes)
+            points[some] = self._reduced(whole)
+            codes[some] = ((whole + 0.0).view(torch.int32) * self._factors).sum(-1)
+        return points, codes
 
     def _whole(self, tokens: Tensor) -> Tensor:
         return with_norms(self._keys[tokens], self._scales).float().flatten(1)
 
-    def _projected(self, whole: Tensor) -> Tensor:
-        return whole if self._directions is None else whole @ self._directions
+    def _reduced(self, whole: Tensor) -> Tensor:
+        return whole if self._components is None else whole @ self._components
 
-    def _most_varied(self, tokens: Tensor, share: Share) -> Tensor:
-        """The principal components of the keys of ``tokens``, ``(C, DIRECTIONS)``."""
+    def _principal_components(self, tokens: Tensor, share: Share) -> Tensor:
+        """Those of the keys of ``tokens``, ``(C, COMPONENTS)``, by subspace iteration.
+
+        It takes a part of the time of a decomposition, which grows with ``C³`` (Halko, Martinsson
+        and Tropp, 2011, algorithm 4.4).
+        """
         mine, own = share.held(tokens)
-        found = self._whole(own)
-        keys = found.new_zeros(len(tokens), found.shape[1])
-        keys[mine] = found
+        keys = self._scales.new_zeros(len(tokens), self.channels)
+        keys[mine] = self._whole(own)
         # All but one process add zeros to a key.
         keys = share.total(keys)
         keys = keys - keys.mean(0)
-        # Not every device has the decomposition. Eigenvalues come in ascending order.
-        vectors = torch.linalg.eigh((keys.T @ keys).double().cpu()).eigenvectors
-        directions = vectors[:, -DIRECTIONS:].to(keys)
+        found = torch.randn(self.channels, COMPONENTS, generator=self._seed).to(keys)
+        for _ in range(COMPONENT_ROUNDS):
+            found = keys.T @ (keys @ found)
+            # Not every device has the decomposition, nor float64.
+            found = torch.linalg.qr(found.cpu().double()).Q.float().to(keys.device)
         # Another machine may round otherwise, and they have to be the same everywhere.
-        return share.broadcast(directions)
+        return share.broadcast(found.contiguous())
 
 
 def _grouped(
@@ -308,32 +322,32 @@ def _kmeans(
     sample[here], codes[here] = found, own_codes
     # All but one process add zeros to a point.
     sample, codes = share.total(sample), share.total(codes)
-    centres = sample[_distinct_first(codes)[:count]]
+    centres = sample[_first_of_each(codes)[:count]]
     for _ in range(ROUNDS):
-        clusters = Clusters.of(_finder(centres)(sample), count)
+        clusters = Clusters.of(_finder(centres)(sample), len(centres))
         sizes = clusters.sizes[:, None]
         centres = torch.where(sizes > 0, clusters.sums(sample) / sizes.clamp(min=1), centres)
     # Another machine may round otherwise, and centres have to be the same everywhere.
     centres = share.broadcast(centres)
     own, nearest = own.sort().values, _finder(centres)
-    for rows in spans(len(own), block_rows(count, drawn.device)):
+    for rows in spans(len(own), block_rows(len(centres), points.key_channels, drawn.device)):
         assignment[own[rows]] = first + nearest(points.of(own[rows]))
 
 
-def block_rows(count: int, device: torch.device) -> int:
-    """Tokens whose distances to ``count`` centres are computed at a time."""
+def block_rows(count: int, channels: int, device: torch.device) -> int:
+    """Tokens of so many channels whose distances to ``count`` centres are computed at a time."""
     size = CPU_BLOCK_BYTES if device.type == "cpu" else GPU_BLOCK_BYTES
-    return max(size // (4 * max(count, DIRECTIONS)), 64)
+    return max(size // (4 * max(count, channels)), 64)
 
 
 def _finder(centres: Tensor) -> Callable[[Tensor], Tensor]:
     """Takes points to the nearest centre of each, the first of those that are equally near."""
     half_squares = centres.square().sum(-1) / 2
-    count, memory = len(centres), Scratch(centres, gradient=False)
+    (count, channels), memory = centres.shape, Scratch(centres, gradient=False)
 
     def nearest(points):
         found = []
-        for some in spans(len(points), block_rows(count, points.device)):
+        for some in spans(len(points), block_rows(count, channels, points.device)):
             out = memory.tile(some.stop - some.start, count)
             near = torch.addmm(-half_squares, points[some], centres.T, out=out)
             # On a CPU twice as fast as `argmax`.
@@ -343,10 +357,9 @@ def _finder(centres: Tensor) -> Callable[[Tensor], Tensor]:
     return nearest
 
 
-def _distinct_first(codes: Tensor) -> Tensor:
-    """Indices of all ``codes (n,)``, those equal to an earlier one last."""
+def _first_of_each(codes: Tensor) -> Tensor:
+    """Indices of those ``codes (n,)`` that are equal to no earlier one, ascending."""
     groups, group = codes.unique(return_inverse=True)
     index = torch.arange(len(codes), device=codes.device)
     first = torch.full_like(groups, len(codes)).scatter_reduce_(0, group, index, "amin")
-    repeated = first[group] != index
-    return torch.cat([index[~repeated], index[repeated]])
+    return first.sort().values

@@ -96,8 +96,9 @@ def test_a_constant_prior_stays_as_it_is(make_qk, make_prior, backend, normaliza
     torch.testing.assert_close(out.sum(-1), varied.sum(-1))
 
 
-def test_clusters_are_the_same_to_the_bit_in_every_run(make_qk, make_prior):
-    q, k = make_qk(2, 3, TOKENS, 8, dtype=torch.float32)
+@pytest.mark.parametrize("head_dim", [8, 40])
+def test_clusters_are_the_same_to_the_bit_in_every_run(make_qk, make_prior, head_dim):
+    q, k = make_qk(2, 3, TOKENS, head_dim, dtype=torch.float32)
     G = make_prior(2, TOKENS, 4, dtype=torch.float32)
     config = nf.NerveConfig(global_keys=20)
     state = torch.random.get_rng_state()
@@ -260,7 +261,7 @@ def test_keys_are_not_clustered_while_a_graph_is_recorded(make_qk, make_prior, m
 
 
 @pytest.mark.parametrize("count", [5, 60])
-def test_many_channels_are_compared_in_the_directions_that_vary_most(generator, count):
+def test_many_channels_are_compared_by_their_principal_components(generator, count):
     """Keys in a plane of few directions, and a little noise in all of them."""
     basis = torch.randn(3, 6, 40, generator=generator)
     mixed = torch.randn(500, 3, 6, generator=generator)
@@ -270,12 +271,12 @@ def test_many_channels_are_compared_in_the_directions_that_vary_most(generator, 
     unit = torch.nn.functional.normalize(k, dim=-1) * weights.sqrt()[:, None, None]
     whole = unit.transpose(0, 1).flatten(1)
     points = rooms._Points(k, weights.sqrt(), torch.arange(400), Share((50, 10)))
-    assert points.channels == rooms.DIRECTIONS < whole.shape[1]
+    assert points.channels == rooms.COMPONENTS < whole.shape[1]
     near = points.of(torch.arange(500))
     assert relative_error(torch.cdist(near, near), torch.cdist(whole, whole)) < 0.01
     # So tokens are as near to their clusters as with all channels.
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(rooms, "DIRECTIONS", 200)
+        patched.setattr(rooms, "COMPONENTS", 200)
         all_channels = cluster_keys(k, weights, count)
     few = cluster_keys(k, weights, count)
     spread = [
@@ -283,6 +284,30 @@ def test_many_channels_are_compared_in_the_directions_that_vary_most(generator, 
         for found in (few, all_channels)
     ]
     assert spread[0] <= 1.02 * spread[1]
+
+
+@pytest.mark.parametrize("channels", [1, 64, 65, 300])
+@pytest.mark.parametrize("kind", ["zero", "equal", "weightless", "huge", "tiny"])
+def test_keys_without_variety_are_clustered_too(generator, kind, channels):
+    k = torch.randn(2, TOKENS, channels, generator=generator)
+    weights = torch.tensor([0.7, 0.3])
+    if kind == "zero":
+        k = torch.zeros_like(k)
+    elif kind == "equal":
+        k = k[:, :1].expand_as(k)
+    else:
+        weights = weights * {"weightless": 0.0, "huge": 1e38, "tiny": 1e-38}[kind]
+    found = cluster_keys(k, weights, 20)
+    assert found.count == 20
+    assert int(found.sizes.sum()) == TOKENS
+    if kind in ("huge", "tiny"):
+        # Clusters do not depend on the scale.
+        assert torch.equal(
+            found.assignment, cluster_keys(k, weights / weights.sum(), 20).assignment
+        )
+    else:
+        # What is equal has one cluster.
+        assert found.sizes.max() == TOKENS
 
 
 @pytest.mark.parametrize("taken", ["points", "picked"])

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 import nerve_fast as nf
+from nerve_fast import clusters as rooms
 from nerve_fast.bench.harness.together import together
 from nerve_fast.blocked.cluster_error import cluster_error
 from nerve_fast.clusters import cluster_keys
@@ -48,6 +49,7 @@ CASES = {
     "steps": {"return_steps": (0, 2, 13)},
     "a batch": {"batch": (2,), "global_keys": 9},
     "seeds": {"seeds": True, "global_keys": 12},
+    "seeds that share clusters": {"seeds": True, "global_keys": 6},
     "no step": {"steps": 0},
     "bfloat16": {"dtype": "bfloat16"},
     "float16 clusters": {"dtype": "float16", "global_keys": 11},
@@ -90,17 +92,25 @@ def rows_of(group):
     return slice(sum(held[:rank]), sum(held[: rank + 1]))
 
 
-def clustered(seed, head_dim, group=None, rows=slice(None)):
+def clustered(seed, head_dim, group=None, rows=slice(None), count=11):
     """How far clusters are off, and which these are."""
     q, k, prior = inputs(seed, head_dim=head_dim, rows=rows)
     share = Share(GRID) if group is None else Share(GRID, heights(GRID[0], group.size()), group)
     weights = torch.full((HEADS,), 1 / HEADS)
-    clusters = cluster_keys(k, weights, 11, prior, share)
+    clusters = cluster_keys(k, weights, count, prior, share)
     found = {"assignment": clusters.assignment, "sizes": clusters.sizes}
     for name in nf.normalization.NORMALIZATIONS:
-        config = nf.NerveConfig(normalization=name, global_keys=11)
+        config = nf.NerveConfig(normalization=name, global_keys=count)
         found[name] = list(cluster_error(q, k, prior, weights, config, clusters))
     return found
+
+
+def clustered_from_a_few(seed, group=None, rows=slice(None)):
+    """Clusters found from four tokens, and their components from two."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(rooms, "SAMPLE", 0)
+        patched.setattr(rooms, "COMPONENT_TOKENS", 2)
+        return clustered(seed, MANY, group, rows, count=2)
 
 
 def refusals(group):
@@ -182,6 +192,7 @@ def everything(group, seed):
     found = {"cases": {name: walk(seed, case, group, rows) for name, case in CASES.items()}}
     again = {name: walk(seed, case, group, rows) for name, case in CASES.items()}
     found["again"] = all(torch.equal(found["cases"][name]["P"], again[name]["P"]) for name in CASES)
+    found["clusters of a few"] = clustered_from_a_few(seed, group, rows)
     found["clusters"] = {
         channels: clustered(seed, channels, group, rows) for channels in (DIM, MANY)
     }
@@ -274,6 +285,16 @@ def test_a_step_costs_the_bytes_that_plans_say(found, name):
         expected -= halo / 2
     tolerance = 0.15 if name == "all keys" else 1e-6
     assert middle["a step"][name] == pytest.approx(expected, rel=tolerance, abs=1)
+
+
+def test_a_process_may_hold_nothing_that_clusters_are_found_from(found):
+    alone = clustered_from_a_few(SEED)
+    ours = [one["clusters of a few"]["assignment"] for one in found]
+    assert torch.equal(torch.cat(ours), alone["assignment"])
+    # Of three processes the second has none of the four tokens that the seed draws first.
+    drawn = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(rooms.SEED))[:4]
+    starts = torch.tensor(heights(GRID[0], 3)).cumsum(0) * GRID[1]
+    assert 1 not in torch.bucketize(drawn, starts, right=True)
 
 
 @pytest.mark.parametrize("head_dim", [DIM, MANY])

@@ -10,7 +10,15 @@ import torch
 
 from nerve_fast.blocked.affinity import BLOCK, row_pitch, stripe_rows
 from nerve_fast.blocked.tiles import product_columns
-from nerve_fast.clusters import COLUMNS, DIRECTIONS, ROUNDS, SAMPLE, VARIED, block_rows
+from nerve_fast.clusters import (
+    COLUMNS,
+    COMPONENT_ROUNDS,
+    COMPONENT_TOKENS,
+    COMPONENTS,
+    ROUNDS,
+    SAMPLE,
+    block_rows,
+)
 from nerve_fast.dispatch.problem import Problem
 from nerve_fast.utils.cores import at_once
 from nerve_fast.utils.units import format_bytes
@@ -111,10 +119,13 @@ def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Wo
         if p.rule.signed:
             total += affinities
         if p.clustered:
-            directions = min(p.channels, DIRECTIONS)
+            channels = min(p.channels, COMPONENTS)
             distances = (p.own + ROUNDS * sample_size(p)) * p.columns
-            total += Work(products=2 * distances * directions, elements=distances)
-            total += Work(products=2 * p.own * p.channels * directions)
+            total += Work(products=2 * distances * channels, elements=distances)
+            if p.channels > COMPONENTS:
+                reduced = p.own + sample_size(p)
+                reduced += 2 * COMPONENT_ROUNDS * min(COMPONENT_TOKENS, p.tokens)
+                total += Work(products=2 * reduced * p.channels * COMPONENTS)
     return total * p.batch
 
 
@@ -136,11 +147,16 @@ def cluster_memory(p: Problem) -> int:
     if p.processes > 1:
         # The draw of all tokens, which of them are whose, and which are seeds.
         kept += 20 * p.tokens
-    rows = min(block_rows(p.columns, p.device), p.own)
-    varied = min(VARIED, p.tokens)
-    points = 4 * min(p.channels, DIRECTIONS) * 4 * (sample_size(p) + p.columns + rows)
-    keys = 4 * p.channels * 4 * max(varied, rows) + 4 * 8 * p.channels**2
-    distances = 3 * 4 * p.columns * rows
+    channels, sample = min(p.channels, COMPONENTS), sample_size(p)
+    # Seeds may have half of the clusters; the sample is compared, and so are the own tokens.
+    fewest = max(p.columns // 2, 1)
+    compared = min(block_rows(fewest, channels, p.device), max(p.own, sample))
+    distances = 3 * 4 * p.columns * compared
+    points = 4 * channels * 4 * (sample + p.columns + compared)
+    # Keys of a block, and those that components are found from.
+    rows = min(block_rows(fewest, p.channels, p.device), p.own)
+    keys = 4 * p.channels * 4 * max(min(COMPONENT_TOKENS, p.tokens), rows)
+    keys += 4 * p.channels * 8 * COMPONENTS
     # Of what is summed a few columns at a time.
     in_order = p.batch * p.own * COLUMNS * (p.itemsize + p.dtype.itemsize)
     found = points + keys + distances
@@ -249,8 +265,9 @@ class Exchange:
     """Bytes that a process of a group receives in a walk, and sends as many; a batch of one.
 
     Attributes:
-        once: before the first step: the sample that keys are clustered from and the clusters'
-            means, or all keys; those of the halo; the queries for entropies of all rows.
+        once: before the first step: the keys that components are found from, the sample that
+            clusters are found from, their centres and means, or all keys; those of the halo; the
+            queries for entropies of all rows.
         step: in each step: the clusters' sums, or the walk of all other tokens; that of the halo.
     """
 
@@ -279,13 +296,14 @@ def exchange(p: Problem, route: str) -> Exchange:
     once, step = float(halo * p.channels), float(halo * p.labels)
     if p.config.beta > 0:
         if p.clustered:
-            directions = min(p.channels, DIRECTIONS)
+            channels = min(p.channels, COMPONENTS)
             # Points of the sample and their codes; the centres; the clusters' means.
-            once += 2 * others * (4 * directions + 8) * sample_size(p)
-            once += others * 4 * directions * p.columns
+            once += 2 * others * (4 * channels + 8) * sample_size(p)
+            once += others * 4 * channels * p.columns
             once += 2 * others * p.itemsize * p.channels * p.columns
-            if p.channels > DIRECTIONS:
-                once += others * 4 * p.channels * (2 * min(VARIED, p.tokens) + DIRECTIONS)
+            if p.channels > COMPONENTS:
+                some = min(COMPONENT_TOKENS, p.tokens)
+                once += others * 4 * p.channels * (2 * some + COMPONENTS)
             step += 2 * others * p.columns * p.labels * p.itemsize
         elif route == "factorized":
             step += 2 * others * (p.channels + 1) * p.labels * p.itemsize
