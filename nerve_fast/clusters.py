@@ -269,8 +269,8 @@ class _Points:
         keys = self._scales.new_zeros(len(tokens), self.channels)
         keys[mine] = self._whole(own)
         # All but one process add zeros to a key.
-        keys = share.total(keys)
-        keys = keys - keys.mean(0)
+        keys = share.total_(keys)
+        keys -= keys.mean(0)
         found = torch.randn(self.channels, COMPONENTS, generator=self._seed).to(keys)
         for _ in range(COMPONENT_ROUNDS):
             found = keys.T @ (keys @ found)
@@ -315,13 +315,7 @@ def _kmeans(
     if len(drawn) <= count:
         assignment[own] = first + mine.nonzero().squeeze(1)
         return
-    some = drawn[: max(SAMPLE, 2 * count)]
-    here, there = share.held(some)
-    found, own_codes = points.with_codes(there)
-    sample, codes = found.new_zeros(len(some), points.channels), torch.zeros_like(some)
-    sample[here], codes[here] = found, own_codes
-    # All but one process add zeros to a point.
-    sample, codes = share.total(sample), share.total(codes)
+    sample, codes = _sampled(points, drawn[: max(SAMPLE, 2 * count)], share)
     centres = sample[_first_of_each(codes)[:count]]
     for _ in range(ROUNDS):
         clusters = Clusters.of(_finder(centres)(sample), len(centres))
@@ -332,6 +326,20 @@ def _kmeans(
     own, nearest = own.sort().values, _finder(centres)
     for rows in spans(len(own), block_rows(len(centres), points.key_channels, drawn.device)):
         assignment[own[rows]] = first + nearest(points.of(own[rows]))
+
+
+def _sampled(points: _Points, tokens: Tensor, share: Share) -> tuple[Tensor, Tensor]:
+    """The points of tokens of all processes, and their codes, on each of them."""
+    here, own = share.held(tokens)
+    found, own_codes = points.with_codes(own)
+    if share.alone:
+        return found, own_codes
+    sample, codes = found.new_zeros(len(tokens), points.channels), torch.zeros_like(tokens)
+    sample[here], codes[here] = found, own_codes
+    # In one copy: this part of the memory is the same on all processes, however many they are.
+    del found
+    # All but one process add zeros to a point.
+    return share.total_(sample), share.total_(codes)
 
 
 def block_rows(count: int, channels: int, device: torch.device) -> int:

@@ -93,6 +93,13 @@ class Share:
         """The sum of ``x`` over all processes, in an order that is the same in every run."""
         return self._reduced(x, "SUM")
 
+    def total_(self, x: Tensor) -> Tensor:
+        """As :meth:`total`, written to ``x`` itself, which is contiguous on all processes."""
+        if not self.alone:
+            with _exchanging():
+                dist.all_reduce(x, dist.ReduceOp.SUM, group=self.group)
+        return x
+
     def largest(self, x: Tensor) -> Tensor:
         """The largest of each element over all processes."""
         return self._reduced(x, "MAX")
