@@ -9,6 +9,7 @@ from nerve_fast import reference
 from nerve_fast.bench.harness.memory import allocated_on_cpu
 from nerve_fast.blocked.cluster_error import cluster_error
 from nerve_fast.clusters import Clusters, cluster_keys
+from nerve_fast.dispatch.costs import cluster_memory
 from nerve_fast.normalization import NORMALIZATIONS
 from nerve_fast.numerics import ERROR_BOUNDS, relative_error
 from nerve_fast.ops import eager
@@ -308,6 +309,25 @@ def test_keys_without_variety_are_clustered_too(generator, kind, channels):
     else:
         # What is equal has one cluster.
         assert found.sizes.max() == TOKENS
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("heads", "count"), [(1, 3), (1, 700), (5, 64), (20, 20), (20, 700)])
+def test_clusters_take_no_more_memory_than_is_planned(generator, dtype, heads, count):
+    tokens = 100 * 130
+    k = torch.randn(heads, tokens, 64, generator=generator).to(dtype)
+    weights = torch.full((heads,), 1 / heads)
+    # Seeds at so many tokens that they share half of the clusters.
+    G = torch.zeros(tokens, 2)
+    G[: tokens // 3] = 1
+    plan = nf.plan(
+        k.shape, 2, config=nf.NerveConfig(global_keys=count), dtype=dtype, weights_given=True
+    )
+    planned = cluster_memory(plan.problem)
+    for prior in (None, G):
+        assert (
+            allocated_on_cpu(lambda prior=prior: cluster_keys(k, weights, count, prior)) <= planned
+        )
 
 
 @pytest.mark.parametrize("taken", ["points", "picked"])
