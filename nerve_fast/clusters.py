@@ -22,7 +22,7 @@ SAMPLE = 32_768
 """Tokens that k-means runs on, at least; all tokens are assigned to what it finds."""
 
 COMPONENTS = 64
-"""Keys of more channels are compared by as many principal components."""
+"""Keys of more channels are compared by so many principal components."""
 
 COMPONENT_TOKENS = 4096
 """Tokens that these are found from, at most."""
@@ -163,11 +163,11 @@ def cluster_keys(
     r"""Group keys by what they are: k-means on ``K̃``, weighted as the affinity weights it.
 
     The distance of two keys is :math:`\sum_h w_h \|\hat k_h - \hat k'_h\|^2`. Keys of more than
-    :data:`COMPONENTS` channels are compared by their first principal components, as many, which
-    hold nearly all of what keys vary in. K-means starts from tokens drawn by a fixed seed and runs
-    on a sample; then all tokens are assigned. Tokens with a row in a ``prior`` that is mostly zeros
-    (the seeds of a user) stay clusters of their own, as far as half of the clusters go; no cluster
-    holds tokens with and without one.
+    :data:`COMPONENTS` channels are compared by so many principal components, the first ones.
+    K-means starts from tokens drawn by a fixed seed and runs on a sample; then all tokens are
+    assigned. Tokens with a row in a ``prior`` that is mostly zeros (the seeds of a user) stay
+    clusters of their own, as far as half of the clusters go; no cluster holds tokens with and
+    without one.
 
     Args:
         k: ``(…, H, N, D)`` keys, any floating dtype.
@@ -225,14 +225,14 @@ class _Points:
     def __init__(self, k: Tensor, scales: Tensor, some: Tensor, share: Share):
         # Keys of networks are views: `index_select` would copy all of them each time.
         self._keys, self._scales = k.transpose(0, 1), scales[:, None]
-        self._seed = torch.Generator().manual_seed(SEED)
         self._components: Tensor | None = None
         self.channels = self.key_channels = k.shape[0] * k.shape[2]
-        self._factors = torch.randint(
-            2**31, (self.channels,), generator=self._seed, dtype=torch.int32
-        ).to(k.device)
+        mixed = torch.Generator().manual_seed(SEED)
+        factors = torch.randint(2**31, (self.channels,), generator=mixed, dtype=torch.int32)
+        self._factors = factors.to(k.device)
         if self.channels > COMPONENTS:
-            self._components = self._principal_components(some, share)
+            start = torch.randn(self.channels, COMPONENTS, generator=mixed).to(k.device)
+            self._components = self._principal_components(some, start, share)
             self.channels = COMPONENTS
 
     def of(self, tokens: Tensor) -> Tensor:
@@ -259,11 +259,17 @@ class _Points:
     def _reduced(self, whole: Tensor) -> Tensor:
         return whole if self._components is None else whole @ self._components
 
-    def _principal_components(self, tokens: Tensor, share: Share) -> Tensor:
+    def _principal_components(self, tokens: Tensor, start: Tensor, share: Share) -> Tensor:
         """Those of the keys of ``tokens``, ``(C, COMPONENTS)``, by subspace iteration.
 
         It takes a part of the time of a decomposition, which grows with ``C³`` (Halko, Martinsson
-        and Tropp, 2011, algorithm 4.4).
+        and Tropp, 2011, algorithm 4.4). ``torch.pca_lowrank`` does the same from a start that it
+        draws from the generator of the whole process, which is the caller's.
+
+        Args:
+            tokens: of all, the same on all processes.
+            start: of the iteration, ``(C, COMPONENTS)`` float32.
+            share: which tokens are own ones.
         """
         mine, own = share.held(tokens)
         keys = self._scales.new_zeros(len(tokens), self.channels)
@@ -271,7 +277,7 @@ class _Points:
         # All but one process add zeros to a key.
         keys = share.total_(keys)
         keys -= keys.mean(0)
-        found = torch.randn(self.channels, COMPONENTS, generator=self._seed).to(keys)
+        found = start
         for _ in range(COMPONENT_ROUNDS):
             found = keys.T @ (keys @ found)
             # Not every device has the decomposition, nor float64.
@@ -315,7 +321,7 @@ def _kmeans(
     if len(drawn) <= count:
         assignment[own] = first + mine.nonzero().squeeze(1)
         return
-    sample, codes = _sampled(points, drawn[: max(SAMPLE, 2 * count)], share)
+    sample, codes = _sampled(points, drawn[: sample_size(count, len(drawn))], share)
     centres = sample[_first_of_each(codes)[:count]]
     for _ in range(ROUNDS):
         clusters = Clusters.of(_finder(centres)(sample), len(centres))
@@ -340,6 +346,11 @@ def _sampled(points: _Points, tokens: Tensor, share: Share) -> tuple[Tensor, Ten
     del found
     # All but one process add zeros to a point.
     return share.total_(sample), share.total_(codes)
+
+
+def sample_size(count: int, tokens: int) -> int:
+    """Tokens that k-means runs on to find ``count`` clusters of ``tokens``."""
+    return min(max(SAMPLE, 2 * count), tokens)
 
 
 def block_rows(count: int, channels: int, device: torch.device) -> int:

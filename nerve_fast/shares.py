@@ -95,10 +95,7 @@ class Share:
 
     def total_(self, x: Tensor) -> Tensor:
         """As :meth:`total`, written to ``x`` itself, which is contiguous on all processes."""
-        if not self.alone:
-            with _exchanging():
-                dist.all_reduce(x, dist.ReduceOp.SUM, group=self.group)
-        return x
+        return self._reduced_(x, "SUM")
 
     def largest(self, x: Tensor) -> Tensor:
         """The largest of each element over all processes."""
@@ -107,11 +104,15 @@ class Share:
     def _reduced(self, x: Tensor, operation: str) -> Tensor:
         if self.alone:
             return x
-        with _exchanging():
-            # A copy: the order of its elements in memory has to be that of the others.
-            out = torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(x)
-            dist.all_reduce(out, getattr(dist.ReduceOp, operation), group=self.group)
-        return out
+        # A copy: the order of its elements in memory has to be that of the others.
+        copy = torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(x)
+        return self._reduced_(copy, operation)
+
+    def _reduced_(self, x: Tensor, operation: str) -> Tensor:
+        if not self.alone:
+            with _exchanging():
+                dist.all_reduce(x, getattr(dist.ReduceOp, operation), group=self.group)
+        return x
 
     def broadcast(self, x: Tensor) -> Tensor:
         """``x`` of the first process, for all of them."""

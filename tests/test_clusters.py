@@ -263,7 +263,7 @@ def test_keys_are_not_clustered_while_a_graph_is_recorded(make_qk, make_prior, m
 
 @pytest.mark.parametrize("count", [5, 60])
 def test_many_channels_are_compared_by_their_principal_components(generator, count):
-    """Keys in a plane of few directions, and a little noise in all of them."""
+    """Keys of low rank, and a little noise in all channels."""
     basis = torch.randn(3, 6, 40, generator=generator)
     mixed = torch.randn(500, 3, 6, generator=generator)
     k = torch.einsum("nhr,hrd->hnd", mixed, basis)

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and find
 GRID, HEADS, DIM, LABELS = (7, 5), 3, 8, 4
 TOKENS = GRID[0] * GRID[1]
 MANY = 40
-"""Channels of a head, with which keys are compared in fewer directions than all heads have."""
+"""Channels of a head with which keys are compared by their principal components."""
 
 PATCHED = ("all_reduce", "broadcast", "batch_isend_irecv")
 

@@ -16,8 +16,8 @@ from nerve_fast.clusters import (
     COMPONENT_TOKENS,
     COMPONENTS,
     ROUNDS,
-    SAMPLE,
     block_rows,
+    sample_size,
 )
 from nerve_fast.dispatch.problem import Problem
 from nerve_fast.utils.cores import at_once
@@ -120,10 +120,10 @@ def work(problem: Problem, backend: str, route: str, stored_rows: int = 0) -> Wo
             total += affinities
         if p.clustered:
             channels = min(p.channels, COMPONENTS)
-            distances = (p.own + ROUNDS * sample_size(p)) * p.columns
+            distances = (p.own + ROUNDS * sample_size(p.columns, p.tokens)) * p.columns
             total += Work(products=2 * distances * channels, elements=distances)
             if p.channels > COMPONENTS:
-                reduced = p.own + sample_size(p)
+                reduced = p.own + sample_size(p.columns, p.tokens)
                 reduced += 2 * COMPONENT_ROUNDS * min(COMPONENT_TOKENS, p.tokens)
                 total += Work(products=2 * reduced * p.channels * COMPONENTS)
     return total * p.batch
@@ -147,7 +147,7 @@ def cluster_memory(p: Problem) -> int:
     if p.processes > 1:
         # The draw of all tokens, which of them are whose, and which are seeds.
         kept += 20 * p.tokens
-    channels, sample = min(p.channels, COMPONENTS), sample_size(p)
+    channels, sample = min(p.channels, COMPONENTS), sample_size(p.columns, p.tokens)
     # Seeds may have half of the clusters; the sample is compared, and so are the own tokens.
     fewest = max(p.columns // 2, 1)
     compared = min(block_rows(fewest, channels, p.device), max(p.own, sample))
@@ -161,11 +161,6 @@ def cluster_memory(p: Problem) -> int:
     in_order = p.batch * p.own * COLUMNS * (p.itemsize + p.dtype.itemsize)
     found = points + keys + distances
     return kept + found + in_order + 3 * p.batch * p.columns * p.channels * p.itemsize
-
-
-def sample_size(p: Problem) -> int:
-    """Tokens that k-means runs on."""
-    return min(max(SAMPLE, 2 * p.columns), p.tokens)
 
 
 def _walk_memory(p: Problem, backend: str, route: str, stored_rows: int) -> int:
@@ -298,7 +293,7 @@ def exchange(p: Problem, route: str) -> Exchange:
         if p.clustered:
             channels = min(p.channels, COMPONENTS)
             # Points of the sample and their codes; the centres; the clusters' means.
-            once += 2 * others * (4 * channels + 8) * sample_size(p)
+            once += 2 * others * (4 * channels + 8) * sample_size(p.columns, p.tokens)
             once += others * 4 * channels * p.columns
             once += 2 * others * p.itemsize * p.channels * p.columns
             if p.channels > COMPONENTS:
